@@ -1,0 +1,81 @@
+"""Two sides of one claim, timed in turn in one process."""
+import os
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch.nn import functional as F
+
+WARM_UP = 2
+
+
+class Result(TypedDict):
+    name: str
+    device: str         # "cpu" | "cuda"
+    repeats: int
+    ours: float         # s, median
+    theirs: float       # s, median
+    ratio: float        # theirs / ours
+    load: float         # of the machine over the minute before: above 1 others were at work too
+
+
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int,
+            device: torch.device) -> Result:
+    """Run both sides WARM_UP + repeats times, alternating, and print the two medians and their ratio."""
+    load = os.getloadavg()[0]
+    for _ in range(WARM_UP):
+        _seconds(ours, device), _seconds(theirs, device)
+    times = [(_seconds(ours, device), _seconds(theirs, device)) for _ in range(repeats)]
+    mine, other = (statistics.median(side) for side in zip(*times, strict=True))
+    print(f"{name}: ours {shown(mine)}, theirs {shown(other)}, {other / mine:.1f}x  ({device.type}, load {load:.1f})")
+    return Result(name=name, device=device.type, repeats=repeats, ours=mine, theirs=other, ratio=other / mine, load=load)
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def blobs(n: int, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Masks (n, side, side) bool that look like salt: smooth bodies, two in five tiles empty; the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(n, 1, 5, 5, generator=generator)
+    masks = F.interpolate(coarse, size=(side, side), mode="bicubic")[:, 0] > 0
+    masks[torch.rand(n, generator=generator) < 0.4] = False
+    return masks.to(device)
+
+
+def machine(device: torch.device) -> str:
+    """A name for a file: the GPU, or the CPU and how many of its cores we have."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+        name = f"{os.cpu_count()} cores {models[0] if models else platform.processor() or platform.machine()}"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", name).lower()).strip("-")
+
+
+def circumstances() -> dict[str, str]:
+    """Date, commit and versions, as they stand beside every number."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                         cwd=Path(__file__).parent)
+    return {"date": date.today().isoformat(), "commit": git.stdout.strip() or "unknown",
+            "python": platform.python_version(), "torch": torch.__version__,
+            **{name: version(name) for name in ("numpy", "fastai", "timm")}}
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - start

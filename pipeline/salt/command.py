@@ -1,0 +1,125 @@
+"""The command line that all stages share, and how a stage ends when something is wrong."""
+
+import argparse
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.salt.artifacts import CODE, Files, shown
+from pipeline.salt.config import PROFILES, Profile, changed, profile_named
+from pipeline.salt.errors import InputError
+from pipeline.salt.tiles import competition
+
+SAMPLE = "sample"
+KAGGLE_INPUT = Path("/kaggle/input")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the flags of a stage come down to.
+
+    data     folder with Kaggle's files, None for the built-in sample
+    folds    the folds to work on
+    weights  where to look for ImageNet weights first, None for the usual places
+    """
+
+    profile: Profile
+    files: Files
+    data: Path | None
+    folds: tuple[int, ...]
+    force: bool
+    weights: Path | None
+
+
+def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], object] = lambda p: None):
+    """(Run, other arguments) from the flags that every stage takes and those that `add` adds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="DIR", help="folder with Kaggle's files, zipped or not, or 'sample' "
+                        "(default: data/, then Kaggle's mount, then the sample)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where data/, folds/ and submissions/ go (default: the repository)")
+    parser.add_argument("--profile", metavar="NAME", help=f"{', '.join(PROFILES)} (default: by data and machine)")
+    parser.add_argument("--fold", type=int, action="append", metavar="K", help="only this fold; may be repeated")
+    parser.add_argument("--model", metavar="NAME", help="short for --set model.name=NAME")
+    parser.add_argument("--encoder", metavar="NAME", help="short for --set model.encoder=NAME")
+    parser.add_argument("--weights", metavar="PATH", help="file or folder with ImageNet weights, or 'none' to train from scratch")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one number of the profile")
+    parser.add_argument("--force", action="store_true", help="redo what is up to date")
+    add(parser)
+    args = parser.parse_args(argv)
+    return run_from(args), args
+
+
+def run_from(args: argparse.Namespace) -> Run:
+    out = (args.out or _default_out()).expanduser().resolve()
+    data = _data(args.data, out)
+    profile = profile_named(args.profile) if args.profile else _default_profile(data)
+    for setting in args.set:
+        profile = changed(profile, setting)
+    for name in ("model", "encoder"):
+        if getattr(args, name):
+            profile = changed(profile, f"model.{name.replace('model', 'name')}={getattr(args, name)}")
+    weights = None
+    if args.weights == "none":
+        profile = changed(profile, "model.weights=none")
+    elif args.weights:
+        weights = Path(args.weights).expanduser().resolve()
+        if not weights.exists():
+            raise InputError(f"--weights {args.weights}: there is no such file or folder")
+    folds = tuple(dict.fromkeys(args.fold)) if args.fold is not None else tuple(range(profile.run_folds))
+    if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
+        raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
+    files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)
+    return Run(profile, files, data, folds, args.force, weights)
+
+
+def start(main: Callable[[], object]) -> None:
+    """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
+    try:
+        main()
+    except InputError as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; run the same command again to go on")
+
+
+def has_gpu() -> bool:
+    """Whether the driver sees an NVIDIA GPU; asked of the driver, because importing torch takes seconds."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int()
+        return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        return False
+
+
+def on_kaggle() -> bool:
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def _default_out() -> Path:
+    return Path("/kaggle/working") if on_kaggle() else CODE.parent
+
+
+def _data(named: str | None, out: Path) -> Path | None:
+    if named == SAMPLE:
+        return None
+    if named:
+        folder = Path(named).expanduser().resolve()
+        if not folder.is_dir():
+            raise InputError(f"--data {named}: there is no such folder")
+        if not competition.find(folder):
+            raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, test, train.csv); "
+                             "get them with: kaggle competitions download -c tgs-salt-identification-challenge")
+        return folder
+    mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
+    return next((folder for folder in [out / "data", CODE.parent / "data", *mounts] if competition.find(folder)), None)
+
+
+def _default_profile(data: Path | None) -> Profile:
+    name = "demo" if data is None else "blog" if has_gpu() else "cpu"
+    reason = "no tiles of Kaggle's were found" if data is None else f"tiles in {shown(data)}, {'a' if has_gpu() else 'no'} GPU"
+    print(f"profile  {name}: {PROFILES[name].about} ({reason}; --profile chooses another)", file=sys.stderr)
+    return PROFILES[name]

@@ -1,0 +1,56 @@
+"""Which processor computes, and in which number format."""
+
+import contextlib
+
+import torch
+
+from pipeline.salt.errors import InputError
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one that works, else the CPU.
+
+    A GPU too old for this build of torch (Kaggle's P100) answers is_available() with True and dies at the first
+    operation, so one real convolution is run; InputError says what to choose instead.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    try:
+        torch.nn.Conv2d(1, 1, 3, device="cuda")(torch.zeros(1, 1, 8, 8, device="cuda")).sum().item()
+    except RuntimeError as e:
+        name = torch.cuda.get_device_name()
+        raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
+                         "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU") from e
+    return torch.device("cuda")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """'auto' -> the fastest format the processor has in hardware: bf16, else fp16 on a GPU, else fp32."""
+    if precision != "auto":
+        if precision == "fp16" and device.type == "cpu":
+            raise InputError("train.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        return precision
+    if device.type == "cuda":       # a T4 emulates bf16, slowly
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """Context in which convolutions run in `precision` ('fp32' | 'bf16' | 'fp16')."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: most that torch has held on the GPU, or that this process has had in RAM, since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource    # not on Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

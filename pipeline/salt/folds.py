@@ -1,0 +1,53 @@
+"""Which fold holds out which tile: a partition that is the same on every machine."""
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import KFold
+
+from pipeline.salt.errors import InputError
+
+
+def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
+    """Fold (N,) 0..k-1 of each row by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
+    _check(tiles, k)
+    fold = np.empty(len(tiles), dtype=np.int64)
+    for number, (_, held_out) in enumerate(KFold(k, shuffle=True, random_state=seed).split(tiles)):
+        fold[held_out] = number
+    return fold
+
+
+def coverage(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
+    """Fold (N,) 0..k-1 of each row, with salt share, black tiles and depth spread evenly over the folds.
+
+    Tiles in order of (coverage class, black, z, id) are dealt out like cards, k at a time, to the folds in random
+    order. tiles: unique `id`s, sorted; `coverage` in [0, 1]; `z`, the depth; `black` bool.
+    """
+    _check(tiles, k)
+    z, black = tiles["z"].to_numpy(), tiles["black"].to_numpy()
+    _, group = np.unique(2 * coverage_class(tiles["coverage"]) + black, return_inverse=True)
+    snake = np.where(group % 2, -z, z)      # up, then down: a round that spans two groups has one depth, not both ends
+    order = np.lexsort((snake, group))      # ties stay in order of id
+    rng = np.random.RandomState(seed)       # numpy promises this generator's stream for good, default_rng's it does not
+    rounds = [rng.permutation(k) for _ in range(0, len(tiles), k)]
+    fold = np.empty(len(tiles), dtype=np.int64)
+    fold[order] = np.concatenate(rounds)[:len(tiles)]
+    return fold
+
+
+def coverage_class(coverage: np.ndarray | pd.Series) -> np.ndarray:
+    """Class 0..10 of salt shares in [0, 1]: 0 is no salt, c is a share in ((c - 1) / 10, c / 10]."""
+    return np.ceil(np.asarray(coverage) * 10).astype(np.int64)
+
+
+def _check(tiles: pd.DataFrame, k: int) -> None:
+    if not 2 <= k <= len(tiles):
+        raise InputError(f"{k} folds of {len(tiles)} tiles: choose between 2 and the number of tiles")
+    if not tiles["id"].is_unique:
+        twice = tiles.loc[tiles["id"].duplicated(), "id"].iloc[0]
+        raise InputError(f"tile {twice} is listed twice: a tile belongs to one fold, remove one of the two")
+    if not tiles["id"].is_monotonic_increasing:
+        raise InputError("the tiles are not sorted by id, and folds would depend on their order: sort them")
+
+
+SCHEMES: dict[str, Callable[[pd.DataFrame, int, int], np.ndarray]] = {"kfold": kfold, "coverage": coverage}

@@ -1,0 +1,77 @@
+"""Flip test-time augmentation, the mean over folds, back to 101 px."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pipeline.salt import artifacts
+from pipeline.salt.device import autocast
+from pipeline.salt.tiles.geometry import TILE, to_network, to_square, to_tile
+
+
+def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean of model(images) and of model(mirror images) mirrored back: (B, 3, S, S) -> (B, 1, S, S) logits.
+
+    Left-right only: a section has an up and a down. Both views go through the network in one batch.
+    """
+    plain, mirrored = model(torch.cat([images, images.flip(-1)])).chunk(2)
+    return (plain + mirrored.flip(-1)) / 2
+
+
+@torch.inference_mode()
+def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: int, batch: int, stats, flip: bool,
+                precision: str, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, their logits) a batch at a time: (B,) int and (B, 101, 101) float32, of tiles (N, 101, 101) uint8.
+
+    size  px, side of the network's input;  stats  mean and std of its channels;  flip  average with the mirror image
+    """
+    model.eval().to(device, memory_format=torch.channels_last)
+    mean, std = (torch.tensor(s, device=device) for s in stats)
+    for start in range(0, len(rows), batch):
+        chosen = rows[start:start + batch]
+        grey = torch.from_numpy(tiles[chosen]).unsqueeze(1).to(device)
+        images = to_network(to_square(grey, size), mean, std)
+        with autocast(precision, device):
+            logits = flip_tta(model, images) if flip else model(images)
+        yield chosen, to_tile(logits, TILE)[:, 0].cpu().numpy()
+
+
+def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Module, np.ndarray]], title: str, *, size: int,
+                    batch: int, flip: bool, precision: str, device: torch.device) -> None:
+    """Probabilities of the tiles into a .npy file, (N, 101, 101) float16: sigmoid of the mean logit of the networks.
+
+    tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
+    A tile that no network predicts gets NaN. Sums lie in a file too: memory does not grow with N.
+    """
+    networks = np.zeros(len(tiles), np.int32)
+    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+        scratch.truncate(max(tiles.size, 1) * 4)
+        artifacts.reserve(scratch.fileno())
+        sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)      # an allocated file begins as zeros
+        for network, rows in jobs:
+            stats = (network.encoder.mean, network.encoder.std)
+            batches = tile_logits(network, tiles, rows, size=size, batch=batch, stats=stats, flip=flip, precision=precision,
+                                  device=device)
+            with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
+                for chosen, logits in batches:
+                    sums[chosen] += logits
+                    networks[chosen] += 1
+                    bar.update(len(chosen))
+        out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
+        with open(path, "r+b") as f:
+            artifacts.reserve(f.fileno())
+        for start in range(0, len(tiles), 1024):
+            part = slice(start, start + 1024)
+            with np.errstate(invalid="ignore"):      # 0 / 0 where no network predicted
+                out[part] = probabilities(sums[part] / networks[part, None, None])
+        out.flush()
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logits -> float16 probabilities in [0, 1]; 0 becomes exactly 0.5."""
+    return torch.from_numpy(logits).sigmoid().half().numpy()

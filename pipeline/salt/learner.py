@@ -1,0 +1,72 @@
+"""Fit one fold at one size with fastai's Learner and one-cycle schedule."""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.core import TrainEvalCallback
+from fastai.callback.schedule import Learner     # the Learner with fit_one_cycle
+from fastai.data.core import DataLoaders
+from fastai.optimizer import OptimWrapper
+from torch import Tensor, nn
+
+from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, Resume
+from pipeline.salt.config import Stage, Train
+from pipeline.salt.device import resolve_precision
+from pipeline.salt.losses import LOSSES
+from pipeline.salt.tiles.geometry import to_tile
+
+# fastai's Adam, https://docs.fast.ai/optimizer.html: decoupled weight decay, squares remembered at 0.99. One fused kernel.
+FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """weights  of the best and of the last epoch, on the CPU;  rows  the history, one an epoch (see EpochLog)"""
+
+    best: dict[str, Tensor]
+    last: dict[str, Tensor]
+    rows: list[dict]
+
+    @property
+    def best_row(self) -> dict:
+        return max(self.rows, key=lambda row: row["meanap"])     # the first of equals, as KeepBest has it
+
+
+def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, name: str, seed: int,
+             resume: Path, key: str, save_every: float = 120.0) -> Fitted:
+    """Train `model` (in place) for one stage; go on from the state in `resume` if it was left by the same training.
+
+    name  what the lines on the screen begin with;  seed  of everything random here
+    key   what this training is made from;  save_every  seconds between saved states
+    """
+    seed_everything(seed)
+    dls.train.rng = random.Random(seed)      # the order of the tiles
+    device = dls.device
+    log = EpochLog(name, device)
+    best = KeepBest(log)
+    state = Resume(resume, key, log, best, save_every)
+    model.to(device, memory_format=torch.channels_last)
+    learn = Learner(dls, model, loss_func=partial(loss_at_mask_size, LOSSES[train.loss]), opt_func=FUSED_ADAM,
+                    lr=stage.lr, wd=train.wd, default_cbs=False,
+                    cbs=[TrainEvalCallback(), Autocast(resolve_precision(train.precision, device), device), log, best, state])
+    done = state.load()
+    with learn.no_bar():
+        learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
+    return Fitted(_on_cpu(best.weights), _on_cpu(model.state_dict()), log.rows)
+
+
+def seed_everything(seed: int) -> None:
+    """One seed for the random weights, dropout and augmentation."""
+    torch.manual_seed(seed)
+
+
+def loss_at_mask_size(loss, logits, masks: Tensor) -> Tensor:
+    """The loss, with the logits brought to the size of the masks first: 101 px in validation, the same in training."""
+    return loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
+
+
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: w.detach().to("cpu").contiguous() for name, w in weights.items()}

@@ -1,0 +1,66 @@
+"""What each artifact is made from: the one place that says which change remakes what.
+
+Each function gives the Origin of a stage's product, and raises InputError when something it needs is not made yet.
+"""
+
+from pathlib import Path
+
+from pipeline.salt import artifacts
+from pipeline.salt.artifacts import Origin
+from pipeline.salt.command import Run
+from pipeline.salt.config import settings_of
+from pipeline.salt.errors import InputError
+from pipeline.salt.tiles import competition
+
+
+def cache(run: Run) -> Origin:
+    if run.data is None:      # the sample follows from its numbers alone
+        return artifacts.origin({"sample": settings_of(run.profile.sample)})
+    return artifacts.origin({"files": artifacts.hash_of(competition.inputs(run.data))})
+
+
+def folds(run: Run) -> Origin:
+    return artifacts.origin({"folds": settings_of(run.profile.folds)}, [run.files.cache("tiles.csv")])
+
+
+def checkpoint(run: Run, fold: int, size: int) -> Origin:
+    """Fold k of one size: the sections model, augment and train, without the other sizes; the size before it, if any."""
+    stage, before = run.profile.stage(size)
+    train = settings_of(run.profile.train) | {"stage": settings_of(stage)}
+    del train["stages"]
+    settings = {"fold": fold, "model": settings_of(run.profile.model), "augment": settings_of(run.profile.augment), "train": train}
+    inputs = [run.files.folds, run.files.cache("images.npy"), run.files.cache("masks.npy")]
+    if before:
+        inputs.append(run.files.checkpoint(fold, before.size))
+    return artifacts.origin(settings, inputs)
+
+
+def predictions(run: Run) -> Origin:
+    """Out-of-fold and test predictions of run.folds. InputError for a fold that is missing or trained otherwise."""
+    last = run.profile.train.stages[-1].size
+    checkpoints = [run.files.checkpoint(fold, last, run.profile.predict.checkpoint) for fold in run.folds]
+    for fold, path in zip(run.folds, checkpoints, strict=True):
+        _same_training(run, fold, last, path)
+    settings = {"predict": settings_of(run.profile.predict), "folds": list(run.folds)}
+    return artifacts.origin(settings, [run.files.folds, run.files.cache("images.npy"), run.files.cache("test.npy"), *checkpoints])
+
+
+def submission(run: Run) -> Origin:
+    return artifacts.origin({"submit": settings_of(run.profile.submit)},
+                            [run.files.result("test.npy"), run.files.oof(), run.files.cache("tiles.csv")])
+
+
+def report(run: Run) -> Origin:
+    return artifacts.origin({"profile": run.profile.name}, [run.files.result("submission.csv.gz")])
+
+
+def _same_training(run: Run, fold: int, size: int, path: Path) -> None:
+    again = f"python -m pipeline.train --profile {run.profile.name} --fold {fold}"
+    if artifacts.read_sidecar(path) is None:
+        trained = [k for k in range(run.profile.folds.k)
+                   if artifacts.read_sidecar(run.files.checkpoint(k, size, run.profile.predict.checkpoint))]
+        raise InputError(f"fold {fold} has not been trained at {size} px ({artifacts.shown(path)} is missing; trained: "
+                         f"{trained or 'none'}); run {again}, or name the folds to use with --fold")
+    if told := artifacts.differences(path, checkpoint(run, fold, size)):
+        raise InputError(f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not be "
+                         f"mixed; run {again}, or give the same --set as then")

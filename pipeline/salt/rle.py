@@ -1,0 +1,49 @@
+"""Kaggle's run-length code: pairs `start length`, 1-based, counted down each column, then to the right."""
+from itertools import pairwise
+
+import numpy as np
+
+TILES_AT_ONCE = 512     # 5 MB of mask: 20 MB of working memory whatever N, and faster than all 18,000 in one piece
+
+
+def encode(masks: np.ndarray) -> list[str]:
+    """Codes of a batch of masks (N, H, W) bool, N strings, '' for an empty mask.
+
+    Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
+    """
+    return [code for i in range(0, len(masks), TILES_AT_ONCE) for code in _encode_at_once(masks[i:i + TILES_AT_ONCE])]
+
+
+def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
+    """Mask (H, W) bool of one code; ValueError says in words what is wrong with it."""
+    words = rle.split()
+    if len(words) % 2:
+        raise ValueError(f"an odd count of numbers ({len(words)}), where each run is a start and a length")
+    try:
+        numbers = [int(word) for word in words]
+    except ValueError:
+        raise ValueError(f"{rle[:40]!r} is not a list of whole numbers") from None
+    pixels = np.zeros(shape[0] * shape[1], dtype=bool)
+    end = 0                                                 # last pixel of the run before, 1-based
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        if start < 1:
+            raise ValueError(f"run '{start} {length}' has a start below 1, the first pixel")
+        if length < 1:
+            raise ValueError(f"run '{start} {length}' has a length below 1")
+        if start <= end:
+            raise ValueError(f"run '{start} {length}' overlaps or precedes the run before it, which ends at {end}")
+        end = start + length - 1
+        if end > pixels.size:
+            raise ValueError(f"run '{start} {length}' is out of range: the last pixel is {pixels.size}")
+        pixels[start - 1:end] = True
+    return pixels.reshape(shape, order="F")
+
+
+def _encode_at_once(masks: np.ndarray) -> list[str]:
+    columns = masks.transpose(0, 2, 1).reshape(len(masks), -1)          # (N, W*H)
+    edges = np.diff(columns, axis=1, prepend=False, append=False)       # (N, W*H + 1): a run starts or has just ended
+    numbers = np.flatnonzero(edges) % edges.shape[1] + 1                # start, end, start, end ... of all tiles
+    numbers[1::2] -= numbers[::2]                                       # ends -> lengths
+    words = list(map(str, numbers.tolist()))
+    stops = [0, *np.count_nonzero(edges, axis=1).cumsum().tolist()]     # tile i owns words[stops[i]:stops[i + 1]]
+    return [" ".join(words[start:stop]) for start, stop in pairwise(stops)]

@@ -1,0 +1,41 @@
+"""101 px tiles <-> network squares, in batches, on whatever device they are.
+
+All maps are bilinear with pixel areas aligned (align_corners=False), as PIL's resize is.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE = 101   # px, side of every Kaggle image and mask
+
+
+def to_square(tiles: Tensor, size: int) -> Tensor:
+    """(B, 1, 101, 101) uint8 grey -> (B, 1, size, size) uint8, within rounding of PIL's bilinear resize."""
+    if tiles.shape[-1] == size:
+        return tiles
+    square = F.interpolate(tiles.float(), size=(size, size), mode="bilinear", antialias=True)
+    return square.round_().clamp_(0, 255).byte()
+
+
+def mask_to_square(masks: Tensor, size: int) -> Tensor:
+    """(B, 1, 101, 101) bool -> (B, 1, size, size) bool, nearest pixel."""
+    return F.interpolate(masks.byte(), size=(size, size), mode="nearest-exact").bool()
+
+
+def to_tile(logits: Tensor, size: int | tuple[int, int] = TILE) -> Tensor:
+    """(B, 1, S, S) logits -> (B, 1, 101, 101) float32 logits, back at the size Kaggle scores."""
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(logits.shape[-2:]) == shape:
+        return logits.float()
+    return F.interpolate(logits.float(), size=shape, mode="bilinear", antialias=True)
+
+
+def to_network(square: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(B, 1, S, S) grey, uint8 or float in [0, 1] -> (B, 3, S, S) float, normalised, channels last.
+
+    mean, std  (3,) of the encoder's ImageNet training, in units of [0, 1]
+    """
+    grey = square.float() / 255 if square.dtype == torch.uint8 else square
+    x = (grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    return x.contiguous(memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ from pipeline.salt.tiles import cache, competition
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = command.parse(__doc__, argv)
+    print(f"profile  {run.profile.name}: {run.profile.about} ({run.why})")
     origin = lineage.cache(run)
     tiles_csv = run.files.cache("tiles.csv")
     if artifacts.is_fresh(tiles_csv, origin) and not run.force:

@@ -5,13 +5,14 @@ bytes, versions, host, seconds. An artifact is fresh while its settings and the 
 is not among them (a comment must not cost a night of training); a change of it is said aloud.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -135,21 +136,35 @@ def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts
 def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[], object] = lambda: None) -> None:
     """Write beside `path`, force to disk, then rename over it: the file is the old one or the new one, never half."""
     tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")    # prefix, not suffix: np.save and gzip look at the ending
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(tmp)
-        with open(tmp, "rb") as f:
-            os.fsync(f.fileno())
-        before()
-        os.replace(tmp, path)
+        try:
+            write(tmp)
+            with open(tmp, "rb") as f:
+                os.fsync(f.fileno())
+            before()
+            os.replace(tmp, path)
+        finally:
+            tmp.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside it, a full disk and a folder that cannot be written to are an InputError that names `path`."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as e:
-        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e):
+        causes = [e]      # torch and safetensors raise errors of their own, the system's is behind them or in their text
+        while deeper := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(deeper)
+        numbers = {getattr(cause, "errno", None) for cause in causes}
+        if numbers & {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(e):
             raise InputError(f"no space left to write {shown(path)}; free some, or choose another disk with --out") from e
-        if isinstance(e, PermissionError) or getattr(e, "errno", None) == errno.EROFS:
+        if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
             raise InputError(f"{shown(path)} cannot be written; choose a folder of yours with --out") from e
         raise
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def reserve(file: int) -> None:

@@ -2,8 +2,10 @@
 GPU within an epoch: losses and scores stay on the device until the epoch has ended."""
 
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from torch import Tensor
@@ -136,7 +138,7 @@ class Resume(Callback):
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as e:
-            raise InputError(f"{artifacts.shown(self.path)} is damaged ({e}); delete it, and training starts over") from e
+            raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training starts over") from e
         if state["key"] != self.key:
             return 0
         self.state = state
@@ -169,8 +171,22 @@ class Resume(Callback):
             "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "shuffle_rng": self.dls.train.rng.getstate(),
         }
-        artifacts.replace_file(self.path, lambda tmp: torch.save(state, tmp))
+        artifacts.replace_file(self.path, partial(_save, state))
         self.saved = time.perf_counter()
+
+
+def _save(state: dict, path: Path) -> None:
+    with open(path, "wb") as f:      # given a path, torch writes it itself and does not say that the disk is full
+        torch.save(_plain(state), f)
+
+
+def _plain(value):
+    """The same with Python's numbers for numpy's, which fastai's schedule makes: torch.load takes no others unseen."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _scores(logits: Tensor, masks: Tensor) -> Tensor:

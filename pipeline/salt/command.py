@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Run:
     data     folder with Kaggle's files, None for the built-in sample
     folds    the folds to work on
     weights  where to look for ImageNet weights first, None for the usual places
+    why      how the profile was chosen, in words
     """
 
     profile: Profile
@@ -32,6 +34,7 @@ class Run:
     folds: tuple[int, ...]
     force: bool
     weights: Path | None
+    why: str
 
 
 def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], object] = lambda p: None):
@@ -54,29 +57,29 @@ def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentPars
 
 def run_from(args: argparse.Namespace) -> Run:
     out = (args.out or _default_out()).expanduser().resolve()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {args.out}: that is a file; name a folder")
     data = _data(args.data, out)
-    profile = profile_named(args.profile) if args.profile else _default_profile(data)
-    for setting in args.set:
-        profile = changed(profile, setting)
-    for name in ("model", "encoder"):
-        if getattr(args, name):
-            profile = changed(profile, f"model.{name.replace('model', 'name')}={getattr(args, name)}")
+    name, why = (args.profile, "named") if args.profile else _default_profile(data)
+    settings = [*args.set, *(f"model.{key}={value}" for key, value in [("name", args.model), ("encoder", args.encoder)] if value)]
     weights = None
     if args.weights == "none":
-        profile = changed(profile, "model.weights=none")
+        settings.append("model.weights=none")
     elif args.weights:
         weights = Path(args.weights).expanduser().resolve()
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
+    profile = changed(profile_named(name), *settings)
     folds = tuple(dict.fromkeys(args.fold)) if args.fold is not None else tuple(range(profile.run_folds))
     if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)
-    return Run(profile, files, data, folds, args.force, weights)
+    return Run(profile, files, data, folds, args.force, weights, why)
 
 
 def start(main: Callable[[], object]) -> None:
     """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)     # timm's, nothing to be done here
     try:
         main()
     except InputError as e:
@@ -118,8 +121,7 @@ def _data(named: str | None, out: Path) -> Path | None:
     return next((folder for folder in [out / "data", CODE.parent / "data", *mounts] if competition.find(folder)), None)
 
 
-def _default_profile(data: Path | None) -> Profile:
-    name = "demo" if data is None else "blog" if has_gpu() else "cpu"
-    reason = "no tiles of Kaggle's were found" if data is None else f"tiles in {shown(data)}, {'a' if has_gpu() else 'no'} GPU"
-    print(f"profile  {name}: {PROFILES[name].about} ({reason}; --profile chooses another)", file=sys.stderr)
-    return PROFILES[name]
+def _default_profile(data: Path | None) -> tuple[str, str]:
+    if data is None:
+        return "demo", "no tiles of Kaggle's were found; --data names them"
+    return ("blog", "there is a GPU") if has_gpu() else ("cpu", "there is no GPU")

@@ -8,7 +8,7 @@ import ast
 import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipeline.salt.errors import InputError
 
@@ -62,8 +62,7 @@ class Stage:
 class Train:
     stages: tuple[Stage, ...]
     loss: str = "symmetric_lovasz"          # key of salt.losses.LOSSES
-    optimizer: Literal["adam", "adamw"] = "adam"    # adamw decays weights apart from the gradient
-    wd: float = 1e-7                        # weight decay, the article's
+    wd: float = 1e-7                        # weight decay, apart from the gradient; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"   # auto: the fastest the machine has in hardware
     seed: int = 0
 
@@ -95,21 +94,6 @@ class Profile:
     predict: Predict = Predict()
     submit: Submit = Submit()
 
-    def __post_init__(self):
-        sizes = [stage.size for stage in self.train.stages]
-        if len(set(sizes)) != len(sizes) or not sizes:
-            raise InputError(f"profile {self.name}: train.stages must have one or more different sizes, not {sizes}")
-        if not 1 <= self.run_folds <= self.folds.k:
-            raise InputError(f"profile {self.name}: run_folds={self.run_folds} is not within 1..folds.k={self.folds.k}")
-        for stage in self.train.stages:
-            for name, low in {"size": 32, "batch": 2, "epochs": 1}.items():
-                if getattr(stage, name) < low:
-                    raise InputError(f"profile {self.name}: {name}={getattr(stage, name)} must be at least {low}")
-            if not stage.lr > 0:
-                raise InputError(f"profile {self.name}: lr={stage.lr} must be above 0")
-        if self.predict.batch < 1:
-            raise InputError(f"profile {self.name}: predict.batch={self.predict.batch} must be at least 1")
-
     def stage(self, size: int) -> tuple[Stage, Stage | None]:
         """The stage of this size and the one before it. InputError if the profile has no such size."""
         stages = self.train.stages
@@ -130,9 +114,9 @@ PROFILES = {p.name: p for p in [
     Profile(
         name="cpu", about="real tiles without a GPU: EfficientNet-Lite0, two folds of five, about an hour on two cores",
         run_folds=2, folds=Folds(scheme="coverage", k=5),
-        model=Model(encoder="tf_efficientnet_lite0"),
+        model=Model(encoder="tf_efficientnet_lite0", options={"width": 16}),
         augment=Augment(zoom=1.25, zoom_p=0.75, brightness_p=0.5),
-        train=Train(stages=(Stage(size=128, batch=32, epochs=12, lr=2e-3),), optimizer="adamw", wd=1e-2),
+        train=Train(stages=(Stage(size=128, batch=32, epochs=14, lr=2e-3),), wd=1e-2),
         predict=Predict(checkpoint="last"),
     ),
     Profile(
@@ -144,23 +128,52 @@ PROFILES = {p.name: p for p in [
 ]}
 
 
+_SEED = (0, 2**32 - 1)
+LIMITS = {      # least and most, both allowed
+    "sample.train": (2, 10**6), "sample.test": (1, 10**6), "sample.seed": _SEED, "folds.k": (2, 10**4), "folds.seed": _SEED,
+    "augment.flip_p": (0, 1), "augment.brightness_p": (0, 1), "augment.zoom_p": (0, 1),
+    "augment.brightness": (0, 0.99), "augment.zoom": (1, 10),
+    "train.size": (32, 4096), "train.batch": (2, 10**4), "train.epochs": (1, 10**4), "train.lr": (1e-9, 10),
+    "train.wd": (0, 10), "train.seed": _SEED, "predict.batch": (1, 10**4), "submit.threshold": (0, 1),
+}
+
+
 def profile_named(name: str) -> Profile:
     if name not in PROFILES:
         raise InputError(f"no profile is called {name!r}; {did_you_mean(name, PROFILES)}")
     return PROFILES[name]
 
 
-def changed(profile: Profile, setting: str) -> Profile:
-    """The profile with one `path=value` replaced, checked against the type of what it replaces.
+def changed(profile: Profile, *settings: str) -> Profile:
+    """The profile with each `path=value` replaced, checked against the type of what it replaces, and then as a whole.
 
     `train.wd=1e-4` one number; `train.epochs=5` in every stage; `train.128.epochs=5` in the stage of that size;
     `model.options.width=64` a keyword of the model; `run_folds=1`. Raises InputError for anything else.
     """
-    path, eq, text = setting.partition("=")
-    keys = path.strip().split(".")
-    if not eq or not all(keys):
-        raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
-    return _replaced(profile, keys, text.strip(), setting)
+    for setting in settings:
+        path, eq, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not eq or not all(keys):
+            raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
+        profile = _replaced(profile, keys, text.strip(), setting)
+    check(profile)
+    return profile
+
+
+def check(profile: Profile) -> None:
+    """InputError for numbers that cannot be, each on its own (LIMITS) or together."""
+    for path, (low, high) in LIMITS.items():
+        section, name = path.split(".")
+        node = getattr(profile, section)
+        for owner in [node] if name in _names(node) else node.stages:
+            value = getattr(owner, name)
+            if not isinstance(value, str) and not low <= value <= high:
+                raise InputError(f"profile {profile.name}: {path}={value} must be within {low}..{high}")
+    sizes = [stage.size for stage in profile.train.stages]
+    if len(set(sizes)) != len(sizes):
+        raise InputError(f"profile {profile.name}: the stages of train have the sizes {sizes}; they must differ")
+    if not 1 <= profile.run_folds <= profile.folds.k:
+        raise InputError(f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}")
 
 
 def settings_of(section: Any) -> dict:
@@ -172,8 +185,9 @@ def _replaced(node: Any, keys: list[str], text: str, setting: str) -> Any:
     name, rest = keys[0], keys[1:]
     if isinstance(node, Train) and name not in _names(node):
         return _stages_replaced(node, keys, text, setting)
-    if name not in _names(node) or name in ("about", "name") and isinstance(node, Profile):
-        raise InputError(f"--set {setting}: {type(node).__name__.lower()} has no {name!r}; {did_you_mean(name, _names(node))}")
+    known = [known for known in _names(node) if not isinstance(node, Profile) or known not in ("name", "about")]
+    if name not in known:
+        raise InputError(f"--set {setting}: {type(node).__name__.lower()} has no {name!r}; {did_you_mean(name, known)}")
     old = getattr(node, name)
     if is_dataclass(old):
         if not rest:
@@ -187,11 +201,13 @@ def _replaced(node: Any, keys: list[str], text: str, setting: str) -> Any:
 
 
 def _stages_replaced(train: Train, keys: list[str], text: str, setting: str) -> Train:
-    size = int(keys[0]) if keys[0].isdigit() else None
+    size = int(keys[0]) if keys[0].isdecimal() else None
     if size is not None and size not in [s.size for s in train.stages]:
         raise InputError(f"--set {setting}: no stage of size {size}; there are {[s.size for s in train.stages]}")
     name = keys[1:] if size is not None else keys
     names = [*_names(train.stages[0]), *_names(train)]
+    if not name:
+        raise InputError(f"--set {setting}: {keys[0]} is a stage; name one of {', '.join(_names(train.stages[0]))}")
     if len(name) != 1 or name[0] not in _names(train.stages[0]):
         raise InputError(f"--set {setting}: train has no {'.'.join(name)!r}; {did_you_mean('.'.join(name), names)}")
     return replace(train, stages=tuple(
@@ -199,10 +215,7 @@ def _stages_replaced(train: Train, keys: list[str], text: str, setting: str) -> 
 
 
 def _typed(text: str, kind: Any, setting: str) -> Any:
-    if get_origin(kind) is UnionType:
-        options = get_args(kind)
-    else:
-        options = (kind,)
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for option in options:
         value = _literal(text)
         if get_origin(option) is Literal and text in get_args(option):
@@ -220,7 +233,7 @@ def _literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 

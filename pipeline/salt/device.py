@@ -1,8 +1,11 @@
 """Which processor computes, and in which number format."""
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
 
@@ -54,3 +57,20 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource    # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def depthwise_in_fp32(model: nn.Module) -> nn.Module:
+    """Have depthwise convolutions compute in fp32 under autocast; for a CPU, in place.
+
+    oneDNN's bf16 backward of a depthwise convolution is 3 to 18 times slower than its fp32 one (bench/cpu_depthwise.py), and an
+    EfficientNet is made of them.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
+            layer.forward = partial(_in_fp32, layer.forward)
+    return model
+
+
+def _in_fp32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())

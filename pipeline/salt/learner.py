@@ -13,8 +13,9 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, Resume
-from pipeline.salt.config import Stage, Train
-from pipeline.salt.device import resolve_precision
+from pipeline.salt.config import Stage, Train, did_you_mean
+from pipeline.salt.device import depthwise_in_fp32, resolve_precision
+from pipeline.salt.errors import InputError
 from pipeline.salt.losses import LOSSES
 from pipeline.salt.tiles.geometry import to_tile
 
@@ -42,6 +43,8 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     name  what the lines on the screen begin with;  seed  of everything random here
     key   what this training is made from;  save_every  seconds between saved states
     """
+    if train.loss not in LOSSES:
+        raise InputError(f"train.loss={train.loss} is no loss that is known; {did_you_mean(train.loss, LOSSES)}")
     seed_everything(seed)
     dls.train.rng = random.Random(seed)      # the order of the tiles
     device = dls.device
@@ -49,6 +52,8 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     best = KeepBest(log)
     state = Resume(resume, key, log, best, save_every)
     model.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        depthwise_in_fp32(model)
     learn = Learner(dls, model, loss_func=partial(loss_at_mask_size, LOSSES[train.loss]), opt_func=FUSED_ADAM,
                     lr=stage.lr, wd=train.wd, default_cbs=False,
                     cbs=[TrainEvalCallback(), Autocast(resolve_precision(train.precision, device), device), log, best, state])

@@ -3,6 +3,9 @@
 Each function gives the Origin of a stage's product, and raises InputError when something it needs is not made yet.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.salt import artifacts
@@ -51,7 +54,17 @@ def submission(run: Run) -> Origin:
 
 
 def report(run: Run) -> Origin:
-    return artifacts.origin({"profile": run.profile.name}, [run.files.result("submission.csv.gz")])
+    """InputError where predictions or submission were made with other settings than the report would name."""
+    files, predicted = run.files, predictions(run)
+    oof, test, sent = files.oof(), files.result("test.npy"), files.result("submission.csv.gz")
+    for path, wanted, stage in [(oof, predicted, "predict"), (test, predicted, "predict"), (sent, submission(run), "submit")]:
+        if told := artifacts.differences(path, wanted):
+            raise InputError(f"{artifacts.shown(path)} was made otherwise ({'; '.join(told)}); run python -m pipeline.{stage} "
+                             "first, or give the same flags as then")
+    histories = [files.history(fold, stage.size) for fold in run.folds for stage in run.profile.train.stages]
+    cached = [path for path in map(files.cache, ("tiles.csv", "masks.npy", "truth.npy")) if path.exists()]
+    return artifacts.origin({"profile": settings_of(run.profile), "folds": list(run.folds)},
+                            [files.folds, *cached, *histories, oof, test, sent])
 
 
 def _same_training(run: Run, fold: int, size: int, path: Path) -> None:
@@ -64,3 +77,27 @@ def _same_training(run: Run, fold: int, size: int, path: Path) -> None:
     if told := artifacts.differences(path, checkpoint(run, fold, size)):
         raise InputError(f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not be "
                          f"mixed; run {again}, or give the same --set as then")
+
+
+@dataclass(frozen=True)
+class Product:
+    """What shows that a piece of a stage is done: a file, what it must be made from, the state of an unfinished one."""
+
+    path: Path
+    origin: Callable[[], Origin]
+    resume: Path | None = None
+
+
+def stages(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
+    """(stage, what it does, its products) in the order in which they run."""
+    files, profile = run.files, run.profile
+    yield "prepare", "decode every tile once, and check it", [Product(files.cache("tiles.csv"), lambda: cache(run))]
+    yield "make_folds", f"deal the tiles to {profile.folds.k} folds", [Product(files.folds, lambda: folds(run))]
+    for stage in profile.train.stages:
+        yield f"train --size {stage.size}", f"{stage.epochs} epochs, folds {', '.join(map(str, run.folds))}", [
+            Product(files.history(k, stage.size), partial(checkpoint, run, k, stage.size), files.resume(k, stage.size))
+            for k in run.folds]
+    yield "predict", "every tile, flip TTA, mean of the folds", [
+        Product(files.oof(), lambda: predictions(run)), Product(files.result("test.npy"), lambda: predictions(run))]
+    yield "submit", "threshold, rules, run lengths", [Product(files.result("submission.csv.gz"), lambda: submission(run))]
+    yield "report", "one page with scores, curves and tiles", [Product(files.result("report.html"), lambda: report(run))]

@@ -1,4 +1,4 @@
-"""Kaggle's score, in batches, on numpy arrays and torch tensors alike: only what both understand is used.
+"""Kaggle's score, in batches, on numpy arrays and on torch tensors, of which none waits for its device.
 
 Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
 """
@@ -62,5 +62,13 @@ def best_threshold(probs: np.ndarray, truth: np.ndarray) -> tuple[float, dict[fl
 
 
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
-    pixels = pred.shape[-2] * pred.shape[-1]        # as one axis: torch sums two axes half as fast
-    return (pred & truth).reshape(-1, pixels).sum(1), (pred | truth).reshape(-1, pixels).sum(1)
+    return _count(pred & truth), _count(pred | truth)
+
+
+def _count(masks: Array) -> Array:
+    """True pixels (N,) of each mask; int32 and one axis are 2 (numpy) to 3 times (torch) as fast as the plain sum."""
+    if isinstance(masks, np.ndarray):
+        dtype = np.int32
+    else:
+        from torch import int32 as dtype
+    return masks.reshape(-1, masks.shape[-2] * masks.shape[-1]).sum(1, dtype=dtype)

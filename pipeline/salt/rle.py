@@ -11,7 +11,9 @@ def encode(masks: np.ndarray) -> list[str]:
 
     Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
     """
-    return [code for i in range(0, len(masks), TILES_AT_ONCE) for code in _encode_at_once(masks[i:i + TILES_AT_ONCE])]
+    digits = np.array([str(number) for number in range(masks[0].size + 1 if len(masks) else 0)], dtype=object)
+    chunks = (masks[i:i + TILES_AT_ONCE] for i in range(0, len(masks), TILES_AT_ONCE))
+    return [code for chunk in chunks for code in _encode_at_once(chunk, digits)]
 
 
 def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
@@ -39,11 +41,12 @@ def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     return pixels.reshape(shape, order="F")
 
 
-def _encode_at_once(masks: np.ndarray) -> list[str]:
+def _encode_at_once(masks: np.ndarray, digits: np.ndarray) -> list[str]:
     columns = masks.transpose(0, 2, 1).reshape(len(masks), -1)          # (N, W*H)
     edges = np.diff(columns, axis=1, prepend=False, append=False)       # (N, W*H + 1): a run starts or has just ended
-    numbers = np.flatnonzero(edges) % edges.shape[1] + 1                # start, end, start, end ... of all tiles
+    at = np.flatnonzero(edges)
+    numbers = at % edges.shape[1] + 1                                   # start, end, start, end ... of all tiles
     numbers[1::2] -= numbers[::2]                                       # ends -> lengths
-    words = list(map(str, numbers.tolist()))
-    stops = [0, *np.count_nonzero(edges, axis=1).cumsum().tolist()]     # tile i owns words[stops[i]:stops[i + 1]]
+    words = digits[numbers].tolist()                                    # str(), paid once for each number there is
+    stops = np.searchsorted(at, np.arange(len(masks) + 1) * edges.shape[1]).tolist()
     return [" ".join(words[start:stop]) for start, stop in pairwise(stops)]

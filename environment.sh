@@ -1,0 +1,33 @@
+# Sourced by run_all.sh and run_tests.sh ($extra: the extra of pyproject.toml they need, if any). Finds or makes the Python to
+# use and sets $python to it; $here is the repository.
+#   conda environment with the packages (environment.yml), or Kaggle    that Python, as it is
+#   anywhere else                                                       .venv, made once, updated when the packages change
+extra=${extra:-}
+
+if [ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]; then
+    python=python
+    # Kaggle's image has all but this one; the flags keep pip from touching its torch.
+    $python -c 'import pretrainedmodels' 2>/dev/null || $python -m pip install --quiet --no-deps pretrainedmodels munch six ||
+        echo "note     pretrainedmodels could not be installed (is the internet off?); timm's copy of the same encoder is used"
+elif [ -n "${CONDA_PREFIX:-}" ] && "$CONDA_PREFIX/bin/python" -c 'import fastai, timm, safetensors' 2>/dev/null; then
+    python=$CONDA_PREFIX/bin/python
+else
+    python=$here/.venv/bin/python
+    stamp=$here/.venv/installed-$extra-$(cat "$here/pyproject.toml" "$here/constraints.txt" | cksum | cut -d' ' -f1)
+    if [ ! -e "$stamp" ]; then
+        found=
+        for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
+            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$candidate; break; fi
+        done
+        if [ -z "$found" ]; then
+            echo "error: Python 3.11 or later is needed; install it, or name it: PYTHON=/path/to/python3 $0" >&2; exit 1
+        fi
+        if [ ! -x "$here/.venv/bin/pip" ] && ! "$found" -m venv "$here/.venv"; then
+            echo "error: $found cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1
+        fi
+        echo "install  packages into .venv, once (torch and its CUDA libraries: about 3 GB to fetch, 6 GB on disk)"
+        "$python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
+            --editable "$here${extra:+[$extra]}"
+        touch "$stamp"
+    fi
+fi

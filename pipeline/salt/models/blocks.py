@@ -1,29 +1,91 @@
-"""Pieces that several decoders share.
+"""Pieces that several networks share; torch only.
 
-ConvLayer     fastai's convolution (no bias), BatchNorm, ReLU
-Hypercolumns  Hariharan et al. 2015, https://arxiv.org/abs/1411.5752
+Hypercolumns  Hariharan et al. 2015,  https://arxiv.org/abs/1411.5752
+scSE          Roy et al. 2018,        https://arxiv.org/abs/1803.02579
+BAM           Park et al. 2018,       https://arxiv.org/abs/1807.06514
 """
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+Size = tuple[int, int]   # height and width, px
 
 
 class Heads(NamedTuple):
-    """What a model with auxiliary heads returns while training; in eval mode it returns `logits` alone."""
+    """What a network with auxiliary heads returns while it trains; in eval mode it returns `logits` alone."""
 
     logits: Tensor            # (B, 1, H, W) salt, per pixel
     deep: list[Tensor]        # (B, 1, h, w) salt, per pixel of each decoder map
     empty: Tensor | None      # (B, 1) the tile has salt
 
 
-def resize(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+class ScSE(nn.Module):
+    """Concurrent squeeze and excitation: x weighed by channel, plus x weighed by place. Shape unchanged."""
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(),
+                                     nn.Conv2d(hidden, channels, 1), nn.Sigmoid())
+        self.place = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.channel(x) + x * self.place(x)
+
+
+class BAM(nn.Module):
+    """Bottleneck attention: x * (1 + sigmoid(by channel + by place)). Shape unchanged."""
+
+    def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(),
+                                     nn.Conv2d(hidden, channels, 1), nn.BatchNorm2d(channels))
+        wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
+        self.place = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(),
+                                   nn.Conv2d(hidden, hidden, **wide), nn.BatchNorm2d(hidden), nn.ReLU(),
+                                   nn.Conv2d(hidden, hidden, **wide), nn.BatchNorm2d(hidden), nn.ReLU(),
+                                   nn.Conv2d(hidden, 1, 1), nn.BatchNorm2d(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + torch.sigmoid(self.channel(x) + self.place(x)))
+
+
+class Classifier(nn.Module):
+    """(B, c_in, h, w) -> the tile in `width` numbers (B, width, 1, 1), and the logit that it has salt (B, 1)."""
+
+    def __init__(self, c_in: int, width: int):
+        super().__init__()
+        self.features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c_in, width, 1), nn.ReLU())
+        self.logit = nn.Conv2d(width, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(x)
+        return features, self.logit(features).flatten(1)
+
+
+def side(x: Tensor) -> Size:
+    return x.shape[-2:]
+
+
+def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Bilinear, (B, C, h, w) -> (B, C, *size)."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def hypercolumn(maps: list[Tensor]) -> Tensor:
     """Stack maps of falling resolution, each brought to the first one's: (B, sum of channels, H, W)."""
-    size = maps[0].shape[-2:]
-    return torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
+    return torch.cat([maps[0], *(resize(m, side(maps[0])) for m in maps[1:])], dim=1)
+
+
+def spread(features: Tensor, x: Tensor) -> Tensor:
+    """Join numbers of the whole tile (B, F, 1, 1) to every pixel of x (B, C, H, W): (B, C + F, H, W)."""
+    return torch.cat([x, features.expand(-1, -1, *side(x))], dim=1)
+
+
+def pad_to_multiple(x: Tensor, of: int) -> Tensor:
+    """Repeat the right and lower edge until both sides are multiples of `of` px; crop what comes out to undo it."""
+    height, width = side(x)
+    return F.pad(x, (0, -width % of, 0, -height % of), mode="replicate")

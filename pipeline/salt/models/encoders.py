@@ -1,12 +1,11 @@
 """Encoders: ImageNet classifiers cut down to their feature pyramid. One table over four libraries.
 
-An encoder maps a batch (B, 3, H, W), normalised with its own `mean` and `std`, to five maps at strides 2, 4, 8, 16, 32.
+An encoder maps a batch (B, 3, H, W), normalised with its own `mean` and `std`, to maps at strides 2, 4, 8, 16, 32.
 To add one, add one line to ENCODERS; a name that is not there is looked up in timm.
 
 SE-ResNeXt, SENet  Hu et al. 2018,  https://arxiv.org/abs/1709.01507
 ResNet             He et al. 2016,  https://arxiv.org/abs/1512.03385
 XResNet            He et al. 2019,  https://arxiv.org/abs/1812.01187
-timm               Wightman 2019,   https://github.com/huggingface/pytorch-image-models
 """
 import importlib
 import importlib.util
@@ -15,33 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import timm
+import torchvision
 from fastai.vision.learner import create_body
 from fastai.vision.models.xresnet import xresnet34, xresnet50
-from torch import Tensor, nn
-from torchvision.models import resnet18, resnet34, resnet50
+from torch import nn
+from torchvision.models import get_model, list_models, resnet18, resnet34, resnet50
 
-from pipeline.salt.errors import InputError
-from pipeline.salt.models.pyramid import Encoder, timm_pyramid
+from pipeline.salt.models.chain import IMAGENET, Chain, Layers, chain_of
+from pipeline.salt.models.pyramid import Encoder, timm_pyramid, unknown
 
 STRIDES = (2, 4, 8, 16, 32)
-
-
-class Chain(Encoder):
-    """Layers one after the other, named as their weights are in the classifier; those in `taps` give the maps."""
-
-    def __init__(self, name: str, layers: dict[str, nn.Module], taps: tuple[str, ...], channels: tuple[int, ...]):
-        super().__init__(name, channels, STRIDES, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-        self.taps = taps
-        for key, layer in layers.items():
-            self.add_module(key, layer)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
-        for key, layer in self.named_children():
-            x = layer(x)
-            if key in self.taps:
-                maps.append(x)
-        return maps
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,7 @@ _SE_RESNEXT50 = Source(
 )
 _SENET154 = Source(
     partial(_senet, "senet154", "legacy_senet154"),
-    taps=("layer0", "layer1", "layer2", "layer3", "layer4"),
+    taps=_SE_RESNEXT50.taps,
     channels=(128, 256, 512, 1024, 2048),
     urls=("http://data.lip6.fr/cadene/pretrainedmodels/senet154-c7b49a05.pth",
           f"{_TIMM_RELEASE}/legacy_senet154-e9eb9fe6.pth",
@@ -101,46 +83,37 @@ ENCODERS: dict[str, Source] = {
 
 
 def build_encoder(name: str) -> Encoder:
-    """The encoder with random weights. InputError for a name nobody knows and for a network that is no such pyramid."""
+    """The encoder with random weights. InputError for a name nobody knows and for a network with other strides."""
+    return build_chain(name) if name in ENCODERS else timm_pyramid(name, STRIDES)
+
+
+def build_chain(name: str) -> Chain:
+    """The encoder as a plain sequence of layers, random weights; of ENCODERS, else timm's, else torchvision's.
+
+    InputError for a name nobody knows, and for a network that is no such sequence.
+    """
+    network = classifier(name)
     if name not in ENCODERS:
-        return timm_pyramid(name, STRIDES)
-    source = ENCODERS[name]
-    classifier = source.classifier()
-    body = create_body(classifier, pretrained=False)
-    layers = dict(zip(dict(classifier.named_children()), body, strict=False))
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        return chain_of(name, network, (tuple(cfg.mean), tuple(cfg.std)) if cfg else IMAGENET)
+    layers = dict(zip(dict(network.named_children()), create_body(network, pretrained=False), strict=False))
     if "layer0" in layers:
         layers = _with_plain_pool(layers)
-    return Chain(name, layers, source.taps, source.channels)
+    return Chain(name, layers, ENCODERS[name].taps, ENCODERS[name].channels, STRIDES)
 
 
 def classifier(name: str) -> nn.Module:
     """The whole ImageNet network that encoder `name` is cut from, random weights."""
-    return ENCODERS[name].classifier() if name in ENCODERS else timm.create_model(name)
+    if name in ENCODERS:
+        return ENCODERS[name].classifier()
+    if timm.is_model(name):
+        return timm.create_model(name)
+    if name in list_models(module=torchvision.models):
+        return get_model(name, weights=None)
+    raise unknown(name)
 
 
-def without_early_pool(encoder: Encoder) -> Encoder:
-    """The same encoder (in place) without the max-pool of its stem: every later map at twice the resolution.
-
-    InputError for an encoder that has none.
-    """
-    for name, layer in encoder.named_modules():
-        if isinstance(layer, nn.MaxPool2d):
-            encoder.set_submodule(name, nn.Identity())
-            encoder.strides = (encoder.strides[0], *(stride // 2 for stride in encoder.strides[1:]))
-            return encoder
-    raise InputError(f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
-                     "such as resnet34 or se_resnext50_32x4d.")
-
-
-def with_full_size_stem(encoder: Encoder) -> Encoder:
-    """The same encoder (in place), its first convolution at stride 1: every map at twice the resolution."""
-    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
-    first.stride = (1, 1)
-    encoder.strides = tuple(stride // 2 for stride in encoder.strides)
-    return encoder
-
-
-def _with_plain_pool(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def _with_plain_pool(layers: Layers) -> Layers:
     """A 2x2 max-pool instead of the SENet's own 3x3 one, which pretrainedmodels keeps inside layer0 and timm beside it.
 
     Cut as they come, the same weights would make two networks: first maps at stride 4 and 2, and other borders.

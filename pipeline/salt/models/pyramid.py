@@ -47,21 +47,26 @@ def timm_pyramid(name: str, strides: tuple[int, ...] | None = None) -> TimmPyram
     maps have other strides; None: for one that is no pyramid, each stride twice the one before.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4)
-        raise InputError(f"encoder {name!r} is unknown{'; near: ' + ', '.join(near) if near else ''}; take a name from "
-                         "timm.list_models().")
+        raise unknown(name)
     try:
         pyramid = TimmPyramid(name, _features(name))
     except (RuntimeError, ValueError, AttributeError) as error:   # timm's ways to say: no maps, or no such tag
         raise InputError(f"encoder {name!r} gives no feature maps, says timm: {error}") from error
     found = pyramid.strides
-    wanted = strides or tuple(found[0] * 2 ** i for i in range(len(found))) if found else (2, 4, 8, 16, 32)
-    if found != wanted or len(found) < 2:
+    doubling = len(found) > 1 and all(b == 2 * a for a, b in zip(found, found[1:], strict=False))
+    if not doubling or strides not in (None, found):
+        needs = ", ".join(map(str, strides)) if strides else "a pyramid, each stride twice the one before"
         raise InputError(f"encoder {name!r} gives maps at strides {', '.join(map(str, found))}, this network needs "
-                         f"{', '.join(map(str, wanted))}: take a ResNet or an EfficientNet, such as resnet34.")
+                         f"{needs}: take a ResNet or an EfficientNet, such as resnet34.")
     if timm.get_pretrained_cfg(name).fixed_input_size:
         _try_another_size(pyramid)
     return pyramid
+
+
+def unknown(name: str) -> InputError:
+    near = difflib.get_close_matches(name, timm.list_models(), n=4)
+    return InputError(f"encoder {name!r} is unknown{'; near: ' + ', '.join(near) if near else ''}; take a name from "
+                      "timm.list_models().")
 
 
 def _features(name: str) -> nn.Module:

@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -56,7 +57,9 @@ def find_weights(name: str, source: Path | None) -> Path | None:
 def _addresses(name: str) -> list[str]:
     if name in ENCODERS:
         return list(ENCODERS[name].urls)
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is None:
+        return []
     hub = [f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors"] if cfg.hf_hub_id else []
     return hub + [url for url in [cfg.url] if url]
 
@@ -75,13 +78,14 @@ def _download(name: str, source: Path | None) -> Path:
     tried = [str(source)] if source else []
     for url in _addresses(name):
         file = _cache() / _file_name(url)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        hash_in_name = re.search(r"-([0-9a-f]{8})\.", file.name)
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             with _timeout():
-                torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_in_name and hash_in_name[1])
+                torch.hub.download_url_to_file(url, str(file))
+            _read(file)
             return file
-        except (OSError, RuntimeError) as error:   # no network, no such address; or a hash that differs
+        except (OSError, HTTPException, InputError) as error:   # no network, no such address; or cut short
+            file.unlink(missing_ok=True)
             tried.append(f"{url} ({error})")
     raise InputError(f"no ImageNet weights for encoder {name!r} (tried: {'; '.join(tried) or 'no address is known'}); "
                      "give a file with --weights FILE, or train from scratch with --weights none.")

@@ -1,21 +1,22 @@
 """The score tile by tile, threshold by threshold."""
+from collections.abc import Callable
+
 import numpy as np
-from torch import Tensor
 
 
-def meanap_by_histogram(pred: Tensor, truth: Tensor) -> float:
+def meanap_by_histogram(pred: np.ndarray, truth: np.ndarray) -> float:
     """With the two-dimensional histogram of the much-copied Kaggle kernel (its missing range mended)."""
     return _mean_score(pred, truth, _iou_by_histogram)
 
 
-def meanap(pred: Tensor, truth: Tensor) -> float:
+def meanap(pred: np.ndarray, truth: np.ndarray) -> float:
     """As lean as one tile at a time can be."""
     return _mean_score(pred, truth, lambda p, t: (p & t).sum() / (p | t).sum())
 
 
-def _mean_score(pred: Tensor, truth: Tensor, iou_of) -> float:
+def _mean_score(pred: np.ndarray, truth: np.ndarray, iou_of: Callable) -> float:
     scores = []
-    for p, t in zip(pred.cpu().numpy(), truth.cpu().numpy(), strict=True):
+    for p, t in zip(pred, truth, strict=True):
         if not p.any() and not t.any():
             scores.append(1.0)
             continue

@@ -11,7 +11,7 @@ def encode(masks: np.ndarray) -> list[str]:
 
     Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
     """
-    digits = np.array([str(number) for number in range(masks[0].size + 1 if len(masks) else 0)], dtype=object)
+    digits = np.array([str(number) for number in range(masks.shape[1] * masks.shape[2] + 1)], dtype=object)
     chunks = (masks[i:i + TILES_AT_ONCE] for i in range(0, len(masks), TILES_AT_ONCE))
     return [code for chunk in chunks for code in _encode_at_once(chunk, digits)]
 

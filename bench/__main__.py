@@ -1,0 +1,66 @@
+"""Measure every claim that this machine can, keep the numbers, and write the table of all machines.
+
+    python -m bench                     all of them
+    python -m bench losses metric_rle   some; the others' numbers stay as they were
+
+writes  bench/results/<machine>.json after each bench, and the table in docs/speed.md
+"""
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+
+from bench.harness import circumstances, machine, shown
+from pipeline.salt.device import pick_device
+
+BENCHES = ("losses", "metric_rle")      # modules of this folder with run(device) -> list[Result]
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benches", nargs="*", metavar="bench", default=BENCHES, help=", ".join(BENCHES))
+    names = parser.parse_args(argv).benches
+    if unknown := set(names) - set(BENCHES):
+        parser.error(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    device = pick_device()
+    for name in names:
+        keep(machine(device), name, import_module(f"bench.{name}").run(device))
+    write_page()
+
+
+def keep(where: str, name: str, results: list) -> None:
+    """Put one bench's results, with date, commit and versions, into the machine's file."""
+    path = RESULTS / f"{where}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"machine": where, "benches": {}}
+    record["benches"][name] = {**circumstances(), "results": results}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_page() -> None:
+    """Replace what stands between BEGIN and END in docs/speed.md, or append it."""
+    page = PAGE.read_text() if PAGE.exists() else "# How fast it is\n\n"
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}{END}{after or chr(10)}")
+
+
+def table() -> str:
+    """One Markdown row for each comparison of each machine's file."""
+    rows = ["| machine | what | ours | theirs | ratio | load | date | commit |", "|---|---|--:|--:|--:|--:|---|---|"]
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text())
+        for bench in record.get("benches", {}).values():        # other files of numbers lie here too
+            rows += [f"| {record['machine']} | {r['name']} ({r['device']}) | {shown(r['ours'])} | {shown(r['theirs'])} "
+                     f"| {r['ratio']:.1f}x | {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
+                     for r in bench["results"]]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,7 @@ def read(folder: Path, progress: bool = True) -> Competition:
                         for tile in submission if tile in train]
 
     found = [(pngs[split].get(kind, {}), decode) for split, kind, _, _, decode in parts]
-    with tqdm(total=sum(len(some) for some, _ in found), desc="decoding tiles", unit="", disable=not progress) as bar:
+    with tqdm(total=sum(len(some) for some, _ in found), desc="decoding tiles", unit="", disable=None if progress else True) as bar:
         images, masks, test = (_decode(some, decode, bar, faults) for some, decode in found)
     _masks("train.csv", train, masks, faults)
     truth = _masks("test_truth.csv", truths, {}, faults)

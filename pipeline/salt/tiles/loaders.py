@@ -53,7 +53,7 @@ class TileLoader(DataLoader):
         n = min(max_n, len(x))
         rows = -(-n // columns)
         figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False, layout="constrained")
-        grey = (x[:, 0] * self.std[0] + self.mean[0]).float().cpu()
+        grey = (x[:, 0] * self.std[0] + self.mean[0]).float().cpu().numpy()
         for i, ax in enumerate(axes.flat):
             ax.axis("off")
             if i < n:
@@ -61,22 +61,26 @@ class TileLoader(DataLoader):
                 ax.imshow(grey[i], cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
                 if 0 < mask.mean() < 1:
                     centres = (np.arange(len(mask)) + 0.5) * size / len(mask)
+                    ax.contourf(centres, centres, mask, levels=[0.5, 1.5], colors="#ff9f1c", alpha=0.2)
                     ax.contour(centres, centres, mask, levels=[0.5], colors="#ff9f1c", linewidths=1.5)
                 ax.set_title(f"salt {mask.mean():.0%}", fontsize=8)
         return figure
 
 
 def get_data(fold_id: int, folds: pd.DataFrame, size: int, bs: int, *, cache: Cache, how: Augment = Augment(),
-             stats=IMAGENET, device=None) -> DataLoaders:
+             stats=IMAGENET, device=None, more: tuple[np.ndarray, np.ndarray, list[str]] | None = None) -> DataLoaders:
     """DataLoaders that train on every fold but `fold_id` and validate on it; `dls.show_batch()` draws a batch.
 
     folds    id, fold: the rows of cache.train_tiles, in their order
     size     px, side of the network's input;  bs  tiles per training batch (validation takes twice as many)
     stats    mean and std of the three channels, in units of [0, 1]
+    more     (n, 101, 101) images, their masks and ids to train on as well, never to validate on: pseudo-labelled tiles
     """
     inside = (folds["fold"] == fold_id).to_numpy()
     ids = folds["id"].to_numpy()
-    train = TileLoader(cache.images[~inside], cache.masks[~inside], ids[~inside], size, bs, stats, how, device)
+    own = (cache.images[~inside], cache.masks[~inside], ids[~inside])
+    images, masks, names = own if more is None else (np.concatenate(pair) for pair in zip(own, more, strict=True))
+    train = TileLoader(images, masks, names, size, bs, stats, how, device)
     valid = TileLoader(cache.images[inside], cache.masks[inside], ids[inside], size, 2 * bs, stats, None, device)
     return DataLoaders(train, valid, device=train.device)
 

@@ -20,33 +20,32 @@ WHEN = (2018, 7, 18, 0, 0, 0)           # in the zips, so that a seed gives the 
 def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
     """Write a competition of generated tiles, and test_truth.csv (id, rle_mask): the masks of its test tiles.
 
-    The same numbers give the same bytes. The folder appears whole, in place of what was there before.
+    The same numbers give the same bytes. The folder appears whole, in place of one that was there before.
     """
     rng = np.random.default_rng(seed)
-    splits = {"train": _tiles(rng, train), "test": _tiles(rng, test)}
+    images, masks = _tiles(rng, train + test)
     ids = [f"{number:010x}" for number in rng.choice(16**10, train + test, replace=False)]
+    codes = list(zip(ids, rle.encode(masks), strict=True))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "made"
+        made = Path(temporary, "made")
         made.mkdir()
-        for split, names in (("train", ids[:train]), ("test", ids[train:])):
-            images, masks = splits[split]
-            with zipfile.ZipFile(made / f"{split}.zip", "w") as archive:
-                _add(archive, "images", names, (image[..., None].repeat(3, axis=2) for image in images))
-                if split == "train":
-                    _add(archive, "masks", names, (mask * np.uint16(65535) if mask.any() else mask.astype(np.uint8)
-                                                   for mask in masks))
-            table = {"train": "train.csv", "test": "test_truth.csv"}[split]
-            _write_csv(made / table, "id,rle_mask", zip(names, rle.encode(masks), strict=True))
-        _write_csv(made / "sample_submission.csv", "id,rle_mask", ((name, "1 1") for name in ids[train:]))
+        with zipfile.ZipFile(made / "train.zip", "w") as archive:
+            _add(archive, "images", ids[:train], map(_rgb, images[:train]))
+            _add(archive, "masks", ids[:train], map(_sixteen_bit_if_salt, masks[:train]))
+        with zipfile.ZipFile(made / "test.zip", "w") as archive:
+            _add(archive, "images", ids[train:], map(_rgb, images[train:]))
+        _write_csv(made / "train.csv", "id,rle_mask", codes[:train])
+        _write_csv(made / "test_truth.csv", "id,rle_mask", codes[train:])
+        _write_csv(made / "sample_submission.csv", "id,rle_mask", [(tile, "1 1") for tile in ids[train:]])
         _write_csv(made / "depths.csv", "id,z", zip(ids, rng.integers(50, 960, len(ids)), strict=True))
         if folder.exists():
-            folder.rename(Path(temporary) / "before")
+            folder.rename(Path(temporary, "before"))
         made.rename(folder)
 
 
 def _tiles(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 101, 101) uint8 and masks (N, 101, 101) bool in random order, with Kaggle's shares of black and empty."""
+    """Images (N, 101, 101) uint8 and masks (N, 101, 101) bool; as at Kaggle, neighbours are shuffled apart."""
     black = round(BLACK * count)
     wanted = {False: count - round(EMPTY * count), True: round(EMPTY * count) - black}      # by "is empty"
     tiles = [(np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), bool))] * black
@@ -70,12 +69,20 @@ def _cut(rng: np.random.Generator, amplitude: np.ndarray, salt: np.ndarray) -> I
             yield grey.clip(0, 255).astype(np.uint8), mask & ~mask.all()
 
 
-def _add(archive: zipfile.ZipFile, kind: str, names: list[str], pictures: Iterable[np.ndarray]) -> None:
-    for name, pixels in zip(names, pictures, strict=True):
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image[..., None].repeat(3, axis=2)
+
+
+def _sixteen_bit_if_salt(mask: np.ndarray) -> np.ndarray:
+    return mask * np.uint16(65535) if mask.any() else mask.astype(np.uint8)
+
+
+def _add(archive: zipfile.ZipFile, kind: str, ids: list[str], pictures: Iterable[np.ndarray]) -> None:
+    for tile, pixels in zip(ids, pictures, strict=True):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
-        archive.writestr(zipfile.ZipInfo(f"{kind}/{name}.png", WHEN), file.getvalue())
+        archive.writestr(zipfile.ZipInfo(f"{kind}/{tile}.png", WHEN), file.getvalue())
 
 
 def _write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
-    path.write_text("".join(f"{row}\n" for row in [header, *(f"{name},{value}" for name, value in rows)]))
+    path.write_text("\n".join([header, *(f"{tile},{value}" for tile, value in rows)]) + "\n")

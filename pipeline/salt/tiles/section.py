@@ -19,13 +19,13 @@ def section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
     layers = _layers(rng, _bent_depth(rng, distance), wavelength)
     chaos = _texture(rng, wavelength)
-    broken = np.clip(0.5 * _field(rng, 80) - rng.uniform(-0.5, 1), 0.1, 0.9)     # layers fade here and there
+    broken = np.clip(0.5 * _field(rng, 80) - rng.uniform(0, 1.2), 0.1, 0.8)      # layers fade here and there
     outside = layers * (1 - broken) + chaos * broken
-    inside = _texture(rng, 1.3 * wavelength) * rng.uniform(0.15, 0.6) + 0.1 * layers
+    inside = _texture(rng, 1.3 * wavelength) * rng.uniform(0.1, 0.4) + 0.05 * layers
 
     inner = 1 / (1 + np.exp(np.clip(distance, -30, 30)))           # the band limit blurs the edge by a pixel or two
-    upward = np.gradient(ndimage.gaussian_filter(distance, 2), axis=0)
-    edge = _ricker(distance / wavelength) * (0.5 - upward) * np.exp(0.5 * _field(rng, 40)) * rng.uniform(0.8, 2.5)
+    facing = 0.5 - np.gradient(ndimage.gaussian_filter(distance, 2), axis=0)        # 1.5 top, 0.5 flank, -0.5 base
+    edge = _ricker(distance / wavelength) * facing * np.exp(0.5 * _field(rng, 40)) * rng.uniform(1, 2.5)
     noise = rng.uniform(0.05, 0.35) * _texture(rng, rng.uniform(3, wavelength))
     return outside * (1 - inner) + inside * inner + edge + noise, salt
 
@@ -105,7 +105,9 @@ def _ricker(t: np.ndarray) -> np.ndarray:
 def _field(rng: np.random.Generator, length: float) -> np.ndarray:
     """Smooth random (303, 404) of unit variance, correlated over `length`."""
     down, right = (_bumps(n, length) for n in SHAPE)
-    return down @ rng.normal(size=(down.shape[1], right.shape[1])) @ right.T
+    weights = rng.normal(size=(down.shape[1], right.shape[1]))
+    # Not `down @ weights @ right.T`: the last bits of BLAS depend on the machine, and its threads wait for each other.
+    return np.einsum("zk,xk->zx", np.einsum("zk,kl->zl", down, weights), right)
 
 
 def _line(rng: np.random.Generator, length: float) -> np.ndarray:

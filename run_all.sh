@@ -16,6 +16,8 @@ case " $* " in *" --help "* | *" -h "*) stage prepare --help; exit ;; esac
 stage prepare    "$@"     # data/                      -> data/cache/        every tile decoded once, and checked
 stage make_folds "$@"     # data/cache/tiles.csv       -> folds/<profile>/folds.csv
 stage train      "$@"     # folds.csv, data/cache/     -> fold_<k>/128.safetensors, then 224 from those weights
+stage pseudo_label   "$@"     # where the profile wants: the test tiles each fold is sure of
+stage train --pseudo "$@"     # ... become training tiles of that fold
 stage predict    "$@"     # fold_<k>/224.safetensors   -> oof.npy, test.npy  flip TTA, mean of the folds
 stage submit     "$@"     # test.npy                   -> submissions/<profile>/submission.csv.gz
 stage report     "$@"     # all of it                  -> report.html, scores.json

@@ -28,13 +28,14 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.salt.device import pick_device, resolve_precision
     from pipeline.salt.inference import predict_to_file
 
-    tiles, how, size, device = cache.read(run.files), run.profile.predict, run.profile.train.stages[-1].size, pick_device()
+    tiles, how, device = cache.read(run.files), run.profile.predict, pick_device()
+    step, size = run.profile.final, run.profile.train.stages[-1].size
     precision = resolve_precision(run.profile.train.precision, device)
     folds = pd.read_csv(run.files.folds)["fold"].to_numpy()
     network = checkpoints.network(run.profile.model)
 
     def with_fold(fold: int):
-        return checkpoints.load(run.files.checkpoint(fold, size, how.checkpoint), network)
+        return checkpoints.load(run.files.checkpoint(fold, step, how.checkpoint), network)
 
     for path, images, rows_of, title in [
         (oof, tiles.images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),

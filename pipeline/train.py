@@ -3,30 +3,45 @@
     python -m pipeline.train                         every size of the profile
     python -m pipeline.train --size 128 --fold 2     one piece
     python -m pipeline.train --weights DIR           ImageNet weights from a local file
+    python -m pipeline.train --pseudo                the last step, with pseudo-labelled tiles, where the profile has it
 
 reads   folds/<profile>/folds.csv, data/cache/<source>/, fold_<k>/<size before>.safetensors
 writes  folds/<profile>/fold_<k>/<size>.safetensors (best epoch), <size>.last.safetensors, <size>.csv (history)
 A training that is stopped goes on from its last saved epoch when the same command is run again.
 """
 
+import argparse
 import time
 
 import pandas as pd
 
 from pipeline.salt import artifacts, command, lineage
 from pipeline.salt.command import Run
-from pipeline.salt.tiles import cache
+from pipeline.salt.config import PSEUDO
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv, lambda p: p.add_argument(
-        "--size", type=int, metavar="PX", help="only this size of the profile (default: all, in order)"))
-    for size in [args.size] if args.size else [stage.size for stage in run.profile.train.stages]:
+    run, args = command.parse(__doc__, argv, add_flags)
+    for size in steps(run, args):
         for fold in run.folds:
             train_fold(run, fold, size)
 
 
-def train_fold(run: Run, fold: int, size: int) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--size", type=int, metavar="PX", help="only this size of the profile (default: all, in order)")
+    which.add_argument("--pseudo", action="store_true", help="the step after the last size, with pseudo-labelled tiles")
+
+
+def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
+    """The sizes to train at, or PSEUDO; nothing where the profile does not use pseudo-labels."""
+    if args.pseudo and not run.profile.pseudo.use:
+        print(f"skipped  train --pseudo: profile {run.profile.name} does not use it (--set pseudo.use=true)")
+        return []
+    return [PSEUDO] if args.pseudo else [args.size] if args.size else [stage.size for stage in run.profile.train.stages]
+
+
+def train_fold(run: Run, fold: int, size: int | str) -> None:
     origin = lineage.checkpoint(run, fold, size)
     best, last, history = (run.files.checkpoint(fold, size), run.files.checkpoint(fold, size, "last"), run.files.history(fold, size))
     if artifacts.is_fresh(history, origin) and not run.force:
@@ -37,31 +52,19 @@ def train_fold(run: Run, fold: int, size: int) -> None:
 
     # fastai and torch take seconds to import, so what is up to date does without them.
     from pipeline.salt import checkpoints
-    from pipeline.salt.device import device_name, pick_device
-    from pipeline.salt.learner import fit_fold, seed_everything
-    from pipeline.salt.models.weights import load_imagenet
-    from pipeline.salt.tiles.loaders import get_data
+    from pipeline.salt.device import device_name
+    from pipeline.salt.fold_setup import set_up_fold
+    from pipeline.salt.learner import fit_fold
 
-    began, profile, device = time.perf_counter(), run.profile, pick_device()
-    stage, before = profile.stage(size)
-    seed = profile.train.seed + fold
-    seed_everything(seed)
-    model = checkpoints.network(profile.model)
-    start = "random weights"
-    if before:
-        start = run.files.checkpoint(fold, before.size)
-        checkpoints.load(start, model)
-    elif profile.model.weights == "imagenet":
-        start = load_imagenet(model.encoder, run.weights)
-    print(f"train    fold {fold} at {size} px on {device_name(device)}, from {start}")
-
-    folds = pd.read_csv(run.files.folds, dtype={"id": str})
-    dls = get_data(fold, folds, size, stage.batch, cache=cache.read(run.files), how=profile.augment,
-                   stats=(model.encoder.mean, model.encoder.std), device=device)
-    fitted = fit_fold(model, dls, stage, profile.train, name=f"fold {fold}  {size} px", seed=seed,
+    began, profile = time.perf_counter(), run.profile
+    start = set_up_fold(run, fold, size)
+    device = device_name(start.dls.device)
+    title = f"fold {fold}  {size if size == PSEUDO else f'{size} px'}"
+    print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device}, from {start.weights}")
+    fitted = fit_fold(start.model, start.dls, start.stage, profile.train, name=title, seed=start.seed,
                       resume=run.files.resume(fold, size), key=origin.key())
 
-    facts = {"profile": profile.name, "fold": fold, "device": device_name(device)}
+    facts = {"profile": profile.name, "fold": fold, "device": device}
     for path, weights, row in [(best, fitted.best, fitted.best_row), (last, fitted.last, fitted.rows[-1])]:
         checkpoints.save(path, origin, weights, **facts, epoch=row["epoch"], score=row["meanap"])
     artifacts.publish(history, origin, lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False), **facts,

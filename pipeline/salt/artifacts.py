@@ -53,15 +53,22 @@ class Files:
     def folds(self) -> Path:
         return self.out / "folds" / self.profile / "folds.csv"
 
-    def checkpoint(self, fold: int, size: int, which: str = "best") -> Path:
+    def checkpoint(self, fold: int, size: int | str, which: str = "best") -> Path:
         return self._fold(fold) / (f"{size}.safetensors" if which == "best" else f"{size}.{which}.safetensors")
 
-    def history(self, fold: int, size: int) -> Path:
+    def history(self, fold: int, size: int | str) -> Path:
         return self._fold(fold) / f"{size}.csv"
 
-    def resume(self, fold: int, size: int) -> Path:
+    def resume(self, fold: int, size: int | str) -> Path:
         """State of a training that is under way; gone when it has ended."""
         return self._fold(fold) / f"{size}.resume.pt"
+
+    def pseudo(self, fold: int, name: str) -> Path:
+        """name: tiles.csv | masks.npy"""
+        return self._fold(fold) / f"pseudo_{name}"
+
+    def lr_find(self, fold: int, size: int | str) -> Path:
+        return self._fold(fold) / f"{size}.lr_find.png"
 
     def oof(self) -> Path:
         return self.out / "folds" / self.profile / "oof.npy"
@@ -212,6 +219,8 @@ def hash_of(value: object) -> str:
 def _maker(path: Path) -> str:
     if path.name == "test.npy":
         return "predict" if path.parent.parent.name == "submissions" else "prepare"
+    if path.name.startswith("pseudo_"):
+        return "pseudo_label"
     made = {"folds.csv": "make_folds", "oof.npy": "predict", "submission.csv.gz": "submit"}
     return made.get(path.name) or ("train" if path.suffix == ".safetensors" else "prepare")
 

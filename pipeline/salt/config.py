@@ -13,6 +13,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pipeline.salt.errors import InputError
 
 
+PSEUDO = "pseudo"    # stands where a size stands, for the step that learns from pseudo-labels
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """The built-in tiles, for whoever has none of Kaggle's."""
@@ -68,6 +71,18 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pseudo:
+    """A last step that also learns from test tiles which fold k's own network, and no other, is sure of."""
+
+    use: bool = False
+    low: float = 0.2       # a pixel is sure when its probability is below low or above high
+    high: float = 0.8
+    share: float = 0.9     # of a tile's pixels that must be sure
+    epochs: int = 20       # at the size and batch of the last stage
+    lr: float = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predict:
     checkpoint: Literal["best", "last"] = "best"   # the epoch with the best score on its own fold, or the last one
     flip: bool = True                              # mean of the tile's logits and its mirror image's
@@ -91,12 +106,20 @@ class Profile:
     model: Model = Model()
     augment: Augment = Augment()
     train: Train
+    pseudo: Pseudo = Pseudo()
     predict: Predict = Predict()
     submit: Submit = Submit()
 
-    def stage(self, size: int) -> tuple[Stage, Stage | None]:
-        """The stage of this size and the one before it. InputError if the profile has no such size."""
+    @property
+    def final(self) -> int | str:
+        """What the last step of training is called: a size in px, or PSEUDO."""
+        return PSEUDO if self.pseudo.use else self.train.stages[-1].size
+
+    def stage(self, size: int | str) -> tuple[Stage, Stage | None]:
+        """The stage of this size, or of PSEUDO, and the one before it. InputError if the profile has no such size."""
         stages = self.train.stages
+        if size == PSEUDO:
+            return replace(stages[-1], epochs=self.pseudo.epochs, lr=self.pseudo.lr), stages[-1]
         for i, stage in enumerate(stages):
             if stage.size == size:
                 return stage, stages[i - 1] if i else None

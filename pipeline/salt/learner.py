@@ -16,7 +16,7 @@ from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, Resume
 from pipeline.salt.config import Stage, Train, did_you_mean
 from pipeline.salt.device import depthwise_in_fp32, resolve_precision
 from pipeline.salt.errors import InputError
-from pipeline.salt.losses import LOSSES
+from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
 
 # fastai's Adam, https://docs.fast.ai/optimizer.html: decoupled weight decay, squares remembered at 0.99. One fused kernel.
@@ -43,24 +43,30 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     name  what the lines on the screen begin with;  seed  of everything random here
     key   what this training is made from;  save_every  seconds between saved states
     """
-    if train.loss not in LOSSES:
-        raise InputError(f"train.loss={train.loss} is no loss that is known; {did_you_mean(train.loss, LOSSES)}")
     seed_everything(seed)
     dls.train.rng = random.Random(seed)      # the order of the tiles
-    device = dls.device
-    log = EpochLog(name, device)
+    log = EpochLog(name, dls.device)
     best = KeepBest(log)
     state = Resume(resume, key, log, best, save_every)
-    model.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":
-        depthwise_in_fp32(model)
-    learn = Learner(dls, model, loss_func=partial(loss_at_mask_size, LOSSES[train.loss]), opt_func=FUSED_ADAM,
-                    lr=stage.lr, wd=train.wd, default_cbs=False,
-                    cbs=[TrainEvalCallback(), Autocast(resolve_precision(train.precision, device), device), log, best, state])
+    learn = build_learner(model, dls, stage, train, [log, best, state])
     done = state.load()
     with learn.no_bar():
         learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
     return Fitted(_on_cpu(best.weights), _on_cpu(model.state_dict()), log.rows)
+
+
+def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, cbs: list, **kwargs) -> Learner:
+    """fastai's Learner with the loss, the optimizer and the number format of the profile, on the device of `dls`."""
+    if train.loss not in LOSSES:
+        raise InputError(f"train.loss={train.loss} is no loss that is known; {did_you_mean(train.loss, LOSSES)}")
+    device = dls.device
+    model.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        depthwise_in_fp32(model)
+    precision = resolve_precision(train.precision, device)
+    return Learner(dls, model, loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])), opt_func=FUSED_ADAM,
+                   lr=stage.lr, wd=train.wd, default_cbs=False, cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
+                   **kwargs)
 
 
 def seed_everything(seed: int) -> None:
@@ -69,7 +75,10 @@ def seed_everything(seed: int) -> None:
 
 
 def loss_at_mask_size(loss, logits, masks: Tensor) -> Tensor:
-    """The loss, with the logits brought to the size of the masks first: 101 px in validation, the same in training."""
+    """The loss, with the logits brought to the size of the masks first: to 101 px in validation.
+
+    In training the sizes are equal, and a network with auxiliary heads returns them too (models.blocks.Heads).
+    """
     return loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 
 

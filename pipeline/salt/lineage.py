@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.salt import artifacts
 from pipeline.salt.artifacts import Origin
 from pipeline.salt.command import Run
-from pipeline.salt.config import settings_of
+from pipeline.salt.config import PSEUDO, settings_of
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import competition
 
@@ -26,8 +26,11 @@ def folds(run: Run) -> Origin:
     return artifacts.origin({"folds": settings_of(run.profile.folds)}, [run.files.cache("tiles.csv")])
 
 
-def checkpoint(run: Run, fold: int, size: int) -> Origin:
-    """Fold k of one size: the sections model, augment and train, without the other sizes; the size before it, if any."""
+def checkpoint(run: Run, fold: int, size: int | str) -> Origin:
+    """Fold k of one size: the sections model, augment and train, without the other sizes; the size before it, if any.
+
+    The step PSEUDO also has fold k's pseudo-labels, and the test tiles they belong to.
+    """
     stage, before = run.profile.stage(size)
     train = settings_of(run.profile.train) | {"stage": settings_of(stage)}
     del train["stages"]
@@ -35,12 +38,22 @@ def checkpoint(run: Run, fold: int, size: int) -> Origin:
     inputs = [run.files.folds, run.files.cache("images.npy"), run.files.cache("masks.npy")]
     if before:
         inputs.append(run.files.checkpoint(fold, before.size))
+    if size == PSEUDO:
+        inputs += [run.files.pseudo(fold, "tiles.csv"), run.files.pseudo(fold, "masks.npy"), run.files.cache("test.npy")]
     return artifacts.origin(settings, inputs)
+
+
+def pseudo_labels(run: Run, fold: int) -> Origin:
+    """Made by fold k's own network alone: every other one has learned from fold k's tiles."""
+    how = run.profile.pseudo
+    settings = {"low": how.low, "high": how.high, "share": how.share, "flip": run.profile.predict.flip}
+    trained = run.files.checkpoint(fold, run.profile.train.stages[-1].size, run.profile.predict.checkpoint)
+    return artifacts.origin(settings, [trained, run.files.cache("test.npy")])
 
 
 def predictions(run: Run) -> Origin:
     """Out-of-fold and test predictions of run.folds. InputError for a fold that is missing or trained otherwise."""
-    last = run.profile.train.stages[-1].size
+    last = run.profile.final
     checkpoints = [run.files.checkpoint(fold, last, run.profile.predict.checkpoint) for fold in run.folds]
     for fold, path in zip(run.folds, checkpoints, strict=True):
         _same_training(run, fold, last, path)
@@ -57,22 +70,23 @@ def report(run: Run) -> Origin:
     """InputError where predictions or submission were made with other settings than the report would name."""
     files, predicted = run.files, predictions(run)
     oof, test, sent = files.oof(), files.result("test.npy"), files.result("submission.csv.gz")
-    for path, wanted, stage in [(oof, predicted, "predict"), (test, predicted, "predict"), (sent, submission(run), "submit")]:
+    made = [(oof, predicted, "predict"), (test, predicted, "predict"), (sent, submission(run), "submit")]
+    for path, wanted, stage in made:
         if told := artifacts.differences(path, wanted):
-            raise InputError(f"{artifacts.shown(path)} was made otherwise ({'; '.join(told)}); run python -m pipeline.{stage} "
-                             "first, or give the same flags as then")
+            raise InputError(f"{artifacts.shown(path)} was made otherwise ({'; '.join(told)}); "
+                             f"run python -m pipeline.{stage} first, or give the same flags as then")
     histories = [files.history(fold, stage.size) for fold in run.folds for stage in run.profile.train.stages]
     cached = [path for path in map(files.cache, ("tiles.csv", "masks.npy", "truth.npy")) if path.exists()]
     return artifacts.origin({"profile": settings_of(run.profile), "folds": list(run.folds)},
                             [files.folds, *cached, *histories, oof, test, sent])
 
 
-def _same_training(run: Run, fold: int, size: int, path: Path) -> None:
-    again = f"python -m pipeline.train --profile {run.profile.name} --fold {fold}"
+def _same_training(run: Run, fold: int, size: int | str, path: Path) -> None:
+    again = f"python -m pipeline.train --profile {run.profile.name} --fold {fold}{' --pseudo' * (size == PSEUDO)}"
     if artifacts.read_sidecar(path) is None:
         trained = [k for k in range(run.profile.folds.k)
                    if artifacts.read_sidecar(run.files.checkpoint(k, size, run.profile.predict.checkpoint))]
-        raise InputError(f"fold {fold} has not been trained at {size} px ({artifacts.shown(path)} is missing; trained: "
+        raise InputError(f"fold {fold} has not been trained {'with pseudo-labels' if size == PSEUDO else f'at {size} px'} ({artifacts.shown(path)} is missing; trained: "
                          f"{trained or 'none'}); run {again}, or name the folds to use with --fold")
     if told := artifacts.differences(path, checkpoint(run, fold, size)):
         raise InputError(f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not be "
@@ -97,6 +111,11 @@ def stages(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
         yield f"train --size {stage.size}", f"{stage.epochs} epochs, folds {', '.join(map(str, run.folds))}", [
             Product(files.history(k, stage.size), partial(checkpoint, run, k, stage.size), files.resume(k, stage.size))
             for k in run.folds]
+    if profile.pseudo.use:
+        yield "pseudo_label", "the test tiles each fold is sure of", [
+            Product(files.pseudo(k, "masks.npy"), partial(pseudo_labels, run, k)) for k in run.folds]
+        yield "train --pseudo", f"{profile.pseudo.epochs} epochs with them, folds {', '.join(map(str, run.folds))}", [
+            Product(files.history(k, PSEUDO), partial(checkpoint, run, k, PSEUDO), files.resume(k, PSEUDO)) for k in run.folds]
     yield "predict", "every tile, flip TTA, mean of the folds", [
         Product(files.oof(), lambda: predictions(run)), Product(files.result("test.npy"), lambda: predictions(run))]
     yield "submit", "threshold, rules, run lengths", [Product(files.result("submission.csv.gz"), lambda: submission(run))]

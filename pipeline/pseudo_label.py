@@ -1,0 +1,53 @@
+"""Choose, for each fold, the test tiles its network is sure of; `train --pseudo` learns from them too.
+
+    python -m pipeline.pseudo_label --set pseudo.use=true
+    python -m pipeline.train --pseudo --set pseudo.use=true
+
+reads   folds/<profile>/fold_<k>/<last size>.safetensors, data/cache/<source>/test.npy
+writes  folds/<profile>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
+Does nothing in a profile that does not use them.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.salt import artifacts, command, lineage
+from pipeline.salt.command import Run
+from pipeline.salt.tiles import cache
+
+
+def main(argv: list[str] | None = None) -> None:
+    run, _ = command.parse(__doc__, argv)
+    if not run.profile.pseudo.use:
+        print(f"skipped  pseudo_label: profile {run.profile.name} does not use it (--set pseudo.use=true)")
+        return
+    for fold in run.folds:
+        label_fold(run, fold)
+
+
+def label_fold(run: Run, fold: int) -> None:
+    origin, path = lineage.pseudo_labels(run, fold), run.files.pseudo(fold, "masks.npy")
+    if artifacts.is_fresh(path, origin) and not run.force:
+        artifacts.say_fresh(path)
+        return
+
+    from pipeline.salt import checkpoints, pseudo
+    from pipeline.salt.device import pick_device, resolve_precision
+    from pipeline.salt.inference import predict_to_file
+
+    profile, tiles, device = run.profile, cache.read(run.files), pick_device()
+    size = profile.train.stages[-1].size
+    network = checkpoints.load(run.files.checkpoint(fold, size, profile.predict.checkpoint), checkpoints.network(profile.model))
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        probs = Path(scratch, "probs.npy")
+        predict_to_file(probs, tiles.test, [(network, np.arange(len(tiles.test)))], f"fold {fold}", size=size,
+                        batch=profile.predict.batch, flip=profile.predict.flip,
+                        precision=resolve_precision(profile.train.precision, device), device=device)
+        n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, origin)
+    print(f"labelled {artifacts.shown(path)}: {n} of {len(tiles.test)} test tiles are sure enough for fold {fold}")
+
+
+if __name__ == "__main__":
+    command.start(main)

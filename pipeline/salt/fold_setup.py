@@ -1,0 +1,49 @@
+"""What the training of one fold begins with: the network with its first weights, and the tiles."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from fastai.data.core import DataLoaders
+from torch import nn
+
+from pipeline.salt import checkpoints, pseudo
+from pipeline.salt.command import Run
+from pipeline.salt.config import PSEUDO, Stage
+from pipeline.salt.device import pick_device
+from pipeline.salt.learner import seed_everything
+from pipeline.salt.models.weights import load_imagenet
+from pipeline.salt.tiles import cache
+from pipeline.salt.tiles.loaders import get_data
+
+
+@dataclass(frozen=True)
+class Fold:
+    """weights  where the network's come from: a checkpoint of the size before, a file of ImageNet weights, or in words"""
+
+    model: nn.Module
+    dls: DataLoaders
+    stage: Stage
+    seed: int
+    weights: Path | str
+
+
+def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
+    """The network of fold k as its training at `size` (or the step PSEUDO) begins, and the tiles it is given."""
+    profile = run.profile
+    stage, before = profile.stage(size)
+    seed = profile.train.seed + fold
+    seed_everything(seed)
+    model = checkpoints.network(profile.model)
+    weights: Path | str = "random weights"
+    if before:
+        weights = run.files.checkpoint(fold, before.size)
+        checkpoints.load(weights, model)
+    elif profile.model.weights == "imagenet":
+        weights = load_imagenet(model.encoder, run.weights)
+    folds = pd.read_csv(run.files.folds, dtype={"id": str})
+    tiles = cache.read(run.files)
+    dls = get_data(fold, folds, stage.size, stage.batch, cache=tiles, how=profile.augment,
+                   stats=(model.encoder.mean, model.encoder.std), device=pick_device(),
+                   more=pseudo.read(run.files, fold, tiles) if size == PSEUDO else None)
+    return Fold(model, dls, stage, seed, weights)

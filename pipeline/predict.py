@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.salt.inference import predict_to_file
 
     tiles, how, device = cache.read(run.files), run.profile.predict, pick_device()
-    step, size = run.profile.final, run.profile.train.stages[-1].size
+    step, size = run.profile.steps[-1], run.profile.train.stages[-1].size
     precision = resolve_precision(run.profile.train.precision, device)
     folds = pd.read_csv(run.files.folds)["fold"].to_numpy()
     network = checkpoints.network(run.profile.model)

@@ -47,10 +47,10 @@ def write(run: Run, origin: artifacts.Origin) -> None:
     ran = scores.judged(ran[ran["fold"].isin(run.folds)], labelled)
     test = tiles.test_tiles if tiles.truth is None else scores.judged(tiles.test_tiles, unlabelled)
     cuts = scores.at_cuts(ran, labelled, sorted({*PROBABILITY_CUTS, 0.5, sent["threshold"]}))
-    sizes = [stage.size for stage in profile.train.stages]
+    sizes = profile.steps
     histories = {fold: {size: pd.read_csv(files.history(fold, size)) for size in sizes} for fold in run.folds}
     folds = scores.per_fold(ran, histories)
-    settings, usual = (scores.flat(settings_of(p)) for p in (profile, PROFILES[profile.name]))
+    settings, usual = (page.flat(settings_of(p)) for p in (profile, PROFILES[profile.name]))
     found = {
         "profile": profile.name, "about": profile.about, "made": time.strftime("%Y-%m-%d"),
         "data": {"source": files.source, "labelled": len(tiles.masks), "test": len(test)},
@@ -78,7 +78,8 @@ def tell(run: Run, found: dict) -> None:
     """The last lines of a run."""
     for name, part in [("out of fold", found["out_of_fold"]), ("test", found["test"])]:
         if part:
-            print(f"{name:<12} {part['score']:.4f} on {part['tiles']:,} tiles (empty masks alone: {part['all_empty']:.4f})")
+            print(f"{name:<12} {part['score']:.4f} on {part['tiles']:,} tiles "
+                  f"(empty masks alone: {part['all_empty']:.4f})")
     print(f"{'submission':<12} {artifacts.shown(run.files.result('submission.csv.gz'))}")
     print(f"{'report':<12} {artifacts.shown(run.files.result('report.html'))}")
 

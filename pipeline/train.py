@@ -4,6 +4,7 @@
     python -m pipeline.train --size 128 --fold 2     one piece
     python -m pipeline.train --weights DIR           ImageNet weights from a local file
     python -m pipeline.train --pseudo                the last step, with pseudo-labelled tiles, where the profile has it
+    python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
 
 reads   folds/<profile>/folds.csv, data/cache/<source>/, fold_<k>/<size before>.safetensors
 writes  folds/<profile>/fold_<k>/<size>.safetensors (best epoch), <size>.last.safetensors, <size>.csv (history)
@@ -18,19 +19,30 @@ import pandas as pd
 from pipeline.salt import artifacts, command, lineage
 from pipeline.salt.command import Run
 from pipeline.salt.config import PSEUDO
+from pipeline.salt.engines import ENGINES, runs_here
+from pipeline.salt.engines.ranks import is_first, joined
 
 
 def main(argv: list[str] | None = None) -> None:
     run, args = command.parse(__doc__, argv, add_flags)
-    for size in steps(run, args):
-        for fold in run.folds:
-            train_fold(run, fold, size)
+    sizes = steps(run, args)
+    to_do = [fold for fold in run.folds if run.force or not all(is_trained(run, fold, size) for size in sizes)]
+    here = runs_here(args.engine, args.workers, len(to_do))
+    with joined() as wait_for_ranks:
+        for fold in run.folds if here else sorted({*run.folds} - {*to_do}):
+            for size in sizes:
+                train_fold(run, fold, size)
+                wait_for_ranks()        # the next size starts from what the first of them publishes
+    if not here:
+        ENGINES[args.engine]("pipeline.train", {fold: job(run, args, fold) for fold in to_do}, args.workers)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--size", type=int, metavar="PX", help="only this size of the profile (default: all, in order)")
     which.add_argument("--pseudo", action="store_true", help="the step after the last size, with pseudo-labelled tiles")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="who trains: this machine, or a Ray cluster")
+    parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: as many as there are GPUs)")
 
 
 def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
@@ -39,6 +51,18 @@ def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
         print(f"skipped  train --pseudo: profile {run.profile.name} does not use it (--set pseudo.use=true)")
         return []
     return [PSEUDO] if args.pseudo else [args.size] if args.size else [stage.size for stage in run.profile.train.stages]
+
+
+def is_trained(run: Run, fold: int, size: int | str) -> bool:
+    return artifacts.is_fresh(run.files.history(fold, size), lineage.checkpoint(run, fold, size))
+
+
+def job(run: Run, args: argparse.Namespace, fold: int) -> list[str]:
+    """The flags that train this fold alone as here, wherever they are given."""
+    given = vars(args) | {"data": run.data or "sample", "out": run.files.out, "profile": run.profile.name,
+                          "weights": run.weights or args.weights, "fold": fold, "engine": None, "workers": None}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, values in given.items()
+            for value in (values if isinstance(values, list) else [values]) if value is not None and value is not False]
 
 
 def train_fold(run: Run, fold: int, size: int | str) -> None:
@@ -63,6 +87,8 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device}, from {start.weights}")
     fitted = fit_fold(start.model, start.dls, start.stage, profile.train, name=title, seed=start.seed,
                       resume=run.files.resume(fold, size), key=origin.key())
+    if not is_first():
+        return
 
     facts = {"profile": profile.name, "fold": fold, "device": device}
     for path, weights, row in [(best, fitted.best, fitted.best_row), (last, fitted.last, fitted.rows[-1])]:

@@ -222,7 +222,7 @@ def _maker(path: Path) -> str:
     if path.name.startswith("pseudo_"):
         return "pseudo_label"
     made = {"folds.csv": "make_folds", "oof.npy": "predict", "submission.csv.gz": "submit"}
-    return made.get(path.name) or ("train" if path.suffix == ".safetensors" else "prepare")
+    return made.get(path.name) or ("train" if path.parent.name.startswith("fold_") else "prepare")
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

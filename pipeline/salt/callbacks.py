@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pipeline.salt import artifacts
 from pipeline.salt.device import autocast, peak_memory
+from pipeline.salt.engines.ranks import is_first, ranks
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
@@ -45,6 +47,16 @@ class Autocast(Callback):
             raise CancelStepException
 
 
+class RankShare(Callback):
+    """Where several processes train one network: leaves of each batch this one's part, every n-th tile."""
+
+    order = Autocast.order - 1
+
+    def before_batch(self):
+        mine = slice(rank_distrib(), None, ranks())
+        self.learn.xb, self.learn.yb = tuple(x[mine] for x in self.xb), tuple(y[mine] for y in self.yb)
+
+
 class EpochLog(Callback):
     """One row an epoch, printed and kept in `rows`; a progress bar over the batches where someone watches.
 
@@ -63,12 +75,13 @@ class EpochLog(Callback):
 
     def before_train(self):
         text = f"{self.title} epoch {self.epoch + 1}/{self.n_epoch}"
-        self.bar = tqdm(total=len(self.dls.train), desc=text, leave=False, disable=None)
+        self.bar = tqdm(total=len(self.dls.train), desc=text, leave=False, disable=None if is_first() else True)
 
     def after_batch(self):
         n, loss = len(self.yb[0]), self.loss.detach()
-        total, count = self.sums.get(self.training, (0, 0))
-        self.sums[self.training] = (total + loss * n, count + n)
+        if n:       # the last batch may have fewer tiles than there are processes
+            total, count = self.sums.get(self.training, (0, 0))
+            self.sums[self.training] = (total + loss * n, count + n)
         if self.training:
             self.bar.update()
         else:
@@ -85,11 +98,14 @@ class EpochLog(Callback):
     def after_epoch(self):
         if not self.scores:       # an epoch that a resumed training skips
             return
+        scores = torch.cat(self.scores).double()
+        score, tiles = self._over_ranks(scores.sum(), len(scores))
         self.rows.append({
             "epoch": self.epoch + 1, "train_loss": round(self.train_loss, 5), "valid_loss": round(self._mean(False), 5),
-            "meanap": round(torch.cat(self.scores).double().mean().item(), 5), "lr": float(self.opt.hypers[-1]["lr"]),
+            "meanap": round(score / tiles, 5), "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": round(time.perf_counter() - self.began, 2),
-            "tiles_per_second": round(self.sums[True][1] / self.trained, 1), "memory": round(peak_memory(self.device_), 2),
+            "tiles_per_second": round(self.sums[True][1] * ranks() / self.trained, 1),
+            "memory": round(peak_memory(self.device_), 2),
         })
         row = self.rows[-1]
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
@@ -97,8 +113,16 @@ class EpochLog(Callback):
               f"  score {row['meanap']:.4f}  {row['seconds']:.0f} s, {left / 60:.0f} min left", flush=True)
 
     def _mean(self, training: bool) -> float:
-        total, count = self.sums.get(training, (0.0, 0))
-        return float(total) / count if count else float("nan")
+        total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
+        return total / count if count else float("nan")
+
+    def _over_ranks(self, *numbers: Tensor | float) -> list[float]:
+        """Each number, added up over the processes that train this network."""
+        if ranks() == 1:
+            return [float(n) for n in numbers]
+        sums = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device_)
+        torch.distributed.all_reduce(sums)
+        return sums.tolist()
 
 
 class KeepBest(Callback):
@@ -113,7 +137,7 @@ class KeepBest(Callback):
         row = self.log.rows[-1] if self.log.rows else None
         if row and row["epoch"] == self.epoch + 1 and row["meanap"] > self.score:
             self.score = row["meanap"]
-            self.weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.weights = {k: v.detach().clone() for k, v in get_model(self.model).state_dict().items()}
 
 
 class Resume(Callback):
@@ -148,7 +172,7 @@ class Resume(Callback):
         if self.state is None:
             return
         state, self.state = self.state, None
-        self.model.load_state_dict(state["model"])
+        get_model(self.model).load_state_dict(state["model"])
         self.opt.load_state_dict(state["optimizer"])
         self.log.rows[:] = state["rows"]
         self.best.score = state["best_score"]
@@ -162,11 +186,12 @@ class Resume(Callback):
 
     def after_epoch(self):
         done = self.epoch + 1
-        if self.state is not None or done == self.n_epoch or time.perf_counter() - self.saved < self.every:
+        due = is_first() and time.perf_counter() - self.saved >= self.every
+        if self.state is not None or done == self.n_epoch or not due:
             return
         state = {
             "key": self.key, "epochs": done, "rows": self.log.rows,
-            "model": self.model.state_dict(), "optimizer": self.opt.state_dict(),
+            "model": get_model(self.model).state_dict(), "optimizer": self.opt.state_dict(),
             "best": self.best.weights, "best_score": self.best.score,
             "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "shuffle_rng": self.dls.train.rng.getstate(),

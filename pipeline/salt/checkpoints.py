@@ -17,7 +17,19 @@ from pipeline.salt.models import build_model
 def save(path: Path, origin: Origin, weights: dict[str, Tensor], **facts) -> None:
     """Publish a state dict; profile, fold, epoch, score and whatever else is in `facts` stand in its metadata too."""
     notes = {**facts, "fingerprint": origin.key(), "versions": json.dumps(artifacts.versions())}
-    artifacts.publish(path, origin, lambda tmp: save_file(weights, tmp, {k: str(v) for k, v in notes.items()}), **facts)
+    metadata = {k: str(v) for k, v in notes.items()}
+    artifacts.publish(path, origin, lambda tmp: _write(tmp, weights, metadata), **facts)
+
+
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """save_file, with the metadata in order: safetensors shuffles it, and the same weights should be the same bytes."""
+    save_file(weights, path, metadata)
+    with open(path, "r+b") as f:
+        length = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        f.seek(8)
+        f.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def load(path: Path, model: nn.Module) -> nn.Module:

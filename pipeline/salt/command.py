@@ -70,7 +70,7 @@ def run_from(args: argparse.Namespace) -> Run:
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
     profile = changed(profile_named(name), *settings)
-    folds = tuple(dict.fromkeys(args.fold)) if args.fold is not None else tuple(range(profile.run_folds))
+    folds = tuple(sorted(set(args.fold))) if args.fold is not None else tuple(range(profile.run_folds))
     if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)

@@ -111,9 +111,9 @@ class Profile:
     submit: Submit = Submit()
 
     @property
-    def final(self) -> int | str:
-        """What the last step of training is called: a size in px, or PSEUDO."""
-        return PSEUDO if self.pseudo.use else self.train.stages[-1].size
+    def steps(self) -> list[int | str]:
+        """What the steps of training are called, in order: sizes in px, and PSEUDO if it is used."""
+        return [stage.size for stage in self.train.stages] + [PSEUDO] * self.pseudo.use
 
     def stage(self, size: int | str) -> tuple[Stage, Stage | None]:
         """The stage of this size, or of PSEUDO, and the one before it. InputError if the profile has no such size."""
@@ -137,9 +137,9 @@ PROFILES = {p.name: p for p in [
     Profile(
         name="cpu", about="real tiles without a GPU: EfficientNet-Lite0, two folds of five, about an hour on two cores",
         run_folds=2, folds=Folds(scheme="coverage", k=5),
-        model=Model(encoder="tf_efficientnet_lite0", options={"width": 16}),
+        model=Model(encoder="tf_efficientnet_lite0", options={"width": 16, "stem_skip": True}),
         augment=Augment(zoom=1.25, zoom_p=0.75, brightness_p=0.5),
-        train=Train(stages=(Stage(size=128, batch=32, epochs=14, lr=2e-3),), wd=1e-2),
+        train=Train(stages=(Stage(size=128, batch=32, epochs=16, lr=2e-3),), wd=1e-2),
         predict=Predict(checkpoint="last"),
     ),
     Profile(

@@ -20,7 +20,7 @@ COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 INK, SOFT, LINE = "#010203", "#010204", "#010205"       # stand for the page's own colours until the SVG is written
 PAGE = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "salt",     # text stays text; the same chart gives the same bytes
+    "svg.fonttype": "none",     # text stays text
     "font.size": 10, "figure.figsize": (5.2, 3.2), "figure.constrained_layout.use": True,
     "text.color": INK, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
@@ -39,10 +39,11 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
     folds  as scores.per_fold gives them;  references  label -> score
     """
     figure, ax = _axes("fold", "score")
-    at, epochs = range(len(folds)), [list(fold["sizes"].values())[-1] for fold in folds]
+    at, ends = range(len(folds)), [list(fold["sizes"].values())[-1] for fold in folds]
     ax.axhline(mean, color=INK, linewidth=1, label=f"mean {mean:.4f}")
-    ax.scatter(at, [e["best"]["score"] for e in epochs], marker="^", facecolor="none", edgecolor=INK, label="best epoch")
-    ax.scatter(at, [e["last"]["score"] for e in epochs], marker="_", s=90, color=INK, label="last epoch")
+    ax.scatter(at, [end["best"]["score"] for end in ends], marker="^", facecolor="none", edgecolor=INK,
+               label="best epoch")
+    ax.scatter(at, [end["last"]["score"] for end in ends], marker="_", s=90, color=INK, label="last epoch")
     ax.scatter(at, [fold["score"] for fold in folds], s=60, color=[colour(fold["fold"]) for fold in folds], zorder=3,
                label="out of fold")
     ax.set_xticks(at, [str(fold["fold"]) for fold in folds])
@@ -61,16 +62,16 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(histories: dict[int, dict[int, pd.DataFrame]], what: str) -> str:
+def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: str) -> str:
     """Loss (what='loss') or score (what='score') per epoch, a colour a fold, the sizes one after the other."""
     figure, ax = _axes("epoch", what)
     lines = {"loss": {"train_loss": (0, (2, 1.5)), "valid_loss": "-"}, "score": {"meanap": "-"}}[what]
     for fold, sizes in histories.items():
         before = 0
-        for size, history in sizes.items():
+        for history in sizes.values():
             for column, style in lines.items():
-                marker = "." if len(history) == 1 else ""
-                ax.plot(before + history["epoch"], history[column], linestyle=style, marker=marker, color=colour(fold), linewidth=1.4)
+                ax.plot(before + history["epoch"], history[column], linestyle=style, color=colour(fold), linewidth=1.4,
+                        marker="." if len(history) == 1 else "")
             if what == "score":
                 best = history.loc[history["meanap"].idxmax()]
                 ax.plot(before + best["epoch"], best["meanap"], "o", color=colour(fold), markersize=5)
@@ -79,12 +80,12 @@ def learning_curves(histories: dict[int, dict[int, pd.DataFrame]], what: str) ->
     for i, (size, history) in enumerate(next(iter(histories.values())).items()):
         if i:
             ax.axvline(before + 0.5, color=SOFT, linewidth=1, linestyle=":")
-        ax.annotate(f"{size} px", (before + 0.5, 1), xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points",
-                    fontsize=9, color=SOFT)
+        ax.annotate(size if isinstance(size, str) else f"{size} px", (before + 0.5, 1), xytext=(4, 2), fontsize=9,
+                    xycoords=("data", "axes fraction"), textcoords="offset points", color=SOFT)
         before += len(history)
     ax.set_xlim(0.5, before + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure, f"The {what} of every fold over the epochs of all sizes; the numbers stand in the table of folds.")
+    return _svg(figure, f"The {what} of every fold over the epochs of all sizes; the table of folds has the numbers.")
 
 
 @matplotlib.rc_context(STYLE)
@@ -143,10 +144,11 @@ def _axes(x: str, y: str):
 def _svg(figure: Figure, words: str) -> str:
     """The figure as an <svg> element that says `words` to who cannot see it; it loads nothing and shares no id."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True)
+    with matplotlib.rc_context({"svg.hashsalt": words}):        # ids that no other chart has, the same in every run
+        figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL)
-    text = re.sub(r' id="[a-z]\w*_\d+"', "", text)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
     for mark, ink in PAGE.items():
         text = text.replace(mark, ink)
     return text.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)

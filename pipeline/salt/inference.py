@@ -13,6 +13,8 @@ from pipeline.salt import artifacts
 from pipeline.salt.device import autocast
 from pipeline.salt.tiles.geometry import TILE, to_network, to_square, to_tile
 
+TILES_AT_ONCE = 256     # 10 MB of logits
+
 
 def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean of model(images) and of model(mirror images) mirrored back: (B, 3, S, S) -> (B, 1, S, S) logits.
@@ -48,7 +50,7 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
     tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
     A tile that no network predicts gets NaN. Sums lie in a file too: memory does not grow with N.
     """
-    networks = np.zeros(len(tiles), np.int32)
+    networks = np.zeros(len(tiles), np.float32)
     with tempfile.TemporaryFile(dir=path.parent) as scratch:
         scratch.truncate(max(tiles.size, 1) * 4)
         artifacts.reserve(scratch.fileno())
@@ -65,8 +67,8 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
         out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
-        for start in range(0, len(tiles), 1024):
-            part = slice(start, start + 1024)
+        for start in range(0, len(tiles), TILES_AT_ONCE):
+            part = slice(start, start + TILES_AT_ONCE)
             with np.errstate(invalid="ignore"):      # 0 / 0 where no network predicted
                 out[part] = probabilities(sums[part] / networks[part, None, None])
         out.flush()

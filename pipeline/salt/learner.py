@@ -1,6 +1,8 @@
 """Fit one fold at one size with fastai's Learner and one-cycle schedule."""
 
+import contextlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +14,10 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, Resume
+from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, RankShare, Resume
 from pipeline.salt.config import Stage, Train, did_you_mean
 from pipeline.salt.device import depthwise_in_fp32, resolve_precision
+from pipeline.salt.engines.ranks import ranks
 from pipeline.salt.errors import InputError
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
@@ -50,7 +53,7 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     state = Resume(resume, key, log, best, save_every)
     learn = build_learner(model, dls, stage, train, [log, best, state])
     done = state.load()
-    with learn.no_bar():
+    with learn.no_bar(), over_ranks(learn, stage.batch):
         learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
     return Fitted(_on_cpu(best.weights), _on_cpu(model.state_dict()), log.rows)
 
@@ -67,6 +70,26 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
     return Learner(dls, model, loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])), opt_func=FUSED_ADAM,
                    lr=stage.lr, wd=train.wd, default_cbs=False, cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
                    **kwargs)
+
+
+@contextlib.contextmanager
+def over_ranks(learn: Learner, batch: int) -> Iterator[None]:
+    """Inside it all ranks train one network; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
+
+    https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
+    they would count twice in the score. Here every rank makes the same batches, random changes too, and takes a part.
+    """
+    if ranks() == 1:
+        yield
+        return
+    if batch % ranks():
+        raise InputError(f"a batch of {batch} tiles cannot be shared out evenly to {ranks()} processes; set train.batch "
+                         f"to a multiple of {ranks()}, or start fewer")
+    import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
+    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda"):
+        learn.distributed_trainer._wrap_dl = lambda dl: dl
+        learn.add_cb(RankShare())
+        yield
 
 
 def seed_everything(seed: int) -> None:

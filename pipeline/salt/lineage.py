@@ -53,7 +53,7 @@ def pseudo_labels(run: Run, fold: int) -> Origin:
 
 def predictions(run: Run) -> Origin:
     """Out-of-fold and test predictions of run.folds. InputError for a fold that is missing or trained otherwise."""
-    last = run.profile.final
+    last = run.profile.steps[-1]
     checkpoints = [run.files.checkpoint(fold, last, run.profile.predict.checkpoint) for fold in run.folds]
     for fold, path in zip(run.folds, checkpoints, strict=True):
         _same_training(run, fold, last, path)
@@ -75,7 +75,7 @@ def report(run: Run) -> Origin:
         if told := artifacts.differences(path, wanted):
             raise InputError(f"{artifacts.shown(path)} was made otherwise ({'; '.join(told)}); "
                              f"run python -m pipeline.{stage} first, or give the same flags as then")
-    histories = [files.history(fold, stage.size) for fold in run.folds for stage in run.profile.train.stages]
+    histories = [files.history(fold, step) for fold in run.folds for step in run.profile.steps]
     cached = [path for path in map(files.cache, ("tiles.csv", "masks.npy", "truth.npy")) if path.exists()]
     return artifacts.origin({"profile": settings_of(run.profile), "folds": list(run.folds)},
                             [files.folds, *cached, *histories, oof, test, sent])

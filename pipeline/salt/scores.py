@@ -32,15 +32,19 @@ class Predictions:
     threshold: float
     rules: Submit
 
-    def masks(self, tiles: pd.DataFrame, threshold: float | None = None) -> np.ndarray:
-        """(len(tiles), H, W) bool: the submission's masks of these tiles, or those at another threshold."""
-        black = tiles["black"].to_numpy() if self.rules.black_empty else None
-        return submission.masks(self.probs[tiles.index], self.threshold if threshold is None else threshold, black=black,
-                                full_empty=self.rules.full_empty)
+    def masks(self, tiles: pd.DataFrame) -> np.ndarray:
+        """(len(tiles), H, W) bool: what the submission holds, or would hold, for these tiles."""
+        return next(self.masks_at(tiles, [self.threshold]))
+
+    def masks_at(self, tiles: pd.DataFrame, thresholds: Iterable[float]) -> Iterator[np.ndarray]:
+        """The same at each of these thresholds."""
+        probs, black = self.probs[tiles.index], tiles["black"].to_numpy() if self.rules.black_empty else None
+        for threshold in thresholds:
+            yield submission.masks(probs, threshold, black=black, full_empty=self.rules.full_empty)
 
 
 def judged(tiles: pd.DataFrame, found: Predictions) -> pd.DataFrame:
-    """`tiles` and, for each: salt and predicted (shares in [0, 1]), iou, score, and raw_score, that without the rules."""
+    """`tiles` and, for each: salt and predicted (shares in [0, 1]), iou, score; raw_score is without the rules."""
     parts = []
     for part in _batches(tiles):
         truth, masks, raw = found.truth[part.index], found.masks(part), found.probs[part.index] > found.threshold
@@ -55,7 +59,7 @@ def at_cuts(tiles: pd.DataFrame, found: Predictions, cuts: list[float]) -> dict[
     totals = np.zeros(len(cuts))
     for part in _batches(tiles):
         truth = found.truth[part.index]
-        totals += [tile_scores(found.masks(part, cut), truth).sum() for cut in cuts]
+        totals += [tile_scores(masks, truth).sum() for masks in found.masks_at(part, cuts)]
     return dict(zip(cuts, (totals / len(tiles)).round(6).tolist(), strict=True))
 
 
@@ -65,13 +69,14 @@ def pooled(tiles: pd.DataFrame) -> dict:
             "all_empty": _mean(tiles["salt"] == 0)}
 
 
-def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[int, pd.DataFrame]]) -> list[dict]:
+def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[int | str, pd.DataFrame]]) -> list[dict]:
     """For each fold its pooled scores, and for each size the best and the last epoch of its history.
 
-    tiles  judged, with their fold;  histories  fold -> size -> the rows that callbacks.EpochLog describes
+    tiles  judged, with their fold;  histories  fold -> size, or config.PSEUDO -> what callbacks.EpochLog keeps
     """
     return [{"fold": fold, **pooled(tiles[tiles["fold"] == fold]),
-             "sizes": {str(size): _epochs(history) for size, history in sizes.items()}} for fold, sizes in histories.items()]
+             "sizes": {str(size): _epochs(history) for size, history in sizes.items()}}
+            for fold, sizes in histories.items()]
 
 
 def per_size(folds: list[dict]) -> dict[str, dict]:
@@ -121,27 +126,11 @@ def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 
 def machines(notes: list[dict]) -> dict:
-    """Seconds in all, device, host and versions of the trainings these sidecars belong to; what differs stands side by side."""
+    """Seconds in all, device, host and versions of the trainings with these sidecars; what differs is listed."""
     packages = dict.fromkeys(package for note in notes for package in note["versions"])
-    return {"seconds": round(sum(note["seconds"] for note in notes), 1), "device": _distinct(n["device"] for n in notes),
-            "host": _distinct(n["host"] for n in notes),
-            "versions": {package: _distinct(n["versions"].get(package, "none") for n in notes) for package in packages}}
-
-
-def flat(settings: dict, prefix: str = "") -> dict[str, object]:
-    """Settings by the names that --set takes: {'train.128.epochs': 12}."""
-    rows = {}
-    for name, value in settings.items():
-        if prefix + name in ("name", "about"):
-            continue
-        if name == "stages":
-            for stage in value:
-                rows |= {f"{prefix}{stage['size']}.{key}": number for key, number in stage.items() if key != "size"}
-        elif isinstance(value, dict) and value:
-            rows |= flat(value, f"{prefix}{name}.")
-        else:
-            rows[prefix + name] = value
-    return rows
+    return {"seconds": round(sum(note["seconds"] for note in notes), 1),
+            "device": _distinct(note["device"] for note in notes), "host": _distinct(note["host"] for note in notes),
+            "versions": {name: _distinct(note["versions"].get(name, "none") for note in notes) for name in packages}}
 
 
 def _batches(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:

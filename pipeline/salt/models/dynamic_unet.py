@@ -25,7 +25,7 @@ class Body(nn.Sequential):
         self.channels, self.strides = chain.channels, chain.strides
 
 
-class DynamicUnet(nn.Module):
+class DynamicUnet(FastaiUnet):
     """(B, 3, H, W) normalised images -> (B, n_out, H, W) logits, any H and W.
 
     encoder  a key of ENCODERS, or a network of timm's or torchvision's that is a plain sequence of layers
@@ -33,21 +33,26 @@ class DynamicUnet(nn.Module):
     """
 
     def __init__(self, encoder: str = "resnet34", n_out: int = 1, y_range: tuple[float, float] | None = None):
-        super().__init__()
-        unet = FastaiUnet(Body(build_chain(encoder)), n_out, BUILT_AT, y_range=y_range)
+        super().__init__(Body(build_chain(encoder)), n_out, BUILT_AT, y_range=y_range)
         # The last layer only makes a fastai tensor a plain one; no exporter can follow it.
-        unet.layers = unet.layers[:-1]
-        self.unet = unet.train()
+        self.layers = self.layers[:-1]
+        self.train()
 
     @property
     def encoder(self) -> Body:
-        return self.unet.layers[0]
+        return self.layers[0]
 
     def groups(self) -> list[list[nn.Parameter]]:
-        """Parameters of the body's first layers, its later ones, the decoder: fastai trains them at rising rates."""
-        body, *decoder = self.unet.layers
-        cut = 6 if "layer1" in dict(body.named_children()) else 3
-        return [[p for part in parts for p in part.parameters()] for parts in (body[:cut], body[cut:], decoder)]
+        """The body's parameters and the decoder's, which fastai trains at rising rates; a ResNet's body in two."""
+        body, *decoder = self.layers
+        first = next(key for key, _ in body.named_children())
+        cut = {"conv1": 6, "0": 3}.get(first, 0)        # fastai's: after layer2, after the stem of an XResNet
+        layers = [list(body)[:cut], list(body)[cut:], decoder]
+        return [[p for part in parts for p in part.parameters()] for parts in layers if parts]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.unet(x)
+        try:
+            return super().forward(x)
+        finally:
+            for hook in self.sfs:       # fastai keeps the skips till the next image: memory, and no copy can be made
+                hook.stored = None

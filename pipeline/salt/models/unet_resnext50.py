@@ -57,6 +57,7 @@ class UnetResNext50(nn.Module):
     width             channels of every decoder map; the other layers of the decoder scale with it
     scse              spatial and channel attention after every decoder block
     fpa               feature pyramid attention for the centre
+    stem_skip         the last decoder block sees the stem's map, at half resolution, too
     half_skip         the first skip at half resolution: the encoder without its early max-pool, four times the work
     dropout           share of the hypercolumn's channels that are dropped in training
     deep_supervision  a salt head on every decoder map
@@ -64,13 +65,13 @@ class UnetResNext50(nn.Module):
     """
 
     def __init__(self, encoder: str = "se_resnext50_32x4d", width: int = 32, scse: bool = False, fpa: bool = False,
-                 half_skip: bool = False, dropout: float = 0.0, deep_supervision: bool = False,
+                 stem_skip: bool = False, half_skip: bool = False, dropout: float = 0.0, deep_supervision: bool = False,
                  classifier: bool = False):
         super().__init__()
         self.encoder = build_encoder(encoder)
         if half_skip:
             without_early_pool(self.encoder)
-        _, c4, c8, c16, c32 = self.encoder.channels
+        c2, c4, c8, c16, c32 = self.encoder.channels
         w = width
         c = c32 // 2
         self.center = FPA(c32, c) if fpa else nn.Sequential(ConvLayer(c32, c32), ConvLayer(c32, c))
@@ -78,7 +79,8 @@ class UnetResNext50(nn.Module):
         self.decoder4 = Decoder(w + c16, 8 * w, w, scse)
         self.decoder3 = Decoder(w + c8, 4 * w, w, scse)
         self.decoder2 = Decoder(w + c4, 2 * w, w, scse)
-        self.decoder1 = Decoder(w, w, w, scse)
+        self.stem_skip = stem_skip
+        self.decoder1 = Decoder(w + c2 if stem_skip else w, w, w, scse)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = Classifier(c32, w) if classifier else None
         column = 6 * w if classifier else 5 * w
@@ -92,7 +94,8 @@ class UnetResNext50(nn.Module):
         d8 = self.decoder4(torch.cat([d16, e16], 1), side(e8))
         d4 = self.decoder3(torch.cat([d8, e8], 1), side(e4))
         d2 = self.decoder2(torch.cat([d4, e4], 1), side(e2))
-        d1 = self.decoder1(d2, side(x))                                    # (B, w, H, W)
+        d2_skip = torch.cat([d2, e2], 1) if self.stem_skip else d2
+        d1 = self.decoder1(d2_skip, side(x))                               # (B, w, H, W)
         maps = [d1, d2, d4, d8, d16]
         column = self.dropout(hypercolumn(maps))                           # (B, 5w, H, W)
         empty = None

@@ -1,0 +1,76 @@
+"""The article's way in plain fastai, as one of its readers would write it down: a PNG file a tile, three equal channels, the
+random changes one after another, fp32, channels first, eager; two passes for flip TTA, added up in one float64 array.
+
+Where the article's own code is wrong (its flip pass switches the other random changes on, and does not always flip back), this
+is what it means.
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.schedule import Learner
+from fastai.callback.tracker import SaveModelCallback
+from fastai.data.block import DataBlock
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import FuncSplitter, IntToFloatTensor, Normalize, get_image_files
+from fastai.torch_core import TensorBase
+from fastai.vision.augment import Brightness, Flip, Resize, Zoom
+from fastai.vision.core import imagenet_stats
+from fastai.vision.data import ImageBlock, MaskBlock
+from PIL import Image
+from torch import Tensor, nn
+
+from bench.baselines.losses import symmetric_lovasz
+from bench.baselines.metric import meanap_by_histogram
+
+
+def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch.device, **kwargs) -> DataLoaders:
+    """DataLoaders over folder/images and folder/masks; `held_out` ids are for validation.
+
+    kwargs  of fastai's DataLoader: num_workers, which is a process for each core if nothing is said
+    """
+    block = DataBlock(
+        blocks=(ImageBlock, MaskBlock),
+        get_items=get_image_files,
+        get_y=lambda image: folder / "masks" / image.name,
+        splitter=FuncSplitter(lambda image: image.stem in held_out),
+        item_tfms=Resize(size),
+        batch_tfms=[IntToFloatTensor(div_mask=255), Flip(), Brightness(0.1, p=0.25), Zoom(max_zoom=1.1, p=0.25),
+                    Normalize.from_stats(*imagenet_stats)])
+    return block.dataloaders(folder / "images", bs=bs, device=device, **kwargs)
+
+
+def learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
+    """path  where SaveModelCallback keeps the best epoch"""
+    return Learner(dls, model, loss_func=loss, lr=1e-3, wd=1e-7, metrics=[meanapv1], path=path,
+                   cbs=SaveModelCallback(monitor="meanapv1", comp=np.greater))
+
+
+def loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """(B, 1, S, S) logits, (B, S, S) masks"""
+    return symmetric_lovasz(TensorBase(logits)[:, 0], TensorBase(masks).float())
+
+
+def meanapv1(logits: Tensor, masks: Tensor) -> float:
+    """At the network's size, not at Kaggle's 101 px."""
+    return meanap_by_histogram((logits[:, 0] > 0).cpu().numpy(), masks.cpu().numpy() > 0)
+
+
+def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
+    """(N, 101, 101) probabilities of a network's two passes over N PNG files."""
+    tiles = learn.dls.test_dl(files)
+    logits = np.zeros((len(files), size, size))
+    with learn.no_bar():
+        plain, _ = learn.get_preds(dl=tiles)
+        logits += plain[:, 0].numpy()
+        mirrored, _ = learn.get_preds(dl=tiles, cbs=Mirror())
+        logits += mirrored[:, 0].flip(-1).numpy()
+    probs = 1 / (1 + np.exp(-logits / 2))
+    return np.stack([np.asarray(Image.fromarray(p.astype(np.float32)).resize((101, 101), Image.Resampling.BILINEAR))
+                     for p in probs])
+
+
+class Mirror(Callback):
+    def before_batch(self):
+        self.learn.xb = (self.xb[0].flip(-1),)

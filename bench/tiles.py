@@ -1,0 +1,54 @@
+"""The tiles that the benches work on: Kaggle's where SALT_TILES names their folder, generated ones elsewhere."""
+import atexit
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.salt.tiles import competition, files
+from pipeline.salt.tiles.sample import make_sample
+
+GENERATED = 1200
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """folder  images/<id>.png and masks/<id>.png, as in train.zip;  kind  "real" | "generated"
+    images  (N, 101, 101) uint8, masks (N, 101, 101) bool, ids: the same files decoded, by id
+    """
+
+    folder: Path
+    kind: str
+    images: np.ndarray
+    masks: np.ndarray
+    ids: list[str]
+
+    def pngs(self, count: int) -> list[Path]:
+        """So many of the images' files, from the start again where there are not enough."""
+        return [self.folder / "images" / f"{self.ids[i % len(self.ids)]}.png" for i in range(count)]
+
+    def arrays(self, count: int) -> np.ndarray:
+        """The same images decoded: (count, 101, 101) uint8."""
+        return self.images[np.arange(count) % len(self.ids)]
+
+
+@cache
+def tiles() -> Tiles:
+    """Unpacked into a temporary folder once a process, and gone with it."""
+    work = Path(tempfile.mkdtemp(prefix="bench-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    if "SALT_TILES" in os.environ:
+        kind, where = "real", Path(os.environ["SALT_TILES"])
+    else:
+        kind, where = "generated", work / "sample"
+        make_sample(where, GENERATED, 1, seed=0)
+    folder = files.source(where, "train")
+    if folder.suffix == ".zip":
+        shutil.unpack_archive(folder, work / "train")
+        folder = work / "train"
+    read = competition.read(where)
+    return Tiles(folder, kind, read.images, read.masks, read.tiles["id"].tolist()[:len(read.images)])

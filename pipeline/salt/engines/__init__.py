@@ -1,0 +1,24 @@
+"""Who trains the folds: this process, one process per GPU, or a Ray cluster.
+
+A job is the command line that does one fold, all its sizes in order. Jobs wait for nothing of each other, and all they
+make lies below --out; only strings go to a worker, and only a sentence comes back. An engine is called with the stage's
+module, the job of each fold, and how many may run at once (None: as many as there are GPUs).
+"""
+
+from collections.abc import Callable
+
+from pipeline.salt.engines.cluster import on_ray
+from pipeline.salt.engines.local import in_processes, visible_gpus
+from pipeline.salt.engines.ranks import ranks
+from pipeline.salt.errors import InputError
+
+ENGINES: dict[str, Callable[[str, dict[int, list[str]], int | None], None]] = {"local": in_processes, "ray": on_ray}
+
+
+def runs_here(engine: str, workers: int | None, jobs: int) -> bool:
+    """Whether this process is to do the jobs itself, one after the other."""
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: it is how many folds are trained at once, 1 or more")
+    if ranks() > 1 or jobs == 0:
+        return True
+    return engine == "local" and (jobs == 1 or (workers or len(visible_gpus())) <= 1)

@@ -1,0 +1,70 @@
+"""Folds on a Ray cluster, https://docs.ray.io."""
+
+import importlib
+import math
+import os
+
+from pipeline.salt.artifacts import CODE
+from pipeline.salt.errors import InputError
+
+RETRIES = 3     # times a fold is given to another worker when its own is lost
+
+
+def on_ray(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
+    """Each fold is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
+
+    The code goes along; --out must be a folder that every node sees. A fold whose worker is lost goes on with another
+    one, from its last saved epoch. A job that fails ends them all and is an InputError.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")            # Ray takes the same epoch of two folds for one line
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")   # nothing is sent to Ray's makers
+    try:
+        import ray
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+    except ImportError as e:
+        raise InputError("--engine ray needs Ray: pip install 'salt-segmentation[cluster]', or from the clone "
+                         "pip install -e '.[cluster]'") from e
+
+    with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level="WARNING"):
+        workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
+        print(f"engine   Ray, {workers} tasks at once with {needs} each: folds {', '.join(map(str, jobs))}", flush=True)
+        # max_calls: a process for each fold, because an idle one would keep its memory on the GPU.
+        task = ray.remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
+        waiting, running = list(jobs), {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                fold = waiting.pop(0)
+                running[task.remote(stage, jobs[fold])] = fold
+            done = ray.wait([*running])[0][0]
+            fold = running.pop(done)
+            try:
+                error = ray.get(done)
+            except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as e:
+                raise InputError(f"fold {fold}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
+                                 "Ray's logs, and run the same command again to go on") from e
+            if error:
+                raise InputError(error)
+
+
+def run_job(stage: str, job: list[str]) -> str:
+    """The stage in this process, which is a worker's; the sentence of its InputError, '' if all went well."""
+    try:
+        importlib.import_module(stage).main(job)
+    except InputError as e:
+        return str(e)
+    return ""
+
+
+def share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dict[str, float]]:
+    """(jobs at once, what Ray keeps for each): a GPU, or where there is none a node's CPUs; a part of it for more jobs.
+
+    nodes  what each has: {"CPU": 16, "GPU": 2}
+    """
+    nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    places = gpus or max(1, len(nodes))
+    workers = workers or places
+    together = math.ceil(workers / places)
+    if gpus:
+        return workers, {"num_gpus": 1 / together}
+    return workers, {"num_cpus": max(1, min((int(node["CPU"]) for node in nodes), default=1) // together)}

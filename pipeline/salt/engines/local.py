@@ -1,0 +1,116 @@
+"""Folds in processes of this machine: one per GPU, or so many as are asked for."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from threading import Thread
+
+from pipeline.salt.artifacts import CODE
+from pipeline.salt.errors import InputError
+
+GRACE = 20.0    # seconds a worker has to clean up before it is killed
+
+
+def in_processes(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
+    """`python -m <stage> <job>` for each fold; worker i has GPU i mod their number, the CPU's threads are shared out.
+
+    The first job that fails stops the others and is an InputError; run again, they go on from what they have saved.
+    """
+    gpus = visible_gpus()
+    workers = min(workers or len(gpus) or 1, len(jobs))
+    where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
+    print(f"engine   {workers} processes on {where}: folds {', '.join(map(str, jobs))}", flush=True)
+    waiting, running = list(jobs), {}
+    with _terminating_like_ctrl_c():
+        try:
+            while waiting or running:
+                for i in range(workers):
+                    if i not in running and waiting:
+                        fold = waiting.pop(0)
+                        gpu = gpus[i % len(gpus)] if gpus else None
+                        running[i] = _Worker(f"fold {fold}", [stage, *jobs[fold]], _environment(gpu, workers))
+                running = {i: worker for i, worker in running.items() if worker.is_working()}
+                time.sleep(0.05)
+        finally:
+            for worker in running.values():
+                worker.stop()
+            for worker in running.values():
+                worker.wait()
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; asked of the driver, because importing torch takes seconds."""
+    try:
+        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+            return []
+    except OSError:
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(count.value)])[:count.value]
+
+
+class _Worker:
+    """A child process. It writes to a pipe of ours, so that it does not outlive this process by more than an epoch."""
+
+    def __init__(self, title: str, command: list[str], environment: dict[str, str]):
+        self.title, self.error = title, ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", start_new_session=True)      # Ctrl-C reaches us alone, and we pass it on once
+        self.echo = Thread(target=self._echo, daemon=True)
+        self.echo.start()
+
+    def is_working(self) -> bool:
+        """False when it has done its job; InputError when it could not."""
+        if self.process.poll() is None:
+            return True
+        self.wait()
+        if status := self.process.returncode:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
+            raise InputError(self.error or f"{self.title}: its process {how}; the same command goes on from there")
+        return False
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.echo.join()
+
+    def _echo(self) -> None:
+        """Print whole lines, but for the sentence of an InputError, which this process will end with itself."""
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.startswith("error: "):
+                    self.error = line.removeprefix("error: ").strip()
+                else:
+                    print(line, end="", flush=True)
+
+
+def _environment(gpu: str | None, workers: int) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    path = os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
+    ours = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    return {"OMP_NUM_THREADS": str(max(1, cores // workers))} | os.environ | ours
+
+
+@contextlib.contextmanager
+def _terminating_like_ctrl_c() -> Iterator[None]:
+    """Inside it SIGTERM is a KeyboardInterrupt: a scheduler that ends this process leaves no children behind."""
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,215 @@
+"""Predictions: flips undone before averaging, networks averaged as logits, NaN where nobody looked, flat memory."""
+import errno
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.salt import artifacts
+from pipeline.salt.errors import InputError
+from pipeline.salt.inference import flip_tta, predict_to_file, probabilities, tile_logits
+from pipeline.salt.tiles.geometry import to_network, to_square, to_tile
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
+
+
+class Network(nn.Module):
+    """Any function of (B, 3, S, S) as a network; counts how it is called."""
+
+    def __init__(self, function, mean=MEAN, std=STD):
+        super().__init__()
+        self.function, self.encoder, self.shapes = function, SimpleNamespace(mean=mean, std=std), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled() and not self.training
+        self.shapes.append(tuple(x.shape))
+        return self.function(x)
+
+
+def pointwise(a: float = 2.0, b: float = 0.1):
+    """Equivariant to every flip."""
+    return lambda x: a * x[:, :1] - x[:, 1:2] * x[:, 2:] + b
+
+
+def leaning(x: Tensor) -> Tensor:
+    """Sees a pixel and the one to its left: not equivariant."""
+    return 3 * x[:, :1] - 2 * x[:, 1:2].roll(1, dims=-1) + torch.linspace(-1, 1, x.shape[-1])
+
+
+def tiles(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 101, 101), dtype=np.uint8)
+
+
+def predict(path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False) -> np.ndarray:
+    predict_to_file(path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32", device=CPU)
+    return np.load(path)
+
+
+def by_hand(images: np.ndarray, function) -> np.ndarray:
+    """Logits (N, 101, 101) float64 of a pointwise function at 101 px, by numpy."""
+    grey = images[:, None].astype(float) / 255
+    x = (grey - np.array(MEAN).reshape(1, 3, 1, 1)) / np.array(STD).reshape(1, 3, 1, 1)
+    return function(x)[:, 0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 99))
+def test_flips_do_not_change_an_equivariant_network(n, side, seed):
+    images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(flip_tta(pointwise(), images), pointwise()(images))
+    symmetric = nn.Conv2d(3, 1, 3, padding=1)
+    with torch.no_grad():
+        symmetric.weight.copy_((symmetric.weight + symmetric.weight.flip(-1)) / 2)
+        torch.testing.assert_close(flip_tta(symmetric, images), symmetric(images), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5), st.integers(2, 12), st.integers(0, 99))
+def test_flips_give_the_mean_of_both_views_otherwise(n, side, seed):
+    images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    flipped_back = torch.flip(leaning(torch.flip(images, (3,))), (3,))
+    torch.testing.assert_close(flip_tta(leaning, images), (leaning(images) + flipped_back) / 2)
+    # so that the result is equivariant, whatever the network
+    torch.testing.assert_close(flip_tta(leaning, images.flip(-1)), flip_tta(leaning, images).flip(-1))
+
+
+def test_both_views_go_in_one_batch_and_never_upside_down():
+    calls = []
+
+    def spy(x: Tensor) -> Tensor:
+        calls.append(x)
+        return x[:, :1]
+
+    images = torch.randn(3, 3, 8, 8)
+    flip_tta(spy, images)
+    assert len(calls) == 1 and torch.equal(calls[0], torch.cat([images, images.flip(-1)]))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_one_network_at_its_own_size_is_numpys_arithmetic(tmp_path, flip):
+    images = tiles(7)
+    found = predict(tmp_path / "p.npy", images, [(Network(pointwise()), np.arange(7))], flip=flip)
+    assert found.dtype == np.float16 and found.shape == (7, 101, 101)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-by_hand(images, pointwise()))), atol=6e-4)      # float16 near 1: 5e-4
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_at_another_size_it_is_there_and_back(tmp_path, size):
+    images = tiles(3)
+    found = predict(tmp_path / "p.npy", images, [(Network(leaning), np.arange(3))], size=size, flip=True)
+    square = to_network(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
+    expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2)[:, 0].sigmoid()
+    np.testing.assert_allclose(found, expected.numpy(), atol=6e-4)
+
+
+def test_networks_are_averaged_as_logits_each_over_its_own_tiles(tmp_path):
+    images = tiles(6)
+    functions = [pointwise(2.0, 0.5), pointwise(-4.0, 0.1), pointwise(1.0, -3.0)]
+    rows = [np.array([0, 1, 2, 3]), np.array([3, 1]), np.array([1, 4])]
+    found = predict(tmp_path / "p.npy", images, [(Network(f), r) for f, r in zip(functions, rows, strict=True)])
+    for tile, of in {0: [0], 1: [0, 1, 2], 2: [0], 3: [0, 1], 4: [2]}.items():
+        logit = np.mean([by_hand(images[[tile]], functions[k])[0] for k in of], axis=0)
+        np.testing.assert_allclose(found[tile], 1 / (1 + np.exp(-logit)), atol=6e-4)
+    assert np.isnan(found[5]).all(), "a tile that nobody predicted"
+
+
+def test_each_network_has_its_own_normalisation(tmp_path):
+    images = tiles(2)
+    half = Network(pointwise(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    found = predict(tmp_path / "p.npy", images, [(half, np.arange(2))])
+    x = images[:, None].repeat(3, 1) / 127.5 - 1
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-pointwise()(x)[:, 0])), atol=6e-4)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 20))
+def test_the_size_of_a_batch_does_not_matter(tmp_path_factory, batch):
+    folder, images = tmp_path_factory.mktemp("batch"), tiles(7)
+    order = np.array([6, 0, 3, 1, 2, 5, 4])
+    network = Network(leaning)
+    found = predict(folder / "a.npy", images, [(network, order)], batch=batch, flip=True)
+    assert np.array_equal(found, predict(folder / "b.npy", images, [(Network(leaning), np.arange(7))], batch=7, flip=True))
+    assert sum(shape[0] for shape in network.shapes) == 14 and max(shape[0] for shape in network.shapes) <= 2 * batch
+
+
+def test_networks_are_asked_for_one_at_a_time(tmp_path):
+    alive, most = [], []
+
+    def jobs():
+        for _ in range(3):
+            network = Network(pointwise())
+            alive.append(network)
+            most.append(sum(bool(n.shapes) for n in alive))
+            yield network, np.arange(4)
+    predict(tmp_path / "p.npy", tiles(4), jobs())
+    assert most == [0, 1, 2], "each is used up before the next is loaded"
+
+
+def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
+    logits = np.array([-100, -1e-3, 0, 1e-3, 20, 100], np.float32)
+    found = probabilities(logits)
+    assert found.dtype == np.float16 and found[2] == 0.5 and found[0] == 0 and found[-1] == 1
+    assert (np.diff(found) >= 0).all()
+
+
+def test_what_is_yielded_is_rows_and_float32_logits():
+    chunks = list(tile_logits(Network(pointwise()), tiles(5), np.array([4, 2, 0]), size=32, batch=2, stats=(MEAN, STD), flip=False,
+                              precision="bf16", device=CPU))
+    assert [c[0].tolist() for c in chunks] == [[4, 2], [0]]
+    assert all(c[1].dtype == np.float32 and c[1].shape[1:] == (101, 101) for c in chunks)
+
+
+def test_no_tiles_at_all(tmp_path):
+    assert predict(tmp_path / "p.npy", tiles(0), [(Network(pointwise()), np.arange(0))]).shape == (0, 101, 101)
+
+
+def test_nothing_but_the_result_is_left(tmp_path):
+    predict(tmp_path / "p.npy", tiles(3), [(Network(pointwise()), np.arange(3))])
+    assert [p.name for p in tmp_path.iterdir()] == ["p.npy"]
+
+
+def test_a_full_disk_is_said_before_the_first_network_is_asked(tmp_path, monkeypatch):
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    network = Network(pointwise())
+    monkeypatch.setattr(artifacts, "reserve", full)
+    with pytest.raises(InputError, match="no space left to write .*oof.npy"):
+        artifacts.publish(tmp_path / "oof.npy", artifacts.Origin({}, {}), lambda tmp: predict(tmp, tiles(3), [(network, np.arange(3))]))
+    assert list(tmp_path.iterdir()) == [] and network.shapes == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of its own is told apart from mapped files on Linux only")
+def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path):
+    def peak(n: int) -> float:
+        """MiB of anonymous memory at most while n tiles of a file are predicted."""
+        images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (n, 101, 101))
+        seen, done = [anonymous()], threading.Event()
+
+        def watch() -> None:
+            while not done.is_set():
+                seen.append(anonymous())
+                time.sleep(0.002)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            predict(tmp_path / "p.npy", images, [(Network(pointwise()), np.arange(n))], size=32, batch=128)
+        finally:
+            done.set()
+            watcher.join()
+        return max(seen) - seen[0]
+
+    def anonymous() -> float:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    peak(256)       # what torch sets up once
+    # 2,000 tiles more: 78 MiB of float32 logits, 39 of float16, were they held in memory
+    assert peak(2600) - peak(600) < 30

@@ -1,105 +1,219 @@
-"""Training steps of UnetResNext50: the product's Learner against the article's, against another library, and switch by switch.
+"""Training steps of UnetResNext50: the product's against the article's, another library's, and with one switch turned.
 
     python -m bench.train_step
 
-`ways` holds what the product does not do, or need not do: a row above 1x is a switch worth turning.
+A row that begins with "switch" has the product's way, in a bare loop of torch, on its right: above 1x the switch pays.
 """
+import contextlib
+import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import bare_loop
+from bench.bare_loop import Steps, Way
 from bench.baselines import article
 from bench.harness import Result, blobs, compare
 from pipeline.salt.config import Stage, Train
-from pipeline.salt.device import autocast, peak_memory, pick_device, resolve_precision
+from pipeline.salt.device import pick_device, resolve_precision
 from pipeline.salt.learner import build_learner
-from pipeline.salt.losses import symmetric_lovasz
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
-
-Steps = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Size:
-    shapes: tuple[tuple[int, int], ...]     # px, tiles a batch; the first one is for the switches and the other library
-    steps: int                              # in a measurement
+    shapes: tuple[tuple[int, int], ...]     # px, tiles; the first of them for all but the article
+    steps: int                              # in one measurement
     repeats: int
-    together: tuple[int, ...] = ()          # folds on one GPU at once
+    folds: tuple[int, ...] = ()             # so many on the GPU at once; the first number is what the others are held against
     encoder: str = "se_resnext50_32x4d"
-    width: int = 32
 
 
-SIZES = {"cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5, together=(1, 2, 4)),
-         "cpu": Size(shapes=((128, 8), (224, 4)), steps=1, repeats=3)}
+SIZES = {"cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5, folds=(1, 2, 4)),
+         "cpu": Size(shapes=((128, 4), (224, 2)), steps=1, repeats=3)}
+
+SWITCHES = {
+    "our Learner, not a bare loop": None,
+    "fp32": Way(precision="fp32"),
+    "fp32 without TF32": Way(precision="fp32", tf32=False),
+    "channels first": Way(channels_last=False),
+    "optimizer not fused": Way(fused=False),
+    "cuDNN tuned": Way(tuned=True),
+    "torch.compile": Way(compiled="default"),
+    "torch.compile, reduce-overhead": Way(compiled="reduce-overhead"),
+    "CUDA graph": Way(graph=True),
+    "CUDA graph, cuDNN tuned": Way(graph=True, tuned=True),
+}
+ON_A_CPU = ("our Learner, not a bare loop", "fp32", "channels first", "optimizer not fused")
 
 
 class Switched(Result):
-    first: float            # s, the first measurement of `ours`: compiling and capturing are in it
-    per_second: float       # steps of `ours`
-    memory: float           # GiB, peak on the GPU; of the process on a CPU
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a bare loop of torch takes a step."""
-
-    precision: str                  # fp32 | bf16 | fp16
-    channels_last: bool = True
-    fused: bool = True              # the optimizer is one kernel
-    tf32: bool = True               # fp32 convolutions with a mantissa of 10 bits; torch's default
-    tuned: bool = False             # cuDNN tries its algorithms and keeps the fastest
-    compiled: str | None = None     # mode of torch.compile
-    graph: bool = False             # the whole step recorded once as a CUDA graph, then replayed
+    first: float            # s, until the first measurement was done: compiling and recording are in it
+    per_second: float       # steps
 
 
 def run(device: torch.device, size: Size | None = None) -> list[Result]:
     size = size or SIZES[device.type]
-    return [*(against_article(device, size, *shape) for shape in size.shapes), *against_smp(device, size),
-            *switches(device, size), *folds_at_once(device, size)]
+    against = [against_article(device, size, *shape) for shape in size.shapes]
+    return against + against_smp(device, size) + switches(device, size) + folds_at_once(device, size)
 
 
-def against_article(device: torch.device, size: Size, px: int, batch: int) -> Result:
-    x, masks = tiles(px, batch, device)
-    theirs = article.learner(Batches.loaders(x.contiguous(), masks[:, 0].long(), size.steps), network(size), Path())
-    theirs.remove_cb(SaveModelCallback)
-    return compare(f"{size.steps} training steps, {px} px, {batch} tiles; theirs: fp32, channels first, fastai's own",
-                   product_steps(device, size, px, batch), one_epoch(theirs), size.repeats, device)
+def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
+    x, masks = batch(px, tiles, device)
+    return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own",
+                   product_steps(network(size), x, masks, size.steps), article_steps(network(size), x, masks, size.steps),
+                   size.repeats, device)
 
 
 def against_smp(device: torch.device, size: Size) -> list[Result]:
-    """The same step, in seconds for each GFLOP that the two networks need: 1 / (tiles a second and GFLOP a tile)."""
+    """In seconds for each GFLOP of a network: 1 / (tiles a second and GFLOP a tile). The other one in a bare loop."""
     try:
         from segmentation_models_pytorch import Unet
     except ModuleNotFoundError:
-        print("against segmentation_models_pytorch: not installed, skipped; pip install segmentation-models-pytorch")
+        print("segmentation_models_pytorch is not installed: the step is not measured against its Unet "
+              "(pip install segmentation-models-pytorch)")
         return []
-    (px, batch), _ = size.shapes[0], None
-    unet = Unet("se_resnext50_32x4d" if size.encoder == "se_resnext50_32x4d" else f"tu-{size.encoder}", encoder_weights=None)
-    ours, theirs = (size.steps * batch * gflop(model, px) for model in (network(size), unet))
-    result = compare(f"{size.steps} training steps, {px} px, {batch} tiles; theirs: segmentation_models_pytorch's Unet, AMP, "
-                     f"channels last, {theirs / ours:.0%} of our GFLOP", product_steps(device, size, px, batch),
-                     bare_steps(unet, default_way(device), px, batch, size.steps, device), size.repeats, device)
-    return [Result(**{**result, "name": f"a GFLOP of those steps; {result['name'].partition('; ')[2]}", "ours": result["ours"] / ours,
-                      "theirs": result["theirs"] / theirs, "ratio": result["ratio"] * ours / theirs})]
+    (px, tiles), model = size.shapes[0], network(size)
+    known = size.encoder == "se_resnext50_32x4d"
+    unet = Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
+    x, masks = batch(px, tiles, device)
+    ours, theirs = (gflop(m, px) * tiles * size.steps for m in (model, unet))
+    found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, {theirs / ours:.0%} of our GFLOP",
+                    product_steps(model, x, masks, size.steps), bare_loop.steps(unet, Way(), x, masks, size.steps),
+                    size.repeats, device)
+    name = f"one GFLOP of {said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, AMP, channels last"
+    return [found | {"name": name, "ours": found["ours"] / ours, "theirs": found["theirs"] / theirs,
+                     "ratio": found["ratio"] * ours / theirs}]
 
 
-def switches(device: torch.device, size: Size) -> list[Switched]:
-    """Each way against the bare loop that does as the product does; one that this machine cannot go is said and left out."""
-    px, batch = size.shapes[0]
-    usual = default_way(device)
-    results = []
-    for title, way in ways(device):
-        with _left_out(title, results), set_up(way):
-            before = bare_steps(network(size), usual, px, batch, size.steps, device)
-            after = product_steps(device, size, px, batch) if way is None else bare_steps(network(size), way, px, batch, size.steps, device)
-            results.append(measured(f"switch: {title}", after, before, size, device))
-    return results
+def switches(device: torch.device, size: Size) -> list[Result]:
+    px, tiles = size.shapes[0]
+    x, masks = batch(px, tiles, device)
+    found: list[Result] = []
+    for title, way in SWITCHES.items():
+        if device.type == "cpu" and title not in ON_A_CPU or way and same_here(way, Way(), device):
+            continue
+        with left_out_if_it_fails(title):
+            usual = bare_loop.steps(network(size), Way(), x, masks, size.steps)
+            other = (product_steps(network(size), x, masks, size.steps) if way is None else
+                     bare_loop.steps(network(size), way, x, masks, size.steps))
+            start = time.perf_counter()
+            other()
+            bare_loop.wait(device)
+            first = time.perf_counter() - start
+            result = compare(f"switch: {title}; {said(size, px, tiles)}", other, usual, size.repeats, device)
+            found.append(Switched(**result, first=first, per_second=size.steps / result["ours"]))
+            print(f"    {found[-1]['per_second']:.2f} steps/s; the first {size.steps} took {first:.1f} s")
+    return found
+
+
+def folds_at_once(device: torch.device, size: Size) -> list[Result]:
+    """Steps of one fold, its share of the time in which several folds take as many; alone on the right.
+
+    In a process each, and in one process as CUDA graphs on streams of their own.
+    """
+    px, tiles = size.shapes[0]
+    found: list[Result] = []
+    alone = None
+    for n in size.folds:
+        with left_out_if_it_fails(f"{n} processes"):
+            ours = bare_loop.in_processes(n, bare_steps, size, px, tiles, device, repeats=size.repeats) / n
+            alone = alone or ours
+            name = f"switch: {n} folds at once, a process each; {said(size, px, tiles)}"
+            found.append(Switched(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
+                                  ratio=alone / ours, load=0.0, first=0.0, per_second=size.steps / ours))
+            print(f"{name}: {found[-1]['per_second']:.2f} steps/s of all together, {alone / ours:.2f}x")
+    for n in size.folds if device.type == "cuda" else ():
+        with left_out_if_it_fails(f"{n} graphs"):
+            several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
+            found.append(compare(f"switch: {n} folds as CUDA graphs in one process, all their steps; {said(size, px, tiles)}, one fold",
+                                 bare_loop.on_streams(several), bare_steps(size, px, tiles, device), size.repeats, device))
+    return found
+
+
+def bare_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way = Way()) -> Steps:
+    return bare_loop.steps(network(size), way, *batch(px, tiles, device), size.steps)
+
+
+def product_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int, precision: str = "auto") -> Steps:
+    x = x.contiguous(memory_format=torch.channels_last)
+    stage = Stage(size=x.shape[-1], batch=len(x), epochs=1, lr=1e-3)
+    train = Train(stages=(stage,), precision=precision)
+    return epoch_of(build_learner(model, loaders([(x, masks)] * count, x.device), stage, train, []))
+
+
+def article_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int) -> Steps:
+    learn = article.learner(loaders([(x.contiguous(), masks[:, 0].long())] * count, x.device), model, Path())
+    learn.model.to(x.device)
+    learn.remove_cb(SaveModelCallback)
+    return epoch_of(learn)
+
+
+def epoch_of(learn: Learner) -> Steps:
+    def fit() -> None:
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+    return fit
+
+
+class Batches(list):
+    """Batches that are there already, as a loader of fastai's."""
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+
+def loaders(batches: list, device: torch.device) -> DataLoaders:
+    return DataLoaders(Batches(batches), Batches(), device=device)
+
+
+def batch(px: int, tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (tiles, 3, px, px) of noise, masks (tiles, 1, px, px) of {0, 1}, on the device."""
+    x = torch.randn(tiles, 3, px, px, generator=torch.Generator().manual_seed(0))
+    return x.to(device), blobs(tiles, px, device)[:, None].float()
+
+
+def network(size: Size) -> nn.Module:
+    return UnetResNext50(size.encoder)
+
+
+def gflop(model: nn.Module, px: int) -> float:
+    """Of a training step for one tile: forward and backward, two for each multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        model.train()(torch.zeros(2, 3, px, px)).sum().backward()
+    model.zero_grad()
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def same_here(way: Way, other: Way, device: torch.device) -> bool:
+    """Whether two ways differ in nothing but a name for the same number format."""
+    one, two = (vars(w) | {"precision": resolve_precision(w.precision, device)} for w in (way, other))
+    return one == two
+
+
+def said(size: Size, px: int, tiles: int) -> str:
+    return f"{size.steps} training step{'s' * (size.steps > 1)} of {tiles} tiles at {px} px"
+
+
+@contextlib.contextmanager
+def left_out_if_it_fails(title: str) -> Iterator[None]:
+    """What a machine cannot do must not cost it the other numbers."""
+    try:
+        yield
+    except Exception as e:
+        print(f"switch: {title}: left out, {type(e).__name__}: {str(e).partition(chr(10))[0]}")
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    run(pick_device())

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.why})")
     origin = lineage.cache(run)
     tiles_csv = run.files.cache("tiles.csv")
-    if artifacts.is_fresh(tiles_csv, origin) and not run.force:
+    if all(artifacts.is_fresh(run.files.cache(name), origin) for name in cache.NAMES) and not run.force:
         artifacts.say_fresh(tiles_csv)
         return
     folder = run.data
@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
               "&& unzip data/tgs-salt-identification-challenge.zip -d data/")
         numbers = run.profile.sample
         from pipeline.salt.tiles import sample
-        sample.make_sample(folder, numbers.train, numbers.test, numbers.seed)
+        with artifacts.writing(folder):
+            sample.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     tiles = competition.read(folder)
     for note in tiles.notes:
         print(f"note     {note}")

@@ -54,7 +54,9 @@ def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
 
 
 def is_trained(run: Run, fold: int, size: int | str) -> bool:
-    return artifacts.is_fresh(run.files.history(fold, size), lineage.checkpoint(run, fold, size))
+    origin, files = lineage.checkpoint(run, fold, size), run.files
+    made = (files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size))
+    return all(artifacts.is_fresh(path, origin) for path in made)
 
 
 def job(run: Run, args: argparse.Namespace, fold: int) -> list[str]:
@@ -68,7 +70,7 @@ def job(run: Run, args: argparse.Namespace, fold: int) -> list[str]:
 def train_fold(run: Run, fold: int, size: int | str) -> None:
     origin = lineage.checkpoint(run, fold, size)
     best, last, history = (run.files.checkpoint(fold, size), run.files.checkpoint(fold, size, "last"), run.files.history(fold, size))
-    if artifacts.is_fresh(history, origin) and not run.force:
+    if is_trained(run, fold, size) and not run.force:
         artifacts.say_fresh(best)
         return
     if told := artifacts.differences(history, origin):

@@ -1,7 +1,8 @@
 """What several test files share: little competitions, the environment, the folders of real tiles and weights."""
+
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # before torch: threads cost more than they give on tiny inputs
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads cost more than they give on tiny inputs
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import shutil  # noqa: E402
@@ -14,12 +15,11 @@ import pytest  # noqa: E402
 from pipeline.salt.tiles.cache import Cache  # noqa: E402
 from pipeline.salt.tiles.sample import make_sample  # noqa: E402
 
-
 LIBRARIES = ["`torch.jit.script.*` is deprecated", "The 'mode.chained_assignment' option is deprecated"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for words in LIBRARIES:     # what fastai and timm make Python say when they are imported: nothing to be done here
+    for words in LIBRARIES:  # what fastai and timm make Python say when they are imported: nothing to be done here
         config.addinivalue_line("filterwarnings", f"ignore:{words}")
 
 
@@ -46,10 +46,17 @@ def drawn() -> Cache:
         if i % 4:
             top, left = rng.integers(0, 60, 2)
             height, width = rng.integers(20, 60, 2)
-            masks[i, top:top + height, left:left + width] = True
+            masks[i, top : top + height, left : left + width] = True
     images[masks] += 100
-    tiles = pd.DataFrame({"id": [f"{i:04}" for i in range(41)], "split": ["train"] * 36 + ["test"] * 5, "z": range(100, 141),
-                          "coverage": [*masks[:36].mean((1, 2)), *[np.nan] * 5], "black": False})
+    tiles = pd.DataFrame(
+        {
+            "id": [f"{i:04}" for i in range(41)],
+            "split": ["train"] * 36 + ["test"] * 5,
+            "z": range(100, 141),
+            "coverage": [*masks[:36].mean((1, 2)), *[np.nan] * 5],
+            "black": False,
+        }
+    )
     return Cache(images[:36], masks[:36], images[36:], tiles, masks[36:])
 
 

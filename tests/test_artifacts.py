@@ -1,4 +1,5 @@
 """A stale artifact never looks fresh, and a half-written one is never there."""
+
 import errno
 import json
 import os
@@ -30,6 +31,7 @@ def dies(error: BaseException, after: str = "half"):
     def write(tmp: Path) -> None:
         tmp.write_text(after)
         raise error
+
     return write
 
 
@@ -39,7 +41,9 @@ def test_what_is_published_is_there_with_its_notes(tmp_path):
     np.testing.assert_array_equal(np.load(path), np.arange(3))
     assert names(path.parent) == ["x.npy", "x.npy.json"]
     notes = json.loads(path.with_name("x.npy.json").read_text())
-    assert notes["key"] == ONE.key() and notes["score"] == 0.5 and notes["settings"] == {"lr": 1} and notes["inputs"] == {}
+    assert (
+        notes["key"] == ONE.key() and notes["score"] == 0.5 and notes["settings"] == {"lr": 1} and notes["inputs"] == {}
+    )
     assert {"python", "torch", "fastai"} <= set(notes["versions"]) and notes["host"] and notes["code"] and notes["made"]
     assert is_fresh(path, ONE) and not is_fresh(path, TWO)
 
@@ -88,15 +92,19 @@ def test_a_process_killed_while_it_writes_leaves_the_old_artifact(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         publish(Path({str(path)!r}), Origin({{"lr": 2}}, {{}}), write)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=Path(__file__).parents[1])
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=Path(__file__).parents[1], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert path.read_text() == "old" and is_fresh(path, ONE)
 
 
-@pytest.mark.parametrize("error", [
-    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
-    RuntimeError("I/O error: No space left on device (os error 28)"),       # safetensors
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("I/O error: No space left on device (os error 28)"),  # safetensors
+    ],
+)
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, error):
     publish(tmp_path / "x.txt", ONE, text("old"))
     with pytest.raises(InputError, match=r"no space left to write .*x\.txt; .*--out"):
@@ -111,6 +119,7 @@ def test_a_full_disk_behind_another_error_is_found(tmp_path):
             raise OSError(errno.ENOSPC, "full")
         except OSError:
             raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904  torch.save says this, and no more
+
     with pytest.raises(InputError, match="no space left"):
         replace_file(tmp_path / "x.pt", write)
 
@@ -198,23 +207,41 @@ def test_differences_are_said_by_name(tmp_path):
     path = tmp_path / "x.txt"
     publish(path, Origin({"train": {"lr": 1, "wd": 0, "old": 1}, "fold": 0}, {"a.npy": "1", "b.npy": "1"}), text("a"))
     now = Origin({"train": {"lr": 2, "wd": 0}, "fold": 0, "new": [1]}, {"a.npy": "1", "b.npy": "2", "c.npy": "1"})
-    assert differences(path, now) == ["new unset -> [1]", "train.lr 1 -> 2", "train.old 1 -> unset", "b.npy changed", "c.npy changed"]
+    assert differences(path, now) == [
+        "new unset -> [1]",
+        "train.lr 1 -> 2",
+        "train.old 1 -> unset",
+        "b.npy changed",
+        "c.npy changed",
+    ]
     assert differences(tmp_path / "y.txt", now) == []
 
 
 def test_keys_depend_on_values_and_not_on_order_or_container():
     assert Origin({"a": 1, "b": 2}, {}).key() == Origin({"b": 2, "a": 1}, {}).key()
     assert origin({"stages": (1, 2)}).key() == origin({"stages": [1, 2]}).key()
-    keys = {o.key() for o in [ONE, TWO, Origin({"lr": 1}, {"x": "1"}), Origin({"lr": "1"}, {}), Origin({"lr": 1.5}, {})]}
+    keys = {
+        o.key() for o in [ONE, TWO, Origin({"lr": 1}, {"x": "1"}), Origin({"lr": "1"}, {}), Origin({"lr": 1.5}, {})]
+    }
     assert len(keys) == 5
 
 
 def test_origin_of_something_not_made_names_the_stage_that_makes_it(tmp_path):
     files = Files(tmp_path, "sample", "demo")
-    for path, stage in [(files.cache("images.npy"), "prepare"), (files.cache("tiles.csv"), "prepare"), (files.cache("test.npy"), "prepare"),
-                        (files.folds, "make_folds"), (files.checkpoint(0, 64), "train"), (files.checkpoint(0, 64, "last"), "train"),
-                        (files.oof(), "predict"), (files.result("test.npy"), "predict"), (files.result("submission.csv.gz"), "submit")]:
-        with pytest.raises(InputError, match=rf"{path.name} has not been made yet; run python -m pipeline\.{stage} first"):
+    for path, stage in [
+        (files.cache("images.npy"), "prepare"),
+        (files.cache("tiles.csv"), "prepare"),
+        (files.cache("test.npy"), "prepare"),
+        (files.folds, "make_folds"),
+        (files.checkpoint(0, 64), "train"),
+        (files.checkpoint(0, 64, "last"), "train"),
+        (files.oof(), "predict"),
+        (files.result("test.npy"), "predict"),
+        (files.result("submission.csv.gz"), "submit"),
+    ]:
+        with pytest.raises(
+            InputError, match=rf"{path.name} has not been made yet; run python -m pipeline\.{stage} first"
+        ):
             origin({}, [path])
 
 
@@ -223,7 +250,12 @@ def test_no_two_artifacts_share_a_path(tmp_path):
     paths = [files.cache(n) for n in ("images.npy", "masks.npy", "test.npy", "tiles.csv")] + [files.folds, files.oof()]
     for fold in range(2):
         for size in (64, 96):
-            paths += [files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size), files.resume(fold, size)]
+            paths += [
+                files.checkpoint(fold, size),
+                files.checkpoint(fold, size, "last"),
+                files.history(fold, size),
+                files.resume(fold, size),
+            ]
     paths += [files.result(n) for n in ("test.npy", "submission.csv.gz", "report.html", "scores.json")]
     with_notes = [*paths, *(p.with_name(p.name + ".json") for p in paths)]
     assert len(set(with_notes)) == len(with_notes)

@@ -1,4 +1,5 @@
 """Flip, zoom and brightness against fastai's own, with the same draws; image and mask stay together."""
+
 from math import sqrt
 
 import pytest
@@ -40,7 +41,7 @@ def window(how: Augment, n: int, seed: int = 5) -> Tensor:
         tile = ramp if along_x else ramp.transpose(2, 3).contiguous()
         moved = seeded(tile, torch.zeros_like(tile, dtype=torch.bool), how, seed)[0][:, 0] * 255 / 4 + 0.5
         line = moved[:, SIZE // 2] if along_x else moved[:, :, SIZE // 2]
-        inner = line[:, 8:-8]       # linear: away from the border, where greys repeat
+        inner = line[:, 8:-8]  # linear: away from the border, where greys repeat
         step = (inner[:, -1] - inner[:, 0]) / (inner.shape[1] - 1)
         first = inner[:, 0] - 8.5 * step
         edges.append(torch.stack([first, first + SIZE * step], 1))
@@ -51,7 +52,7 @@ def test_shapes_types_and_ranges():
     images, masks = seeded(*noise(), Augment(flip_p=0.5, brightness_p=1, zoom_p=1, zoom=2))
     assert images.shape == masks.shape == (8, 1, SIZE, SIZE)
     assert images.dtype == masks.dtype == torch.float32
-    assert 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) == {0.0, 1.0}
+    assert images.min() >= 0 and images.max() <= 1 and set(masks.unique().tolist()) == {0.0, 1.0}
 
 
 def test_without_chance_nothing_changes():
@@ -64,7 +65,9 @@ def test_without_chance_nothing_changes():
 def test_a_flip_is_fastais_and_left_right():
     images, masks = noise()
     flipped, flipped_masks = seeded(images, masks, FLIP)
-    assert torch.equal((flipped * 255).round().byte(), images.flip(-1)) and torch.equal(flipped_masks, masks.flip(-1).float())
+    assert torch.equal((flipped * 255).round().byte(), images.flip(-1)) and torch.equal(
+        flipped_masks, masks.flip(-1).float()
+    )
     theirs = Flip(p=1, pad_mode="border")(TensorImage(images / 255), split_idx=0)
     torch.testing.assert_close(flipped, theirs.as_subclass(Tensor), atol=1e-4, rtol=0)
 
@@ -91,20 +94,27 @@ def test_brightness_is_drawn_evenly_and_leaves_black_and_white():
     odds = bright[:, 1] / (1 - bright[:, 1]) * 4
     grey = odds / (1 + odds)
     assert 0.45 - 1e-5 <= grey.min() < 0.451 and 0.549 < grey.max() <= 0.55 + 1e-5
-    assert abs(grey.mean() - 0.5) < 4 * 0.1 / sqrt(12 * n)      # a uniform draw of width 0.1: sd of the mean
+    assert abs(grey.mean() - 0.5) < 4 * 0.1 / sqrt(12 * n)  # a uniform draw of width 0.1: sd of the mean
 
 
 def test_a_zoom_is_fastais():
     images, masks = noise()
     zoomed, zoomed_masks = seeded(images, masks, ZOOM)
     (left, right), (top, bottom) = window(ZOOM, 8).permute(1, 2, 0)
-    torch.testing.assert_close(right - left, bottom - top, atol=0.01, rtol=0)       # one magnification for both axes
+    torch.testing.assert_close(right - left, bottom - top, atol=0.01, rtol=0)  # one magnification for both axes
     scale = (right - left) / SIZE
-    share = [(start / (SIZE * (1 - scale))).tolist() for start in (left, top)]      # fastai's draw_x, draw_y in 0..1
-    zoom = Zoom(p=1, max_zoom=1.5, draw=(1 / scale).tolist(), draw_x=share[0], draw_y=share[1], pad_mode="border",
-                align_corners=False)
+    share = [(start / (SIZE * (1 - scale))).tolist() for start in (left, top)]  # fastai's draw_x, draw_y in 0..1
+    zoom = Zoom(
+        p=1,
+        max_zoom=1.5,
+        draw=(1 / scale).tolist(),
+        draw_x=share[0],
+        draw_y=share[1],
+        pad_mode="border",
+        align_corners=False,
+    )
     theirs = zoom(TensorImage(images / 255), split_idx=0).as_subclass(Tensor)
-    torch.testing.assert_close(zoomed, theirs, atol=0.02, rtol=0)      # the window is known to 0.01 px, noise is steep
+    torch.testing.assert_close(zoomed, theirs, atol=0.02, rtol=0)  # the window is known to 0.01 px, noise is steep
     their_masks = zoom(TensorImage(masks.float()), split_idx=0).as_subclass(Tensor)
     assert (zoomed_masks == (their_masks > 0.5)).float().mean() > 0.99
 
@@ -137,7 +147,7 @@ def test_each_tile_has_its_own_chance_and_each_change_its_share():
     how = Augment(flip_p=0.5, brightness_p=0.25, zoom_p=0.25, zoom=1.3)
     images, _ = seeded(tile.repeat(n, 1, 1, 1), torch.zeros(n, 1, 3, 3, dtype=torch.bool), how)
     flipped = images[:, 0, 1, 0] > images[:, 0, 1, 2]
-    assert abs(flipped.float().mean() - 0.5) < 4 * sqrt(0.25 / n)        # four standard deviations of a share
+    assert abs(flipped.float().mean() - 0.5) < 4 * sqrt(0.25 / n)  # four standard deviations of a share
     alone = {"brightness_p": LIGHT, "zoom_p": ZOOM}
     for name in alone:
         one = Augment(**{"flip_p": 0, "brightness_p": 0, "zoom_p": 0, "zoom": 1.3, name: 0.25})

@@ -1,4 +1,5 @@
 """Weights on disk: bit for bit, with their story, and refused in words where they do not fit."""
+
 import json
 
 import pytest
@@ -21,7 +22,15 @@ def network(width: int = 8):
 def saved(tmp_path):
     torch.manual_seed(0)
     path, model = tmp_path / "64.safetensors", network()
-    checkpoints.save(path, ORIGIN, {k: v.contiguous() for k, v in model.state_dict().items()}, profile="demo", fold=2, epoch=7, score=0.75)
+    checkpoints.save(
+        path,
+        ORIGIN,
+        {k: v.contiguous() for k, v in model.state_dict().items()},
+        profile="demo",
+        fold=2,
+        epoch=7,
+        score=0.75,
+    )
     return path, model
 
 
@@ -52,14 +61,18 @@ def test_the_same_weights_are_the_same_bytes(saved, tmp_path):
         checkpoints.save(other, ORIGIN, weights, profile="demo", fold=2, epoch=7, score=0.75, device="Tesla™ T4")
     assert len({(tmp_path / f"{again}.safetensors").read_bytes() for again in range(4)}) == 1
     with safe_open(tmp_path / "0.safetensors", framework="pt") as f:
-        assert f.metadata()["device"] == "Tesla™ T4" and torch.equal(f.get_tensor("logit.0.0.weight"), weights["logit.0.0.weight"])
+        assert f.metadata()["device"] == "Tesla™ T4" and torch.equal(
+            f.get_tensor("logit.0.0.weight"), weights["logit.0.0.weight"]
+        )
 
 
 def test_weights_of_another_architecture_are_refused_and_change_nothing(saved):
     path, _ = saved
     other = network(width=16)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(InputError, match=r"64\.safetensors holds weights of another architecture than UnetResNext50 .*--encoder"):
+    with pytest.raises(
+        InputError, match=r"64\.safetensors holds weights of another architecture than UnetResNext50 .*--encoder"
+    ):
         checkpoints.load(path, other)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
 
@@ -99,11 +112,14 @@ def test_nothing_is_unpickled(tmp_path):
         checkpoints.load(tmp_path / "64.safetensors", network())
 
 
-@pytest.mark.parametrize("model, words", [
-    (Model(name="unet_resnext5", encoder="test_resnet"), "unet_resnext5"),
-    (Model(encoder="test_resnett"), "test_resnett"),
-    (Model(encoder="test_resnet", options={"widht": 8}), "widht"),
-])
+@pytest.mark.parametrize(
+    "model, words",
+    [
+        (Model(name="unet_resnext5", encoder="test_resnet"), "unet_resnext5"),
+        (Model(encoder="test_resnett"), "test_resnett"),
+        (Model(encoder="test_resnet", options={"widht": 8}), "widht"),
+    ],
+)
 def test_a_network_nobody_knows_is_said(model, words):
     with pytest.raises(InputError, match=words):
         checkpoints.network(model)

@@ -1,4 +1,5 @@
 """Flags that every stage takes, what they come down to, and how a stage ends."""
+
 import warnings
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from pipeline.salt.errors import InputError
 @pytest.fixture
 def parse(tmp_path):
     """parse(*flags) with an --out of its own."""
+
     def parse(*flags: str) -> command.Run:
         return command.parse("doc", ["--out", str(tmp_path / "out"), *flags])[0]
+
     return parse
 
 
@@ -58,17 +61,36 @@ def test_without_out_the_repository_is_written_to(monkeypatch):
 
 
 def test_flags_change_the_profile(parse):
-    run = parse("--data", "sample", "--set", "train.epochs=2", "--set", "run_folds=1", "--model", "unet_resnext50",
-                "--encoder", "resnet18", "--weights", "none", "--force")
+    run = parse(
+        "--data",
+        "sample",
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "run_folds=1",
+        "--model",
+        "unet_resnext50",
+        "--encoder",
+        "resnet18",
+        "--weights",
+        "none",
+        "--force",
+    )
     assert {s.epochs for s in run.profile.train.stages} == {2} and run.folds == (0,) and run.force
-    assert (run.profile.model.name, run.profile.model.encoder, run.profile.model.weights) == ("unet_resnext50", "resnet18", "none")
+    assert (run.profile.model.name, run.profile.model.encoder, run.profile.model.weights) == (
+        "unet_resnext50",
+        "resnet18",
+        "none",
+    )
     assert PROFILES["demo"].model.encoder == "test_resnet"
 
 
 def test_folds_are_named_one_by_one_in_any_order_and_count_once(parse):
     assert parse("--data", "sample", "--fold", "2").folds == (2,)
     assert parse("--data", "sample", "--fold", "2", "--fold", "0", "--fold", "2").folds == (0, 2)
-    assert parse("--data", "sample", "--profile", "cpu", "--fold", "4").folds == (4,), "beyond run_folds, within folds.k"
+    assert parse("--data", "sample", "--profile", "cpu", "--fold", "4").folds == (4,), (
+        "beyond run_folds, within folds.k"
+    )
 
 
 def test_weights_are_a_path(parse, tmp_path):
@@ -77,18 +99,25 @@ def test_weights_are_a_path(parse, tmp_path):
 
 
 def test_a_stage_adds_flags_of_its_own(tmp_path):
-    _, args = command.parse("doc", ["--out", str(tmp_path), "--data", "sample", "--size", "64"], lambda p: p.add_argument("--size", type=int))
+    _, args = command.parse(
+        "doc",
+        ["--out", str(tmp_path), "--data", "sample", "--size", "64"],
+        lambda p: p.add_argument("--size", type=int),
+    )
     assert args.size == 64
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--data", "sample", "--profile", "dmeo"], "no profile is called 'dmeo'; did you mean demo"),
-    (["--data", "sample", "--fold", "3"], "--fold 3: profile demo has folds 0 to 2"),
-    (["--data", "sample", "--fold", "-1"], "--fold -1: profile demo has folds 0 to 2"),
-    (["--data", "sample", "--set", "train.epoch=3"], "did you mean epochs"),
-    (["--data", "sample", "--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
-    (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--data", "sample", "--profile", "dmeo"], "no profile is called 'dmeo'; did you mean demo"),
+        (["--data", "sample", "--fold", "3"], "--fold 3: profile demo has folds 0 to 2"),
+        (["--data", "sample", "--fold", "-1"], "--fold -1: profile demo has folds 0 to 2"),
+        (["--data", "sample", "--set", "train.epoch=3"], "did you mean epochs"),
+        (["--data", "sample", "--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
+        (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
+    ],
+)
 def test_flags_that_cannot_be(parse, flags, words):
     with pytest.raises(InputError) as e:
         parse(*flags)
@@ -107,13 +136,17 @@ def test_an_out_that_is_a_file_is_said(tmp_path):
         command.parse("doc", ["--out", str(tmp_path / "file"), "--data", "sample"])
 
 
-@pytest.mark.parametrize("raised, status", [
-    (InputError("x.npy is missing; run prepare"), "error: x.npy is missing; run prepare"),
-    (KeyboardInterrupt(), "stopped; run the same command again to go on"),
-])
+@pytest.mark.parametrize(
+    "raised, status",
+    [
+        (InputError("x.npy is missing; run prepare"), "error: x.npy is missing; run prepare"),
+        (KeyboardInterrupt(), "stopped; run the same command again to go on"),
+    ],
+)
 def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
     def stage() -> None:
         raise raised
+
     with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
         command.start(stage)
     assert e.value.code == status, "a text makes Python print it to stderr and exit with 1"
@@ -122,6 +155,7 @@ def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
 def test_a_fault_of_the_program_keeps_its_traceback():
     def stage() -> None:
         raise ZeroDivisionError
+
     with warnings.catch_warnings(), pytest.raises(ZeroDivisionError):
         command.start(stage)
 

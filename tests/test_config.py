@@ -1,4 +1,5 @@
 """Profiles and --set: every path form, every refusal in one sentence that names the value and the rule."""
+
 from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
@@ -15,9 +16,8 @@ def leaves(tree: dict, prefix: str = "") -> dict:
     """'train.stages.0.lr' -> value."""
     flat = {}
     for key, value in tree.items():
-        if isinstance(value, list | tuple):
-            value = dict(enumerate(value))
-        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        below = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+        flat |= leaves(below, f"{prefix}{key}.") if isinstance(below, dict) else {f"{prefix}{key}": below}
     return flat
 
 
@@ -42,7 +42,12 @@ def test_blog_is_the_article():
     assert (blog.folds.scheme, blog.folds.k, blog.folds.seed, blog.run_folds) == ("kfold", 10, 42, 10)
     assert (blog.model.name, blog.model.encoder, blog.model.options) == ("unet_resnext50", "se_resnext50_32x4d", {})
     assert (blog.augment.flip_p, blog.augment.brightness, blog.augment.brightness_p) == (0.5, 0.1, 0.25)
-    assert (blog.augment.zoom, blog.augment.zoom_p, blog.train.loss, blog.train.wd) == (1.1, 0.25, "symmetric_lovasz", 1e-7)
+    assert (blog.augment.zoom, blog.augment.zoom_p, blog.train.loss, blog.train.wd) == (
+        1.1,
+        0.25,
+        "symmetric_lovasz",
+        1e-7,
+    )
     assert blog.submit.threshold == 0.5 and not blog.submit.black_empty and not blog.submit.full_empty
 
 
@@ -53,28 +58,31 @@ def test_a_profile_cannot_be_changed_in_place():
         DEMO.train.stages[0].lr = 1.0
 
 
-@pytest.mark.parametrize("setting, change", [
-    ("run_folds=1", {"run_folds": 1}),
-    ("train.wd=1e-4", {"train.wd": 1e-4}),
-    ("train.wd=1", {"train.wd": 1.0}),
-    (" train.wd = 0.5 ", {"train.wd": 0.5}),
-    ("train.loss=bce", {"train.loss": "bce"}),
-    ("train.precision=fp32", {"train.precision": "fp32"}),
-    ("train.epochs=5", {"train.stages.0.epochs": 5, "train.stages.1.epochs": 5}),
-    ("train.64.epochs=5", {"train.stages.0.epochs": 5}),
-    ("train.96.lr=1e-5", {"train.stages.1.lr": 1e-5}),
-    ("train.96.size=128", {"train.stages.1.size": 128}),
-    ("model.encoder=123", {"model.encoder": "123"}),
-    ("model.options.width=64", {"model.options.width": 64}),
-    ("model.options.scse=True", {"model.options.scse": True}),
-    ("model.options.scse=false", {"model.options.scse": False}),
-    ("model.options.act=Mish", {"model.options.act": "Mish"}),
-    ("model.options.sizes=[1, 2]", {"model.options.sizes.0": 1, "model.options.sizes.1": 2}),
-    ("predict.flip=False", {"predict.flip": False}),
-    ("submit.threshold=0.4", {"submit.threshold": 0.4}),
-    ("submit.threshold=search", {"submit.threshold": "search"}),
-    ("folds.scheme=kfold", {"folds.scheme": "kfold"}),
-])
+@pytest.mark.parametrize(
+    "setting, change",
+    [
+        ("run_folds=1", {"run_folds": 1}),
+        ("train.wd=1e-4", {"train.wd": 1e-4}),
+        ("train.wd=1", {"train.wd": 1.0}),
+        (" train.wd = 0.5 ", {"train.wd": 0.5}),
+        ("train.loss=bce", {"train.loss": "bce"}),
+        ("train.precision=fp32", {"train.precision": "fp32"}),
+        ("train.epochs=5", {"train.stages.0.epochs": 5, "train.stages.1.epochs": 5}),
+        ("train.64.epochs=5", {"train.stages.0.epochs": 5}),
+        ("train.96.lr=1e-5", {"train.stages.1.lr": 1e-5}),
+        ("train.96.size=128", {"train.stages.1.size": 128}),
+        ("model.encoder=123", {"model.encoder": "123"}),
+        ("model.options.width=64", {"model.options.width": 64}),
+        ("model.options.scse=True", {"model.options.scse": True}),
+        ("model.options.scse=false", {"model.options.scse": False}),
+        ("model.options.act=Mish", {"model.options.act": "Mish"}),
+        ("model.options.sizes=[1, 2]", {"model.options.sizes.0": 1, "model.options.sizes.1": 2}),
+        ("predict.flip=False", {"predict.flip": False}),
+        ("submit.threshold=0.4", {"submit.threshold": 0.4}),
+        ("submit.threshold=search", {"submit.threshold": "search"}),
+        ("folds.scheme=kfold", {"folds.scheme": "kfold"}),
+    ],
+)
 def test_set_changes_what_it_names_and_nothing_else(setting, change):
     profile = changed(DEMO, setting)
     assert moved(profile) == change
@@ -97,39 +105,42 @@ def test_every_field_of_every_section_can_be_set():
         changed(DEMO, f"train.64.{name}={value}")
 
 
-@pytest.mark.parametrize("setting, words", [
-    ("train.epochs", ["train.epochs", "name=value"]),
-    ("=5", ["=5", "name=value"]),
-    ("train..epochs=5", ["train..epochs=5", "name=value"]),
-    ("", ["name=value"]),
-    ("train.epoch=5", ["train.epoch=5", "did you mean epochs"]),
-    ("tran.epochs=5", ["tran.epochs=5", "did you mean train"]),
-    ("train.xyzzy=5", ["xyzzy", "there are", "epochs", "wd"]),
-    ("train.epochs=five", ["'five'", "int"]),
-    ("train.epochs=5.0", ["'5.0'", "int"]),
-    ("train.epochs=True", ["'True'", "int"]),
-    ("train.lr=fast", ["'fast'", "float"]),
-    ("train.lr=nan", ["'nan'", "float"]),
-    ("train.wd=False", ["'False'", "float"]),
-    ("predict.flip=1", ["'1'", "bool"]),
-    ("predict.flip=yes", ["'yes'", "bool"]),
-    ("train.precision=fp8", ["'fp8'", "fp32", "bf16"]),
-    ("folds.scheme=random", ["'random'", "kfold, coverage"]),
-    ("submit.threshold=find", ["'find'", "float or search"]),
-    ("train.48.epochs=5", ["48", "64", "96"]),
-    ("train.64=5", ["64 is a stage", "epochs"]),
-    ("train.64.wd=5", ["wd"]),
-    ("train.64.epochs.x=5", ["epochs.x"]),
-    ("train.².epochs=5", ["²"]),
-    ("train=5", ["section", "loss"]),
-    ("train.stages=5", ["train.epochs"]),
-    ("train.wd.x=5", ["wd is one value"]),
-    ("model.options=5", ["options.KEY"]),
-    ("model.options.a.b=5", ["options.KEY"]),
-    ("name=blog", ["'name'"]),
-    ("about=blog", ["'about'"]),
-    ("__class__=5", ["__class__"]),
-])
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("train.epochs", ["train.epochs", "name=value"]),
+        ("=5", ["=5", "name=value"]),
+        ("train..epochs=5", ["train..epochs=5", "name=value"]),
+        ("", ["name=value"]),
+        ("train.epoch=5", ["train.epoch=5", "did you mean epochs"]),
+        ("tran.epochs=5", ["tran.epochs=5", "did you mean train"]),
+        ("train.xyzzy=5", ["xyzzy", "there are", "epochs", "wd"]),
+        ("train.epochs=five", ["'five'", "int"]),
+        ("train.epochs=5.0", ["'5.0'", "int"]),
+        ("train.epochs=True", ["'True'", "int"]),
+        ("train.lr=fast", ["'fast'", "float"]),
+        ("train.lr=nan", ["'nan'", "float"]),
+        ("train.wd=False", ["'False'", "float"]),
+        ("predict.flip=1", ["'1'", "bool"]),
+        ("predict.flip=yes", ["'yes'", "bool"]),
+        ("train.precision=fp8", ["'fp8'", "fp32", "bf16"]),
+        ("folds.scheme=random", ["'random'", "kfold, coverage"]),
+        ("submit.threshold=find", ["'find'", "float or search"]),
+        ("train.48.epochs=5", ["48", "64", "96"]),
+        ("train.64=5", ["64 is a stage", "epochs"]),
+        ("train.64.wd=5", ["wd"]),
+        ("train.64.epochs.x=5", ["epochs.x"]),
+        ("train.².epochs=5", ["²"]),
+        ("train=5", ["section", "loss"]),
+        ("train.stages=5", ["train.epochs"]),
+        ("train.wd.x=5", ["wd is one value"]),
+        ("model.options=5", ["options.KEY"]),
+        ("model.options.a.b=5", ["options.KEY"]),
+        ("name=blog", ["'name'"]),
+        ("about=blog", ["'about'"]),
+        ("__class__=5", ["__class__"]),
+    ],
+)
 def test_refusals_name_the_value_and_the_rule(setting, words):
     with pytest.raises(InputError) as e:
         changed(DEMO, setting)
@@ -138,15 +149,31 @@ def test_refusals_name_the_value_and_the_rule(setting, words):
     assert all(word in text for word in words), text
 
 
-@pytest.mark.parametrize("setting, value, rule", [
-    ("train.epochs=0", "0", "1.."), ("train.batch=1", "1", "2.."), ("train.64.size=16", "16", "32.."),
-    ("train.lr=0", "0", "within"), ("train.lr=-1", "-1", "within"), ("train.lr=1e999", "inf", "within"), ("train.wd=-1e-3", "-0.001", "0.."),
-    ("train.size=64", "[64, 64]", "differ"), ("train.64.size=96", "[96, 96]", "differ"),
-    ("run_folds=0", "0", "folds.k=3"), ("run_folds=4", "4", "folds.k=3"), ("folds.k=2", "3", "folds.k=2"),
-    ("folds.seed=-1", "-1", "0.."), ("sample.seed=-1", "-1", "0.."), ("sample.train=0", "0", "2.."),
-    ("augment.flip_p=1.5", "1.5", "0..1"), ("augment.zoom=0.9", "0.9", "1.."), ("augment.brightness=1", "1.0", "0.99"),
-    ("predict.batch=0", "0", "1.."), ("submit.threshold=50", "50", "0..1"),
-])
+@pytest.mark.parametrize(
+    "setting, value, rule",
+    [
+        ("train.epochs=0", "0", "1.."),
+        ("train.batch=1", "1", "2.."),
+        ("train.64.size=16", "16", "32.."),
+        ("train.lr=0", "0", "within"),
+        ("train.lr=-1", "-1", "within"),
+        ("train.lr=1e999", "inf", "within"),
+        ("train.wd=-1e-3", "-0.001", "0.."),
+        ("train.size=64", "[64, 64]", "differ"),
+        ("train.64.size=96", "[96, 96]", "differ"),
+        ("run_folds=0", "0", "folds.k=3"),
+        ("run_folds=4", "4", "folds.k=3"),
+        ("folds.k=2", "3", "folds.k=2"),
+        ("folds.seed=-1", "-1", "0.."),
+        ("sample.seed=-1", "-1", "0.."),
+        ("sample.train=0", "0", "2.."),
+        ("augment.flip_p=1.5", "1.5", "0..1"),
+        ("augment.zoom=0.9", "0.9", "1.."),
+        ("augment.brightness=1", "1.0", "0.99"),
+        ("predict.batch=0", "0", "1.."),
+        ("submit.threshold=50", "50", "0..1"),
+    ],
+)
 def test_numbers_that_cannot_be(setting, value, rule):
     with pytest.raises(InputError) as e:
         changed(DEMO, setting)
@@ -166,7 +193,9 @@ def test_limits_name_numbers_that_exist():
         assert hasattr(getattr(DEMO, section), name) or hasattr(DEMO.train.stages[0], name)
 
 
-@pytest.mark.parametrize("name, near", [("dmeo", "demo"), ("Blog", "blog"), ("", "demo, cpu, blog"), ("zzzz", "demo, cpu, blog")])
+@pytest.mark.parametrize(
+    "name, near", [("dmeo", "demo"), ("Blog", "blog"), ("", "demo, cpu, blog"), ("zzzz", "demo, cpu, blog")]
+)
 def test_a_profile_that_does_not_exist(name, near):
     with pytest.raises(InputError, match=f"{name!r}.*{near}"):
         profile_named(name)
@@ -178,8 +207,12 @@ def test_a_size_that_the_profile_has_not():
 
 
 @settings(deadline=None)
-@given(st.text(alphabet=st.sampled_from("train.epochswdlmodptin=0123456789e-[]{}'\"²٣()+* \n\\"), max_size=30),
-       st.sampled_from(["", "train.", "model.options.", "train.64.", "model.options.width=", "submit.threshold=", "train.lr="]))
+@given(
+    st.text(alphabet=st.sampled_from("train.epochswdlmodptin=0123456789e-[]{}'\"²٣()+* \n\\"), max_size=30),
+    st.sampled_from(
+        ["", "train.", "model.options.", "train.64.", "model.options.width=", "submit.threshold=", "train.lr="]
+    ),
+)
 def test_any_text_is_taken_or_refused_in_words(text, prefix):
     try:
         assert isinstance(changed(DEMO, prefix + text), Profile)
@@ -189,5 +222,9 @@ def test_any_text_is_taken_or_refused_in_words(text, prefix):
 
 def test_settings_are_plain_and_whole():
     assert settings_of(DEMO.folds) == {"scheme": "coverage", "k": 3, "seed": 42}
-    assert settings_of(DEMO.train)["stages"][0] == {"size": 64, "batch": 16, "epochs": DEMO.train.stages[0].epochs,
-                                                    "lr": DEMO.train.stages[0].lr}
+    assert settings_of(DEMO.train)["stages"][0] == {
+        "size": 64,
+        "batch": 16,
+        "epochs": DEMO.train.stages[0].epochs,
+        "lr": DEMO.train.stages[0].lr,
+    }

@@ -1,4 +1,5 @@
 """101 px tiles to network squares and back."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,19 +27,26 @@ def blobs(n: int, seed: int) -> Tensor:
 def test_a_square_is_pils_bilinear_resize_within_rounding(size):
     tiles = noise()
     ours = to_square(tiles, size)
-    theirs = np.stack([np.asarray(Image.fromarray(t.numpy()).resize((size, size), Image.Resampling.BILINEAR)) for t in tiles[:, 0]])
+    theirs = np.stack(
+        [np.asarray(Image.fromarray(t.numpy()).resize((size, size), Image.Resampling.BILINEAR)) for t in tiles[:, 0]]
+    )
     assert ours.shape == (3, 1, size, size) and ours.dtype == torch.uint8
     assert np.abs(ours[:, 0].numpy().astype(int) - theirs).max() <= 1
 
 
 def test_at_its_own_size_a_tile_is_left_alone():
-    assert torch.equal(to_square(noise(), TILE), noise()) and torch.equal(mask_to_square(blobs(4, 0), TILE), blobs(4, 0))
+    assert torch.equal(to_square(noise(), TILE), noise()) and torch.equal(
+        mask_to_square(blobs(4, 0), TILE), blobs(4, 0)
+    )
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 101, 128, 224])
 def test_a_mask_square_is_pils_nearest_resize(size):
     masks = blobs(6, 1)
-    theirs = [np.asarray(Image.fromarray(m.byte().numpy()).resize((size, size), Image.Resampling.NEAREST)) > 0 for m in masks[:, 0]]
+    theirs = [
+        np.asarray(Image.fromarray(m.byte().numpy()).resize((size, size), Image.Resampling.NEAREST)) > 0
+        for m in masks[:, 0]
+    ]
     ours = mask_to_square(masks, size)
     assert ours.dtype == torch.bool and ours.shape == (6, 1, size, size)
     np.testing.assert_array_equal(ours[:, 0].numpy(), np.stack(theirs))

@@ -1,4 +1,5 @@
 """Training one fold: it learns, it stops with a sentence, and it goes on as if it had never been stopped."""
+
 import random
 import signal
 import subprocess
@@ -20,33 +21,40 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
 
-STAGE = Stage(size=32, batch=12, epochs=4, lr=4e-3)      # two batches an epoch
+STAGE = Stage(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
 TRAIN = Train(stages=(STAGE,), precision="fp32")
 COLUMNS = ["epoch", "train_loss", "valid_loss", "meanap", "lr", "seconds", "tiles_per_second", "memory"]
-MEASURED = COLUMNS[5:]      # of the machine, not of the training
+MEASURED = COLUMNS[5:]  # of the machine, not of the training
 
 
 @pytest.fixture
 def fit(drawn, tmp_path):
     """fit(...) one fold of `drawn` anew, each time from the same weights; a state that was left is found."""
-    def fit(train: Train = TRAIN, stage: Stage = STAGE, key: str = "key", seed: int = 3, save_every: float = 0.0) -> Fitted:
+
+    def fit(
+        train: Train = TRAIN, stage: Stage = STAGE, key: str = "key", seed: int = 3, save_every: float = 0.0
+    ) -> Fitted:
         torch.manual_seed(0)
         model = checkpoints.network(Model(encoder="test_resnet", weights="none", options={"width": 8}))
         folds = pd.DataFrame({"id": drawn.train_tiles["id"], "fold": np.arange(36) % 3})
         dls = get_data(0, folds, stage.size, stage.batch, cache=drawn)
-        torch.manual_seed(random.randrange(2**31))      # what was drawn before must not matter
+        torch.manual_seed(random.randrange(2**31))  # what was drawn before must not matter
         state = tmp_path / "32.resume.pt"
-        fitted = fit_fold(model, dls, stage, train, name="fold 0", seed=seed, resume=state, key=key, save_every=save_every)
-        state.unlink(missing_ok=True)       # as the stage does
+        fitted = fit_fold(
+            model, dls, stage, train, name="fold 0", seed=seed, resume=state, key=key, save_every=save_every
+        )
+        state.unlink(missing_ok=True)  # as the stage does
         return fitted
+
     return fit
 
 
 def assert_same(a: Fitted, b: Fitted) -> None:
     for ours, theirs in [(a.best, b.best), (a.last, b.last)]:
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-    pd.testing.assert_frame_equal(pd.DataFrame(a.rows).drop(columns=MEASURED), pd.DataFrame(b.rows).drop(columns=MEASURED),
-                                  check_exact=True)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(a.rows).drop(columns=MEASURED), pd.DataFrame(b.rows).drop(columns=MEASURED), check_exact=True
+    )
 
 
 def stop_in_epoch(monkeypatch, epoch: int) -> None:
@@ -59,6 +67,7 @@ def stop_in_epoch(monkeypatch, epoch: int) -> None:
             seen.append(1)
             if len(seen) == 2:
                 raise KeyboardInterrupt
+
     monkeypatch.setattr(EpochLog, "after_batch", stops)
 
 
@@ -93,7 +102,7 @@ def test_weights_are_those_of_the_best_and_of_the_last_epoch(fit, drawn):
         with torch.inference_mode():
             logits = torch.cat([to_tile(model(x)) for x, _ in get_data(0, folds, 32, 8, cache=drawn).valid])
         score = tile_scores(logits[:, 0].numpy() > 0, drawn.masks[::3]).mean()
-        assert score == pytest.approx(row["meanap"], abs=0.005)      # a pixel at the threshold may fall either way
+        assert score == pytest.approx(row["meanap"], abs=0.005)  # a pixel at the threshold may fall either way
     assert all(w.device.type == "cpu" and w.is_contiguous() for w in fitted.best.values())
 
 
@@ -116,7 +125,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_p
 def test_stopped_twice_and_long_after_the_last_save(fit, monkeypatch, tmp_path):
     straight = fit()
     stopped(fit, monkeypatch, 2)
-    stopped(fit, monkeypatch, 4, save_every=1e9)        # goes on from epoch 1, saves nothing
+    stopped(fit, monkeypatch, 4, save_every=1e9)  # goes on from epoch 1, saves nothing
     assert_same(straight, fit())
 
 
@@ -150,7 +159,13 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         fit_fold(model, dls, stage, Train(stages=(stage,), precision="fp32"), name="", seed=3,
                  resume=Path({str(tmp_path / "32.resume.pt")!r}), key="key", save_every=0)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     resumed = fit()
     assert_same(straight, resumed)
@@ -168,7 +183,7 @@ def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, cap
 def test_a_damaged_state_is_said(fit, monkeypatch, tmp_path, cut):
     stopped(fit, monkeypatch, 2)
     state = (tmp_path / "32.resume.pt").read_bytes()
-    (tmp_path / "32.resume.pt").write_bytes(state[:int(cut * len(state)) if isinstance(cut, float) else cut])
+    (tmp_path / "32.resume.pt").write_bytes(state[: int(cut * len(state)) if isinstance(cut, float) else cut])
     with pytest.raises(InputError, match=r"32\.resume\.pt is damaged .*delete it"):
         fit()
 
@@ -176,6 +191,7 @@ def test_a_damaged_state_is_said(fit, monkeypatch, tmp_path, cut):
 def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path):
     def full(state, f):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(InputError, match=r"no space left to write .*32\.resume\.pt"):
         fit()
@@ -191,7 +207,7 @@ def test_a_loss_that_is_no_number_ends_the_training_in_words(fit, monkeypatch, t
 
 
 def test_a_loss_nobody_knows_is_said(fit):
-    with pytest.raises(InputError, match="'lovasz_hing'.*lovasz_hinge"):
+    with pytest.raises(InputError, match="train.loss=lovasz_hing is no loss.*did you mean lovasz_hinge"):
         fit(Train(stages=(STAGE,), loss="lovasz_hing"))
 
 

@@ -1,4 +1,5 @@
 """Which change remakes what: nothing too little, nothing too much."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def made(run: command.Run) -> None:
     for stage in run.profile.train.stages:
         for fold in run.folds:
             origin = lineage.checkpoint(run, fold, stage.size)
-            for path in (run.files.checkpoint(fold, stage.size), run.files.checkpoint(fold, stage.size, "last"), run.files.history(fold, stage.size)):
+            for path in (
+                run.files.checkpoint(fold, stage.size),
+                run.files.checkpoint(fold, stage.size, "last"),
+                run.files.history(fold, stage.size),
+            ):
                 make(path, origin, f"{path.name} {fold}")
     predicted = lineage.predictions(run)
     make(run.files.oof(), predicted)
@@ -68,25 +73,42 @@ def test_after_a_run_everything_is_fresh(flags):
     assert stale([*flags, "--force", "--weights", flags[1]]) == set(), "flags that are no settings"
 
 
-@pytest.mark.parametrize("setting, first", [
-    ("sample.train=30", "prepare"), ("sample.seed=8", "prepare"),
-    ("folds.scheme=kfold", "make_folds"), ("folds.seed=1", "make_folds"),
-    ("model.options.width=8", "train --size 64"), ("augment.zoom=1.3", "train --size 64"), ("train.wd=0.5", "train --size 64"),
-    ("train.loss=bce", "train --size 64"), ("train.seed=1", "train --size 64"), ("train.64.epochs=1", "train --size 64"),
-    ("train.96.epochs=1", "train --size 96"), ("train.96.lr=0.5", "train --size 96"),
-    ("predict.flip=False", "predict"), ("predict.batch=3", "predict"),
-    ("submit.threshold=0.4", "submit"), ("submit.black_empty=False", "submit"),
-])
+@pytest.mark.parametrize(
+    "setting, first",
+    [
+        ("sample.train=30", "prepare"),
+        ("sample.seed=8", "prepare"),
+        ("folds.scheme=kfold", "make_folds"),
+        ("folds.seed=1", "make_folds"),
+        ("model.options.width=8", "train --size 64"),
+        ("augment.zoom=1.3", "train --size 64"),
+        ("train.wd=0.5", "train --size 64"),
+        ("train.loss=bce", "train --size 64"),
+        ("train.seed=1", "train --size 64"),
+        ("train.64.epochs=1", "train --size 64"),
+        ("train.96.epochs=1", "train --size 96"),
+        ("train.96.lr=0.5", "train --size 96"),
+        ("predict.flip=False", "predict"),
+        ("predict.batch=3", "predict"),
+        ("submit.threshold=0.4", "submit"),
+        ("submit.black_empty=False", "submit"),
+    ],
+)
 def test_a_setting_makes_its_own_stage_stale_and_none_before(flags, setting, first):
     made(run_of(flags))
     found = stale([*flags, "--set", setting])
-    assert first in found and not set(ALL[:ALL.index(first)]) & found
+    assert first in found and not set(ALL[: ALL.index(first)]) & found
 
 
-@pytest.mark.parametrize("remade, after", [
-    ("images.npy", ["train --size 64", "predict"]), ("masks.npy", ["train --size 64"]), ("tiles.csv", ["make_folds", "submit"]),
-    ("test.npy", ["predict"]),
-])
+@pytest.mark.parametrize(
+    "remade, after",
+    [
+        ("images.npy", ["train --size 64", "predict"]),
+        ("masks.npy", ["train --size 64"]),
+        ("tiles.csv", ["make_folds", "submit"]),
+        ("test.npy", ["predict"]),
+    ],
+)
 def test_other_tiles_make_stale_what_reads_them(flags, remade, after):
     run = run_of(flags)
     made(run)
@@ -135,14 +157,22 @@ def test_folds_must_not_be_mixed(flags):
     other = run_of([*flags, "--set", "train.96.lr=0.5"])
     make(run.files.checkpoint(1, 96, "last"), lineage.checkpoint(other, 1, 96), "other")
     for asked in (run, other):
-        with pytest.raises(InputError, match=r"fold_[01]/96\.last\.safetensors was trained with other settings \(train\.stage\.lr .*mixed"):
+        with pytest.raises(
+            InputError,
+            match=r"fold_[01]/96\.last\.safetensors was trained with other settings \(train\.stage\.lr .*mixed",
+        ):
             lineage.predictions(asked)
 
 
-@pytest.mark.parametrize("origin, needs", [
-    (lineage.folds, "tiles.csv.*pipeline.prepare"), (lambda run: lineage.checkpoint(run, 0, 64), "folds.csv.*pipeline.make_folds"),
-    (lineage.predictions, "fold 0 has not been trained.*pipeline.train"), (lineage.submission, "test.npy.*pipeline.predict"),
-])
+@pytest.mark.parametrize(
+    "origin, needs",
+    [
+        (lineage.folds, "tiles.csv.*pipeline.prepare"),
+        (lambda run: lineage.checkpoint(run, 0, 64), "folds.csv.*pipeline.make_folds"),
+        (lineage.predictions, "fold 0 has not been trained.*pipeline.train"),
+        (lineage.submission, "test.npy.*pipeline.predict"),
+    ],
+)
 def test_what_is_missing_is_named_with_the_stage_that_makes_it(flags, origin, needs):
     with pytest.raises(InputError, match=needs):
         origin(run_of(flags))

@@ -1,4 +1,5 @@
 """get_data: what a tile looks like when it reaches the network, and which tiles do."""
+
 import io
 import random
 
@@ -33,8 +34,12 @@ def greys(x: torch.Tensor, stats=IMAGENET) -> np.ndarray:
 
 def pil_greys(images: np.ndarray, size: int) -> np.ndarray:
     """RGB tiles of equal channels, resized by PIL."""
-    return np.stack([np.asarray(Image.fromarray(tile[..., None].repeat(3, 2)).resize((size, size), Image.Resampling.BILINEAR))
-                     for tile in images]).astype(float)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(tile[..., None].repeat(3, 2)).resize((size, size), Image.Resampling.BILINEAR))
+            for tile in images
+        ]
+    ).astype(float)
 
 
 @pytest.mark.parametrize("size", [64, 128, 224])
@@ -49,9 +54,9 @@ def test_a_tiles_way_to_the_network_is_pils_resize(drawn, folds, size):
 @pytest.mark.parametrize("size", [64, 128])
 def test_the_same_in_training_when_nothing_is_left_to_chance(drawn, folds, size):
     dls = get_data(1, folds, size, 24, cache=drawn, how=STILL)
-    (x, y), = dls.train
+    ((x, y),) = dls.train
     expected = pil_greys(drawn.images[np.arange(36) % 3 != 1], size)
-    distance = np.abs(greys(x)[:, None, ::4, ::4, 0] - expected[None, :, ::4, ::4, 0]).max((2, 3))     # each to each
+    distance = np.abs(greys(x)[:, None, ::4, ::4, 0] - expected[None, :, ::4, ::4, 0]).max((2, 3))  # each to each
     assert (distance.min(1) <= 2).all() and sorted(distance.argmin(1)) == list(range(24)), "every tile once, shuffled"
     assert y.shape == (24, 1, size, size) and set(y.unique().tolist()) == {0.0, 1.0}
     masks = drawn.masks[np.arange(36) % 3 != 1][distance.argmin(1)]
@@ -75,15 +80,19 @@ def test_batches_are_channels_last(drawn, folds):
 def test_every_tile_is_in_training_or_in_validation_and_in_one_of_them(drawn, folds, fold):
     dls = get_data(fold, folds, 64, 8, cache=drawn)
     train, valid = set(dls.train.ids), set(dls.valid.ids)
-    assert not train & valid and train | valid == set(folds["id"]) and valid == set(folds.loc[folds["fold"] == fold, "id"])
+    assert (
+        not train & valid and train | valid == set(folds["id"]) and valid == set(folds.loc[folds["fold"] == fold, "id"])
+    )
 
 
 def test_an_odd_last_batch_is_left_out_of_training_and_kept_in_validation(drawn, folds):
-    dls = get_data(0, folds, 64, 7, cache=drawn)          # 24 to train, 12 to validate
+    dls = get_data(0, folds, 64, 7, cache=drawn)  # 24 to train, 12 to validate
     assert [len(x) for x, _ in dls.train] == [7, 7, 7] and len(dls.train) == 3
     assert [len(x) for x, _ in dls.valid] == [12]
     assert [len(x) for x, _ in get_data(0, folds, 64, 5, cache=drawn).valid] == [10, 2]
-    assert [len(x) for x, _ in get_data(0, folds, 64, 50, cache=drawn).train] == [24], "fewer tiles than a batch: one batch"
+    assert [len(x) for x, _ in get_data(0, folds, 64, 50, cache=drawn).train] == [24], (
+        "fewer tiles than a batch: one batch"
+    )
 
 
 def test_epochs_differ_and_a_seed_repeats_them(drawn, folds):
@@ -100,7 +109,9 @@ def test_epochs_differ_and_a_seed_repeats_them(drawn, folds):
 def test_arrays_that_are_mapped_and_read_only_do(drawn, folds, tmp_path):
     for name in ("images", "masks"):
         np.save(tmp_path / f"{name}.npy", getattr(drawn, name))
-    mapped = caches.Cache(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")), drawn.test, drawn.tiles)
+    mapped = caches.Cache(
+        *(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")), drawn.test, drawn.tiles
+    )
     x, _ = get_data(0, folds, 101, 8, cache=mapped).valid.one_batch()
     assert torch.equal(x, get_data(0, folds, 101, 8, cache=drawn).valid.one_batch()[0])
 
@@ -125,8 +136,10 @@ def test_show_batch_of_validation_puts_the_outline_over_the_image(drawn, folds):
 
 def test_real_tiles_arrive_as_pil_resizes_them(salt_tiles, tmp_path):
     """The way from Kaggle's PNG to the network, every step of it, on 40 real tiles."""
-    pngs = {kind: {tile: load() for tile, (_, load) in list(found.items())[::len(found) // 40]}
-            for kind, found in files.pngs(salt_tiles, "train", Faults()).items()}
+    pngs = {
+        kind: {tile: load() for tile, (_, load) in list(found.items())[:: len(found) // 40]}
+        for kind, found in files.pngs(salt_tiles, "train", Faults()).items()
+    }
     for kind, some in pngs.items():
         (tmp_path / "train" / kind).mkdir(parents=True)
         for tile, png in some.items():

@@ -1,4 +1,5 @@
-"""The whole pipeline, small, in a folder of its own: what it leaves, what it redoes, and every fault in one sentence."""
+"""The whole pipeline, small, in a folder of its own: what it leaves, what it redoes, every fault in one sentence."""
+
 import contextlib
 import errno
 import gzip
@@ -27,12 +28,33 @@ from pipeline.salt.tiles import sample
 
 ROOT = Path(__file__).parents[1]
 STAGES = [prepare, make_folds, train, predict, submit, report]
-SMALL = ["sample.train=24", "sample.test=8", "run_folds=2", "folds.k=2", "train.64.size=32", "train.96.size=48", "train.batch=6",
-         "train.32.epochs=2", "train.48.epochs=1", "model.options.width=8", "train.precision=fp32", "predict.batch=5"]
+SMALL = [
+    "sample.train=24",
+    "sample.test=8",
+    "run_folds=2",
+    "folds.k=2",
+    "train.64.size=32",
+    "train.96.size=48",
+    "train.batch=6",
+    "train.32.epochs=2",
+    "train.48.epochs=1",
+    "model.options.width=8",
+    "train.precision=fp32",
+    "predict.batch=5",
+]
 
 
 def flags(out: Path, *more: str, data: str | Path = "sample") -> list[str]:
-    return ["--data", str(data), "--out", str(out), "--profile", "demo", *(f for s in SMALL for f in ("--set", s)), *more]
+    return [
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--profile",
+        "demo",
+        *(f for s in SMALL for f in ("--set", s)),
+        *more,
+    ]
 
 
 def run(*stages, out: Path, more: tuple[str, ...] = (), data: str | Path = "sample") -> str:
@@ -46,7 +68,9 @@ def run(*stages, out: Path, more: tuple[str, ...] = (), data: str | Path = "samp
 
 def tree(out: Path) -> dict[str, tuple[int, bytes]]:
     """Every file below: time of change and content."""
-    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(out.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(out.rglob("*")) if p.is_file()
+    }
 
 
 def changed(before: dict, after: dict) -> set[str]:
@@ -70,25 +94,44 @@ def out(ran, tmp_path) -> Path:
 def test_everything_is_there(ran):
     out, said = ran
     made = {name for name in tree(out) if not name.endswith(".json")}
-    folds = {f"folds/demo/fold_{k}/{name}" for k in (0, 1) for size in (32, 48)
-             for name in (f"{size}.safetensors", f"{size}.last.safetensors", f"{size}.csv")}
+    folds = {
+        f"folds/demo/fold_{k}/{name}"
+        for k in (0, 1)
+        for size in (32, 48)
+        for name in (f"{size}.safetensors", f"{size}.last.safetensors", f"{size}.csv")
+    }
     assert made == folds | {
-        "data/sample/train.zip", "data/sample/test.zip", "data/sample/train.csv", "data/sample/depths.csv",
-        "data/sample/sample_submission.csv", "data/sample/test_truth.csv",
+        "data/sample/train.zip",
+        "data/sample/test.zip",
+        "data/sample/train.csv",
+        "data/sample/depths.csv",
+        "data/sample/sample_submission.csv",
+        "data/sample/test_truth.csv",
         *(f"data/cache/sample/{name}" for name in ("images.npy", "masks.npy", "test.npy", "truth.npy", "tiles.csv")),
-        "folds/demo/folds.csv", "folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/submission.csv.gz",
-        "submissions/demo/report.html"}
+        "folds/demo/folds.csv",
+        "folds/demo/oof.npy",
+        "submissions/demo/test.npy",
+        "submissions/demo/submission.csv.gz",
+        "submissions/demo/report.html",
+    }
     finished = {f"{name}.json" for name in made if not name.startswith("data/sample")}
     assert finished <= set(tree(out)), "each has its notes"
-    assert "submissions/demo/scores.json" in tree(out) and json.loads((out / "submissions/demo/scores.json").read_text())
+    assert "submissions/demo/scores.json" in tree(out) and json.loads(
+        (out / "submissions/demo/scores.json").read_text()
+    )
     assert str(out / "submissions/demo/submission.csv.gz") in said and "report.html" in said
 
 
 def test_arrays_have_the_shapes_that_are_promised(ran):
     out = ran[0]
-    shapes = {"data/cache/sample/images.npy": ((24, 101, 101), np.uint8), "data/cache/sample/masks.npy": ((24, 101, 101), bool),
-              "data/cache/sample/test.npy": ((8, 101, 101), np.uint8), "data/cache/sample/truth.npy": ((8, 101, 101), bool),
-              "folds/demo/oof.npy": ((24, 101, 101), np.float16), "submissions/demo/test.npy": ((8, 101, 101), np.float16)}
+    shapes = {
+        "data/cache/sample/images.npy": ((24, 101, 101), np.uint8),
+        "data/cache/sample/masks.npy": ((24, 101, 101), bool),
+        "data/cache/sample/test.npy": ((8, 101, 101), np.uint8),
+        "data/cache/sample/truth.npy": ((8, 101, 101), bool),
+        "folds/demo/oof.npy": ((24, 101, 101), np.float16),
+        "submissions/demo/test.npy": ((8, 101, 101), np.float16),
+    }
     for name, (shape, kind) in shapes.items():
         array = np.load(out / name)
         assert (array.shape, array.dtype) == (shape, kind), name
@@ -97,7 +140,10 @@ def test_arrays_have_the_shapes_that_are_promised(ran):
         assert np.isfinite(probs).all() and probs.min() >= 0 and probs.max() <= 1
     folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
     tiles = pd.read_csv(out / "data/cache/sample/tiles.csv", dtype={"id": str})
-    assert list(folds) == ["id", "fold", "coverage", "z"] and folds["id"].tolist() == tiles.loc[tiles["split"] == "train", "id"].tolist()
+    assert (
+        list(folds) == ["id", "fold", "coverage", "z"]
+        and folds["id"].tolist() == tiles.loc[tiles["split"] == "train", "id"].tolist()
+    )
     assert sorted(folds["fold"].value_counts().tolist()) == [12, 12]
     history = pd.read_csv(out / "folds/demo/fold_1/32.csv")
     assert history["epoch"].tolist() == [1, 2] and history["meanap"].between(0, 1).all()
@@ -108,14 +154,23 @@ def test_each_tile_is_predicted_by_the_network_that_never_saw_it_and_test_tiles_
     folds = pd.read_csv(out / "folds/demo/folds.csv")["fold"].to_numpy()
     images, test = (np.load(out / "data/cache/sample" / name) for name in ("images.npy", "test.npy"))
     how = {"size": 48, "batch": 24, "flip": True, "precision": "fp32", "device": torch.device("cpu")}
-    networks = [checkpoints.load(out / f"folds/demo/fold_{k}/48.last.safetensors",
-                                 checkpoints.network(Model(encoder="test_resnet", options={"width": 8}))) for k in (0, 1)]
+    networks = [
+        checkpoints.load(
+            out / f"folds/demo/fold_{k}/48.last.safetensors",
+            checkpoints.network(Model(encoder="test_resnet", options={"width": 8})),
+        )
+        for k in (0, 1)
+    ]
     stats = [(n.encoder.mean, n.encoder.std) for n in networks]
-    held_out = [next(tile_logits(networks[k], images, np.flatnonzero(folds == k), stats=stats[k], **how))[1] for k in (0, 1)]
+    held_out = [
+        next(tile_logits(networks[k], images, np.flatnonzero(folds == k), stats=stats[k], **how))[1] for k in (0, 1)
+    ]
     oof = np.load(out / "folds/demo/oof.npy")
     for k in (0, 1):
         np.testing.assert_allclose(oof[folds == k], 1 / (1 + np.exp(-held_out[k])), atol=2e-3)
-    both = np.mean([next(tile_logits(networks[k], test, np.arange(8), stats=stats[k], **how))[1] for k in (0, 1)], axis=0)
+    both = np.mean(
+        [next(tile_logits(networks[k], test, np.arange(8), stats=stats[k], **how))[1] for k in (0, 1)], axis=0
+    )
     np.testing.assert_allclose(np.load(out / "submissions/demo/test.npy"), 1 / (1 + np.exp(-both)), atol=2e-3)
 
 
@@ -123,7 +178,9 @@ def test_the_submission_is_what_kaggle_takes(ran):
     out = ran[0]
     lines = gzip.decompress((out / "submissions/demo/submission.csv.gz").read_bytes()).decode().splitlines()
     wanted = (out / "data/sample/sample_submission.csv").read_text().splitlines()
-    assert lines[0] == wanted[0] == "id,rle_mask" and [x.split(",")[0] for x in lines] == [x.split(",")[0] for x in wanted]
+    assert lines[0] == wanted[0] == "id,rle_mask" and [x.split(",")[0] for x in lines] == [
+        x.split(",")[0] for x in wanted
+    ]
     salt = np.load(out / "submissions/demo/test.npy") > 0.5
     salt[~np.load(out / "data/cache/sample/test.npy").any(axis=(1, 2)) | salt.all(axis=(1, 2))] = False
     np.testing.assert_array_equal(np.stack([rle.decode(line.split(",")[1]) for line in lines[1:]]), salt)
@@ -143,7 +200,9 @@ for stage in (prepare, make_folds, train, predict, submit):
     stage.main(sys.argv[1:])
 assert not {"torch", "fastai"} & set(sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", program, *flags(ran[0])], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *flags(ran[0])], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
 
 
@@ -151,8 +210,12 @@ def test_force_redoes_one_piece_and_the_same_bytes_keep_the_rest_fresh(out):
     before = tree(out)
     run(train, out=out, more=("--size", "32", "--fold", "0", "--force"))
     after = tree(out)
-    assert changed(before, after) == {f"folds/demo/fold_0/32{end}" for end in (".safetensors", ".last.safetensors", ".csv")}
-    assert {n: after[n][1] for n in after if n.endswith("safetensors")} == {n: before[n][1] for n in before if n.endswith("safetensors")}
+    assert changed(before, after) == {
+        f"folds/demo/fold_0/32{end}" for end in (".safetensors", ".last.safetensors", ".csv")
+    }
+    assert {n: after[n][1] for n in after if n.endswith("safetensors")} == {
+        n: before[n][1] for n in before if n.endswith("safetensors")
+    }
     assert run(train, predict, submit, out=out).count("fresh") == 4 + 2 + 1
 
 
@@ -182,9 +245,19 @@ def test_the_threshold_can_be_searched(out):
     assert 0.3 <= notes["threshold"] <= 0.7 and 0 <= notes["empty"] <= 1
 
 
-@pytest.mark.parametrize("lost", ["data/cache/sample/images.npy", "data/cache/sample/masks.npy", "folds/demo/folds.csv",
-                                  "folds/demo/fold_0/32.safetensors", "folds/demo/fold_1/48.last.safetensors",
-                                  "folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/submission.csv.gz"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "data/cache/sample/images.npy",
+        "data/cache/sample/masks.npy",
+        "folds/demo/folds.csv",
+        "folds/demo/fold_0/32.safetensors",
+        "folds/demo/fold_1/48.last.safetensors",
+        "folds/demo/oof.npy",
+        "submissions/demo/test.npy",
+        "submissions/demo/submission.csv.gz",
+    ],
+)
 def test_what_was_deleted_is_made_again(out, lost):
     before = (out / lost).read_bytes()
     (out / lost).unlink()
@@ -200,6 +273,7 @@ def test_the_overview_says_how_far_it_is(ran, tmp_path):
 
 
 # ---- refusals
+
 
 def refused(*stages, out: Path, more: tuple[str, ...] = (), data: str | Path = "sample") -> str:
     """The sentence; nothing below `out` may have changed."""
@@ -217,7 +291,9 @@ def test_folds_are_never_dealt_anew_silently(out):
     run(make_folds, out=out, more=("--set", "folds.seed=1", "--force"))
 
 
-@pytest.mark.parametrize("stage, needs", [(make_folds, "prepare"), (train, "make_folds"), (predict, "train"), (submit, "predict")])
+@pytest.mark.parametrize(
+    "stage, needs", [(make_folds, "prepare"), (train, "make_folds"), (predict, "train"), (submit, "predict")]
+)
 def test_a_stage_before_its_turn_names_the_one_to_run(tmp_path, stage, needs):
     assert f"python -m pipeline.{needs}" in refused(stage, out=tmp_path / "out")
 
@@ -236,19 +312,28 @@ def test_a_size_whose_first_step_is_missing(out):
 def test_folds_trained_with_different_settings(out):
     run(train, out=out, more=("--fold", "1", "--size", "48", "--set", "train.48.lr=1e-3"))
     text = refused(predict, out=out)
-    assert "fold_1/48.last.safetensors was trained with other settings (train.stage.lr 0.001 -> 0.002)" in text and "mixed" in text
+    assert (
+        "fold_1/48.last.safetensors was trained with other settings (train.stage.lr 0.001 -> 0.002)" in text
+        and "mixed" in text
+    )
 
 
 def test_weights_of_another_architecture_in_a_fold(out):
     other = checkpoints.network(Model(encoder="test_resnet", options={"width": 16}))
     path = out / "folds/demo/fold_0/48.last.safetensors"
     notes = artifacts.read_sidecar(path)
-    checkpoints.save(path, artifacts.Origin(notes["settings"], notes["inputs"]), {k: v.contiguous() for k, v in other.state_dict().items()})
+    checkpoints.save(
+        path,
+        artifacts.Origin(notes["settings"], notes["inputs"]),
+        {k: v.contiguous() for k, v in other.state_dict().items()},
+    )
     text = refused(predict, out=out)
     assert "fold_0/48.last.safetensors holds weights of another architecture" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("content, words", [(None, "not a whole file"), ({"layer1.weight": torch.zeros(3)}, "another architecture")])
+@pytest.mark.parametrize(
+    "content, words", [(None, "not a whole file"), ({"layer1.weight": torch.zeros(3)}, "another architecture")]
+)
 def test_imagenet_weights_that_do_not_fit(out, tmp_path, content, words):
     file = tmp_path / "w.pth"
     file.write_bytes(b"half") if content is None else torch.save(content, file)
@@ -256,17 +341,20 @@ def test_imagenet_weights_that_do_not_fit(out, tmp_path, content, words):
     assert "w.pth" in text and words in text and "\n" not in text
 
 
-@pytest.mark.parametrize("stage, more, words", [
-    (train, ("--profile", "dmeo"), "did you mean demo"),
-    (train, ("--set", "train.epoch=3"), "did you mean epochs"),
-    (train, ("--set", "train.loss=lovas_hinge"), "lovas_hinge"),
-    (train, ("--fold", "2"), "--fold 2"),
-    (train, ("--size", "99"), "no size 99; it trains at 32, 48"),
-    (train, ("--encoder", "test_resnett"), "test_resnett"),
-    (train, ("--model", "unet_resnext5"), "unet_resnext5"),
-    (train, ("--set", "model.options.widht=8"), "widht"),
-    (predict, ("--fold", "-1"), "--fold -1"),
-])
+@pytest.mark.parametrize(
+    "stage, more, words",
+    [
+        (train, ("--profile", "dmeo"), "did you mean demo"),
+        (train, ("--set", "train.epoch=3"), "did you mean epochs"),
+        (train, ("--set", "train.loss=lovas_hinge"), "lovas_hinge"),
+        (train, ("--fold", "2"), "--fold 2"),
+        (train, ("--size", "99"), "no size 99; it trains at 32, 48"),
+        (train, ("--encoder", "test_resnett"), "test_resnett"),
+        (train, ("--model", "unet_resnext5"), "unet_resnext5"),
+        (train, ("--set", "model.options.widht=8"), "widht"),
+        (predict, ("--fold", "-1"), "--fold -1"),
+    ],
+)
 def test_names_that_do_not_exist(out, stage, more, words):
     text = refused(stage, out=out, more=more)
     assert words in text and "\n" not in text
@@ -278,6 +366,7 @@ def test_no_kaggle_client(ran, monkeypatch):
 
 
 # ---- tiles with faults
+
 
 def png(side: int = 101) -> bytes:
     file = io.BytesIO()
@@ -324,7 +413,7 @@ def id_twice(folder: Path) -> str:
 
 def cut_zip(folder: Path) -> str:
     path = folder / "train.zip"
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return "train.zip"
 
 
@@ -357,10 +446,12 @@ def test_tiles_are_only_read(tiny_competition, tmp_path):
 
 # ---- no space left
 
+
 @pytest.mark.parametrize("stage", [make_folds, train, predict, submit, report], ids=lambda stage: stage.__name__)
 def test_a_full_disk_leaves_what_was_there(out, monkeypatch, stage):
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(os, "fsync", full)
     assert "no space left to write" in refused(stage, out=out, more=("--force",))
 
@@ -369,6 +460,7 @@ def test_a_full_disk_leaves_what_was_there(out, monkeypatch, stage):
 def test_a_full_disk_while_the_tiles_are_prepared(tmp_path, monkeypatch, moment):
     def full(*args) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(*{"sample": (sample, "make_sample"), "cache": (os, "fsync")}[moment], full)
     with pytest.raises(InputError, match="no space left to write"):
         run(prepare, out=tmp_path / "out")
@@ -377,16 +469,25 @@ def test_a_full_disk_while_the_tiles_are_prepared(tmp_path, monkeypatch, moment)
 
 # ---- as a person sees it
 
-@pytest.mark.parametrize("more, data, words", [
-    (["--profile", "dmeo"], "sample", "error: no profile is called 'dmeo'; did you mean demo?"),
-    ([], "/nowhere", "error: --data /nowhere: there is no such folder"),
-    ([], "cut", "download it again"),
-])
+
+@pytest.mark.parametrize(
+    "more, data, words",
+    [
+        (["--profile", "dmeo"], "sample", "error: no profile is called 'dmeo'; did you mean demo?"),
+        ([], "/nowhere", "error: --data /nowhere: there is no such folder"),
+        ([], "cut", "download it again"),
+    ],
+)
 def test_a_fault_is_one_sentence_and_status_1(tiny_competition, tmp_path, more, data, words):
     if data == "cut":
         cut_zip(tiny_competition)
         data = str(tiny_competition)
-    ended = subprocess.run([sys.executable, "-m", "pipeline.prepare", *flags(tmp_path / "out", *more, data=data)], cwd=ROOT,
-                           capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.prepare", *flags(tmp_path / "out", *more, data=data)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 1 and words in ended.stderr
     assert ended.stderr.count("error:") == 1 and "Traceback" not in ended.stderr and not (tmp_path / "out").exists()

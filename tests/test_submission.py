@@ -1,4 +1,5 @@
 """The file Kaggle scores: two rules, run lengths, the same bytes each time."""
+
 import gzip
 
 import numpy as np
@@ -16,7 +17,7 @@ def some(n: int = 6, seed: int = 0) -> np.ndarray:
     return found
 
 
-IDS = ["f0", "a1", "00001", "1e5", "NA", "c3"]      # not sorted; text that pandas would take for numbers or for nothing
+IDS = ["f0", "a1", "00001", "1e5", "NA", "c3"]  # not sorted; text that pandas would take for numbers or for nothing
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.34, 0.3, 0.7])
@@ -95,7 +96,7 @@ def test_ids_that_do_not_come_back_are_refused(tmp_path):
 
 def test_a_run_length_that_does_not_give_the_mask_back_is_refused(tmp_path, monkeypatch):
     encode = rle.encode
-    monkeypatch.setattr(rle, "encode", lambda masks: encode(masks.transpose(0, 2, 1)))      # rows first: a classic
+    monkeypatch.setattr(rle, "encode", lambda masks: encode(masks.transpose(0, 2, 1)))  # rows first: a classic
     with pytest.raises(InputError, match="run lengths of tile a1 do not give its mask back"):
         submission.write(tmp_path / "s.csv.gz", IDS, some())
 

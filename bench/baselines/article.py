@@ -25,14 +25,16 @@ from bench.baselines.losses import symmetric_lovasz
 from bench.baselines.metric import meanap_by_histogram
 
 
-def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch.device, **kwargs) -> DataLoaders:
+def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch.device, only: set[str] | None = None,
+             **kwargs) -> DataLoaders:
     """DataLoaders over folder/images and folder/masks; `held_out` ids are for validation.
 
+    only    of all ids there, these
     kwargs  of fastai's DataLoader: num_workers, which is a process for each core if nothing is said
     """
     block = DataBlock(
         blocks=(ImageBlock, MaskBlock),
-        get_items=get_image_files,
+        get_items=lambda source: [f for f in get_image_files(source) if only is None or f.stem in only],
         get_y=lambda image: folder / "masks" / image.name,
         splitter=FuncSplitter(lambda image: image.stem in held_out),
         item_tfms=Resize(size),

@@ -163,7 +163,7 @@ def writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as e:
-        causes = [e]      # torch and safetensors raise errors of their own, the system's is behind them or in their text
+        causes = [e]      # torch and safetensors raise errors of their own: the system's is behind them, or in their text
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}

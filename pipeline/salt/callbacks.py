@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from pipeline.salt import artifacts
 from pipeline.salt.device import autocast, peak_memory
-from pipeline.salt.engines.ranks import is_first, ranks
+from pipeline.salt.engines.ranks import is_first, world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
@@ -53,7 +53,7 @@ class RankShare(Callback):
     order = Autocast.order - 1
 
     def before_batch(self):
-        mine = slice(rank_distrib(), None, ranks())
+        mine = slice(rank_distrib(), None, world_size())
         self.learn.xb, self.learn.yb = tuple(x[mine] for x in self.xb), tuple(y[mine] for y in self.yb)
 
 
@@ -104,7 +104,7 @@ class EpochLog(Callback):
             "epoch": self.epoch + 1, "train_loss": round(self.train_loss, 5), "valid_loss": round(self._mean(False), 5),
             "meanap": round(score / tiles, 5), "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": round(time.perf_counter() - self.began, 2),
-            "tiles_per_second": round(self.sums[True][1] * ranks() / self.trained, 1),
+            "tiles_per_second": round(self.sums[True][1] * world_size() / self.trained, 1),
             "memory": round(peak_memory(self.device_), 2),
         })
         row = self.rows[-1]
@@ -118,7 +118,7 @@ class EpochLog(Callback):
 
     def _over_ranks(self, *numbers: Tensor | float) -> list[float]:
         """Each number, added up over the processes that train this network."""
-        if ranks() == 1:
+        if world_size() == 1:
             return [float(n) for n in numbers]
         sums = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device_)
         torch.distributed.all_reduce(sums)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.salt.artifacts import CODE, Files, shown
+from pipeline.salt.artifacts import CODE, Files
 from pipeline.salt.config import PROFILES, Profile, changed, profile_named
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import competition
@@ -61,7 +61,8 @@ def run_from(args: argparse.Namespace) -> Run:
         raise InputError(f"--out {args.out}: that is a file; name a folder")
     data = _data(args.data, out)
     name, why = (args.profile, "named") if args.profile else _default_profile(data)
-    settings = [*args.set, *(f"model.{key}={value}" for key, value in [("name", args.model), ("encoder", args.encoder)] if value)]
+    short = {"model.name": args.model, "model.encoder": args.encoder}
+    settings = [*args.set, *(f"{name}={value}" for name, value in short.items() if value)]
     weights = None
     if args.weights == "none":
         settings.append("model.weights=none")

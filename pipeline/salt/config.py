@@ -20,8 +20,8 @@ PSEUDO = "pseudo"    # stands where a size stands, for the step that learns from
 class Sample:
     """The built-in tiles, for whoever has none of Kaggle's."""
 
-    train: int = 240   # tiles with a mask
-    test: int = 160    # tiles to predict; their truth is kept aside for the report
+    train: int = 480   # tiles with a mask
+    test: int = 200    # tiles to predict; their truth is kept aside for the report
     seed: int = 7
 
 
@@ -131,15 +131,15 @@ PROFILES = {p.name: p for p in [
         name="demo", about="generated tiles, a tiny network from scratch, minutes on two cores",
         run_folds=3, folds=Folds(scheme="coverage", k=3),
         model=Model(encoder="test_resnet", weights="none", options={"width": 16}),
-        train=Train(stages=(Stage(size=64, batch=16, epochs=14, lr=4e-3), Stage(size=96, batch=16, epochs=4, lr=2e-3))),
+        train=Train(stages=(Stage(size=64, batch=16, epochs=24, lr=4e-3), Stage(size=96, batch=16, epochs=4, lr=8e-4))),
         predict=Predict(checkpoint="last"), submit=Submit(threshold=0.5),
     ),
     Profile(
         name="cpu", about="real tiles without a GPU: EfficientNet-Lite0, two folds of five, about an hour on two cores",
         run_folds=2, folds=Folds(scheme="coverage", k=5),
-        model=Model(encoder="tf_efficientnet_lite0", options={"width": 16, "stem_skip": True}),
+        model=Model(encoder="tf_efficientnet_lite0", options={"width": 24, "stem_skip": True}),
         augment=Augment(zoom=1.25, zoom_p=0.75, brightness_p=0.5),
-        train=Train(stages=(Stage(size=128, batch=32, epochs=16, lr=2e-3),), wd=1e-2),
+        train=Train(stages=(Stage(size=128, batch=32, epochs=14, lr=2e-3),), wd=1e-2),
         predict=Predict(checkpoint="last"),
     ),
     Profile(
@@ -153,7 +153,8 @@ PROFILES = {p.name: p for p in [
 
 _SEED = (0, 2**32 - 1)
 LIMITS = {      # least and most, both allowed
-    "sample.train": (2, 10**6), "sample.test": (1, 10**6), "sample.seed": _SEED, "folds.k": (2, 10**4), "folds.seed": _SEED,
+    "sample.train": (2, 10**6), "sample.test": (1, 10**6), "sample.seed": _SEED,
+    "folds.k": (2, 10**4), "folds.seed": _SEED,
     "augment.flip_p": (0, 1), "augment.brightness_p": (0, 1), "augment.zoom_p": (0, 1),
     "augment.brightness": (0, 0.99), "augment.zoom": (1, 10),
     "train.size": (32, 4096), "train.batch": (2, 10**4), "train.epochs": (1, 10**4), "train.lr": (1e-9, 10),
@@ -196,7 +197,8 @@ def check(profile: Profile) -> None:
     if len(set(sizes)) != len(sizes):
         raise InputError(f"profile {profile.name}: the stages of train have the sizes {sizes}; they must differ")
     if not 1 <= profile.run_folds <= profile.folds.k:
-        raise InputError(f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}")
+        raise InputError(f"profile {profile.name}: run_folds={profile.run_folds} must be within "
+                         f"1..folds.k={profile.folds.k}")
 
 
 def settings_of(section: Any) -> dict:

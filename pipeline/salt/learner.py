@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, RankShare, Resume
 from pipeline.salt.config import Stage, Train, did_you_mean
 from pipeline.salt.device import depthwise_in_fp32, resolve_precision
-from pipeline.salt.engines.ranks import ranks
+from pipeline.salt.engines.ranks import world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
@@ -79,12 +79,12 @@ def over_ranks(learn: Learner, batch: int) -> Iterator[None]:
     https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
     they would count twice in the score. Here every rank makes the same batches, random changes too, and takes a part.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         yield
         return
-    if batch % ranks():
-        raise InputError(f"a batch of {batch} tiles cannot be shared out evenly to {ranks()} processes; set train.batch "
-                         f"to a multiple of {ranks()}, or start fewer")
+    if batch % world_size():
+        raise InputError(f"a batch of {batch} tiles cannot be shared out evenly to {world_size()} processes; set "
+                         f"train.batch to a multiple of {world_size()}, or start fewer")
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
     with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda"):
         learn.distributed_trainer._wrap_dl = lambda dl: dl

@@ -44,7 +44,7 @@ def in_processes(stage: str, jobs: dict[int, list[str]], workers: int | None) ->
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; asked of the driver, because importing torch takes seconds."""
+    """The NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, asked of the driver: importing torch takes seconds."""
     try:
         cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
         if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):

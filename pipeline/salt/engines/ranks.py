@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from pipeline.salt.errors import InputError
 
 
-def ranks() -> int:
+def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
     """Whether this is the rank that prints and publishes."""
-    return ranks() == 1 or os.environ["RANK"] == "0"
+    return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Callable[[], None]]:
     """Inside it the ranks reach each other, each has its own GPU, the first one prints. Yields what waits for all."""
-    if ranks() == 1:
+    if world_size() == 1:
         yield lambda: None
         return
     try:

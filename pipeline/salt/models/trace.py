@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import Heads
 from pipeline.salt.models.pyramid import TimmPyramid
 
@@ -58,6 +59,9 @@ class Part:
 
 def trace(model: nn.Module, size: int) -> list[Part]:
     """The parts of `model`, in the order in which they work on an image of size x size px; it is put on `meta`."""
+    if size < 32:
+        raise InputError(f"an image of {size} x {size} px is too small for a network that halves it five times; take 32 px "
+                         "or more")
     model = model.to("meta").train()                # in training, so that auxiliary heads show
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)
@@ -109,7 +113,7 @@ class _Follow(TorchFunctionMode):
         parts = list(dict.fromkeys(part for _, known, _ in inputs for part in known))
         joined = next((channels for _, _, channels in inputs if channels), ())
         if func is torch.cat:
-            joined = tuple(x.shape[1] for x in args[0])
+            joined = tuple(c for x in args[0] for c in self._channels(x))
         if self.at_work:
             part = self.at_work[0]
             part.sources += [source for source in parts if source is not part and source not in part.sources]
@@ -118,6 +122,10 @@ class _Follow(TorchFunctionMode):
         for x in _tensors(out):
             self.know(x, parts, joined)
         return out
+
+    def _channels(self, x: Tensor) -> tuple[int, ...]:
+        _, _, joined = self.known.get(id(x), (x, [], ()))
+        return joined if sum(joined) == x.shape[1] else (x.shape[1],)
 
     def encoding(self, begins: bool) -> None:
         self.in_encoder = begins
@@ -172,12 +180,18 @@ def _name(path: str, root: str) -> str:
 
 
 def _kinds(module: nn.Module) -> dict[str, tuple[int, int]]:
-    layers = [layer for layer in module if list(layer.parameters())] if type(module) is nn.Sequential else [module]
+    if type(module) is not nn.Sequential:
+        return {type(module).__name__: (sum(p.numel() for p in module.parameters()), 1)}
     kinds: dict[str, tuple[int, int]] = {}
-    for layer in layers:
-        parameters, number = kinds.get(type(layer).__name__, (0, 0))
-        kinds[type(layer).__name__] = parameters + sum(p.numel() for p in layer.parameters()), number + 1
+    for layer in module:
+        _add(kinds, _kinds(layer))
     return kinds
+
+
+def _add(kinds: dict[str, tuple[int, int]], more: dict[str, tuple[int, int]]) -> None:
+    for kind, (parameters, number) in more.items():
+        before = kinds.get(kind, (0, 0))
+        kinds[kind] = before[0] + parameters, before[1] + number
 
 
 def _swallowed_by(part: Part, parts: list[Part]) -> Part | None:
@@ -193,8 +207,7 @@ def _swallowed_by(part: Part, parts: list[Part]) -> Part | None:
 
 def _merge(earlier: Part, part: Part, parts: list[Part]) -> None:
     earlier.names += [name for name in part.names if name not in earlier.names]
-    for kind, numbers in part.kinds.items():
-        earlier.kinds[kind] = tuple(map(sum, zip(numbers, earlier.kinds.get(kind, (0, 0)), strict=True)))
+    _add(earlier.kinds, part.kinds)
     earlier.shape, earlier.output = part.shape, part.output
     earlier.parameters += part.parameters
     earlier.trainable += part.trainable

@@ -106,7 +106,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, pickle.UnpicklingError, LookupError, ValueError, RuntimeError, EOFError, OSError) as error:
         # What torch says here ends in advice to unpickle anything; a user should not follow it.
         raise InputError(f"{file}: not a whole file of weights that is safe to read ({type(error).__name__}); "
                          "fetch it again.") from error

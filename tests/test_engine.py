@@ -1,0 +1,349 @@
+"""Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import make_folds, prepare, train
+from pipeline.salt import checkpoints
+from pipeline.salt.config import Model
+from pipeline.salt.engines import local, ranks, runs_here
+from pipeline.salt.engines.cluster import share
+from pipeline.salt.engines.local import in_processes
+from pipeline.salt.errors import InputError
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.tiles.cache import Cache
+from pipeline.salt.tiles.geometry import to_tile
+from pipeline.salt.tiles.loaders import get_data
+
+ROOT = Path(__file__).parents[1]
+EPOCHS = 8
+SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "folds.k=2", "train.64.size=32", "train.96.size=48",
+         "train.batch=6", f"train.32.epochs={EPOCHS}", "train.48.epochs=1", "model.options.width=8",
+         "train.precision=fp32"]
+
+
+def flags(out: Path, *more: str) -> list[str]:
+    return ["--data=sample", f"--out={out}", "--profile=demo", *(f"--set={s}" for s in SMALL), *more]
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory) -> Path:
+    """Tiles and folds, nothing trained; not to be changed."""
+    out = tmp_path_factory.mktemp("dealt") / "out"
+    for stage in (prepare, make_folds):
+        stage.main(flags(out))
+    return out
+
+
+@pytest.fixture
+def out(dealt, tmp_path) -> Path:
+    return shutil.copytree(dealt, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def straight(dealt, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights that this process gives, one fold after the other."""
+    out = shutil.copytree(dealt, tmp_path_factory.mktemp("straight") / "out")
+    train.main(flags(out))
+    return weights(out)
+
+
+def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {str(path.relative_to(out)): load_file(path) for path in sorted(out.rglob("*.safetensors"))}
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    assert len(ours) == 8 and ours.keys() == theirs.keys()      # 2 folds, 2 sizes, best and last
+    for path, tensors in ours.items():
+        assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
+
+
+@pytest.fixture(scope="module")
+def fast_clock(tmp_path_factory) -> str:
+    """A folder for PYTHONPATH with which the clock runs 1000 times too fast: a state is saved after every epoch."""
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "sitecustomize.py").write_text(
+        "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n")
+    return str(folder)
+
+
+# ---- processes of this machine, with a stage that only says where it runs
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> str:
+    """A stage: `--fail` ends in a sentence, `--crash` in a traceback, `--sleep` takes a minute."""
+    (tmp_path / "toy.py").write_text("""
+import os, sys, time
+said = " ".join(sys.argv[1:])
+began = time.time()
+if "--fail" in said:
+    sys.exit("error: there is no salt")
+if "--crash" in said:
+    raise RuntimeError("a fault of ours")
+time.sleep(60 if "--sleep" in said else 0.3)
+print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ["OMP_NUM_THREADS"],
+      "began", began, "ended", time.time())
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return "toy"
+
+
+def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-7"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    in_processes(toy, {k: [f"fold={k}"] for k in range(5)}, None)
+    first, *lines = capfd.readouterr().out.splitlines()
+    assert first == "engine   2 processes on 2 GPUs: folds 0, 1, 2, 3, 4"
+    assert sorted(line.split()[0] for line in lines) == [f"fold={k}" for k in range(5)]
+    seen = [re.match(r"fold=\d gpu (\S+) threads (\d+) began (\S+) ended (\S+)", line).groups() for line in lines]
+    assert {threads for _, threads, _, _ in seen} == {"4"}
+    for gpu in ("3", "GPU-7"):
+        times = sorted((float(began), float(ended)) for name, _, began, ended in seen if name == gpu)
+        assert len(times) >= 2 and all(a[1] <= b[0] for a, b in zip(times, times[1:], strict=False)), "one at a time"
+
+
+def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0"])
+    in_processes(toy, {0: ["a"], 1: ["b"]}, 2)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "engine   2 processes on 1 GPU: folds 0, 1" and all(" gpu 0 " in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("flag, words", [("--fail", "^there is no salt$"), ("--crash", "fold 1: its .* status 1")])
+def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
+    began = time.monotonic()
+    with pytest.raises(InputError, match=words):
+        in_processes(toy, {0: ["--sleep"], 1: [flag], 2: ["never begun"]}, 2)
+    said = capfd.readouterr().out
+    assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
+    assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash")
+    assert not left("--sleep")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_stops_the_workers(toy, monkeypatch, handlers, stop):
+    sleep, stopped = time.sleep, []
+
+    def stopping(seconds: float) -> None:
+        if not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), stop)
+        sleep(seconds)
+    monkeypatch.setattr(time, "sleep", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        in_processes(toy, {0: ["--sleep=a"], 1: ["--sleep=b"]}, 2)
+    assert not left("--sleep=a") and not left("--sleep=b")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.fixture
+def handlers():
+    """Signals as in a shell's foreground, whoever started the tests."""
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def left(word: str) -> list[str]:
+    """Command lines of toys that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"toy" in command and word.encode() in command:
+            found.append(path.parent.name)
+    return found
+
+
+def test_when_several_processes_are_used(monkeypatch):
+    for gpus, workers, jobs, here in [(0, None, 5, True), (1, None, 5, True), (2, None, 5, False), (2, None, 1, True),
+                                      (2, 1, 5, True), (1, 2, 5, False), (0, 2, 5, False), (2, None, 0, True)]:
+        monkeypatch.setattr("pipeline.salt.engines.visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
+        assert runs_here("local", workers, jobs) == here, (gpus, workers, jobs)
+    assert not runs_here("ray", None, 1) and runs_here("ray", None, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert runs_here("local", 4, 5) and runs_here("ray", None, 5)
+    with pytest.raises(InputError, match="--workers 0"):
+        runs_here("local", 0, 5)
+
+
+# ---- the real stage
+
+def test_two_workers_give_the_same_weights(out, straight, capfd):
+    train.main(flags(out, "--workers", "2"))
+    said = capfd.readouterr().out
+    assert said.count("trained") == 4 and "engine   2 processes on the CPU: folds 0, 1" in said
+    assert_same(weights(out), straight)
+    train.main(flags(out, "--workers", "2"))
+    assert capfd.readouterr().out.count("fresh") == 4
+
+
+def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch, capfd):
+    state, is_working, killed = out / "folds/demo/fold_0/32.resume.pt", local._Worker.is_working, []
+
+    def killing(worker) -> bool:
+        if worker.title == "fold 0" and state.exists():
+            worker.process.kill()
+            worker.process.wait()
+            killed.append(worker.process.pid)
+        return is_working(worker)
+    monkeypatch.setenv("PYTHONPATH", fast_clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(local._Worker, "is_working", killing)
+        with pytest.raises(InputError, match="fold 0: its process was killed by signal 9"):
+            train.main(flags(out, "--workers", "2"))
+    assert len(killed) == 1
+    capfd.readouterr()
+    train.main(flags(out, "--workers", "2"))
+    assert 0 < capfd.readouterr().out.count("fold 0  32 px  epoch") < EPOCHS, "it went on, not from the start"
+    assert_same(weights(out), straight)
+
+
+def test_the_sentence_of_a_worker_is_that_of_the_command(out, capfd):
+    with pytest.raises(InputError, match="^train.loss=lovas is no loss that is known; did you mean lovasz"):
+        train.main(flags(out, "--workers", "2", "--set", "train.loss=lovas"))
+    assert "error:" not in capfd.readouterr().out
+
+
+# ---- Ray
+
+@pytest.mark.parametrize("nodes, workers, wanted", [
+    ([{"CPU": 16, "GPU": 8}], None, (8, {"num_gpus": 1})),
+    ([{"CPU": 16, "GPU": 1}] * 4, 4, (4, {"num_gpus": 1})),
+    ([{"CPU": 16, "GPU": 1}] * 4, 10, (10, {"num_gpus": 1 / 3})),      # three on a GPU: ten find room
+    ([{"CPU": 16, "GPU": 2}, {"CPU": 4}], None, (2, {"num_gpus": 1})),
+    ([{"CPU": 2}], 2, (2, {"num_cpus": 1})),
+    ([{"CPU": 2}], None, (1, {"num_cpus": 2})),
+    ([{"CPU": 16}, {"CPU": 8}, {}], None, (2, {"num_cpus": 8})),      # {}: a head that computes nothing
+    ([{"CPU": 2}], 5, (5, {"num_cpus": 1})),
+])
+def test_what_a_task_asks_of_the_cluster(nodes, workers, wanted):
+    assert share(nodes, workers) == wanted
+
+
+def test_without_ray_it_says_what_to_install(out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")):
+        train.main(flags(out, "--engine", "ray"))
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(fast_clock):
+    """Environment of a command that finds a cluster of its own, with two CPUs."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
+    folder = tempfile.mkdtemp(prefix="ray-")       # pytest's own folders are too deep for the names of Ray's sockets
+    port = free_port()
+    environment = os.environ | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
+                             "--num-gpus=0", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert any("--block" in line for line in head.stdout), "it says so when it is ready"
+    yield os.environ | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(ROOT)}
+    head.terminate()
+    head.communicate(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def on_ray(environment: dict[str, str], *args: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "pipeline.train", *args, "--engine", "ray", "--workers", "2"],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_ray_gives_the_same_weights_even_where_a_worker_is_killed(out, straight, ray_cluster):
+    said, killed = [], None
+    with on_ray(ray_cluster, *flags(out)) as command:
+        for line in command.stdout:
+            said.append(line)
+            if killed is None and (found := re.search(r"pid=(\d+).*fold 0  32 px  epoch  2/", line)):
+                killed = int(found[1])
+                os.kill(killed, signal.SIGKILL)
+    text = "".join(said)
+    assert command.returncode == 0 and killed, text
+    assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
+    assert_same(weights(out), straight)
+
+
+def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
+    with on_ray(ray_cluster, *flags(out, "--set", "train.loss=lovas")) as command:
+        text = command.stdout.read()
+    assert command.returncode == 1 and "Traceback" not in text, text
+    assert "error: train.loss=lovas is no loss that is known" in text
+
+
+# ---- one fold over several processes
+
+def test_without_accelerate_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")), ranks.joined():
+        pass
+
+
+def test_two_processes_train_one_network(out, tmp_path):
+    """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
+    folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
+    fold = folds["fold"].value_counts().idxmax()
+    held_out = (folds["fold"] == fold).to_numpy()
+    assert held_out.sum() == 13, "batches of 12 and 1: the second process has no part of the last"
+    script = tmp_path / "both.py"
+    script.write_text("""
+import sys, torch
+from pipeline import train
+from pipeline.salt import learner
+fit = learner.fit_fold
+
+def compared(*args, **kwargs):
+    fitted = fit(*args, **kwargs)
+    for name, w in [*fitted.last.items(), *fitted.best.items()]:
+        both = [torch.empty_like(w), torch.empty_like(w)]
+        torch.distributed.all_gather(both, w)
+        assert torch.equal(*both), name
+    print(f"the same in {torch.distributed.get_world_size()}")
+    return fitted
+learner.fit_fold = compared
+train.main(sys.argv[1:])
+""")
+    launch = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+              f"--main_process_port={free_port()}", str(script), *flags(out, f"--fold={fold}")]
+    ended = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *launch], capture_output=True, text=True,
+                           check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
+    model = checkpoints.network(Model(encoder="test_resnet", options={"width": 8}))
+    tiles = Cache(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
+    for size in (32, 48):
+        history = pd.read_csv(out / f"folds/demo/fold_{fold}/{size}.csv")
+        model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.last.safetensors"))
+        dls = get_data(fold, folds, size, 6, cache=tiles, stats=(model.encoder.mean, model.encoder.std))
+        with torch.inference_mode():
+            logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
+        score = tile_scores(logits[:, 0].numpy() > 0, tiles.masks[held_out]).mean()
+        assert history["meanap"].iloc[-1] == pytest.approx(score, abs=1e-5)
+        assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)
+        assert len(history) == (EPOCHS if size == 32 else 1)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.salt.config import LIMITS, PROFILES, Profile, changed, check, profile_named, settings_of
+from pipeline.salt.config import PROFILES, Profile, profile_named, settings_of
 from pipeline.salt.errors import InputError
+from pipeline.salt.settings import LIMITS, changed, check
 
 DEMO = PROFILES["demo"]
 

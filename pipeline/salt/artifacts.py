@@ -155,6 +155,12 @@ def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[
             tmp.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Take away an artifact that does not belong to its neighbours any more."""
+    for file in (_sidecar(path), path):
+        file.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Inside it, a full disk and a folder that cannot be written to are an InputError that names `path`."""
@@ -199,10 +205,8 @@ def shown(path: Path) -> str:
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
     return found
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.salt.artifacts import CODE, Files
-from pipeline.salt.config import PROFILES, Profile, changed, profile_named
+from pipeline.salt.config import PROFILES, Profile, profile_named
 from pipeline.salt.errors import InputError
+from pipeline.salt.settings import changed
 from pipeline.salt.tiles import competition
 
 SAMPLE = "sample"

@@ -1,5 +1,14 @@
-"""The one exception that is meant for a person."""
+"""What is said to a person when something is wrong."""
+
+import difflib
+from collections.abc import Collection
 
 
 class InputError(Exception):
     """Something the user can mend. Its text names the file or value, the rule, and what to do; no traceback is shown."""
+
+
+def did_you_mean(name: object, known: Collection[str]) -> str:
+    """The end of a sentence about a name that is not among `known`."""
+    near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

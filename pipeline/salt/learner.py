@@ -15,10 +15,10 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, RankShare, Resume
-from pipeline.salt.config import Stage, Train, did_you_mean
+from pipeline.salt.config import Stage, Train
 from pipeline.salt.device import depthwise_in_fp32, resolve_precision
 from pipeline.salt.engines.ranks import world_size
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
 

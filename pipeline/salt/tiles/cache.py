@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.salt.artifacts import Files, Origin, publish
+from pipeline.salt.artifacts import Files, Origin, discard, publish
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles.competition import Competition
 
@@ -41,6 +41,8 @@ def write(competition: Competition, files: Files, origin: Origin) -> None:
     arrays = {"images.npy": competition.images, "masks.npy": competition.masks, "test.npy": competition.test}
     if competition.truth is not None:
         arrays["truth.npy"] = competition.truth
+    else:
+        discard(files.cache("truth.npy"))
     for name, array in arrays.items():
         publish(files.cache(name), origin, lambda tmp, array=array: np.save(tmp, array))
     publish(files.cache("tiles.csv"), origin, lambda tmp: competition.tiles.to_csv(tmp, index=False),

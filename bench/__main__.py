@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.harness import circumstances, machine, shown
 from pipeline.salt.device import pick_device
 
-BENCHES = ("losses", "metric_rle")      # modules of this folder with run(device) -> list[Result]
+# modules of this folder with run(device) -> list[Result]
+BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "inference", "whole_run", "scaling")
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -56,10 +57,15 @@ def table() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
         for bench in record.get("benches", {}).values():        # other files of numbers lie here too
-            rows += [f"| {record['machine']} | {r['name']} ({r['device']}) | {shown(r['ours'])} | {shown(r['theirs'])} "
-                     f"| {r['ratio']:.1f}x | {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
+            rows += [f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
+                     f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x | {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
                      for r in bench["results"]]
     return "\n".join(rows) + "\n"
+
+
+def amount(result: dict, side: str) -> str:
+    """Seconds, unless the result names another unit."""
+    return f"{result[side]:,.3g} {result['unit']}" if "unit" in result else shown(result[side])
 
 
 if __name__ == "__main__":

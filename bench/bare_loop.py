@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
+from threading import Barrier
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from pipeline.salt.device import autocast, resolve_precision
 from pipeline.salt.losses import symmetric_lovasz
 
 Steps = Callable[[], object]
+
+PATIENCE = 120      # s that a process waits for the others; one that could not begin must not hold them for ever
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def on_streams(several: list[Steps]) -> Steps:
 def in_processes(n: int, build: Callable[..., Steps], *args, repeats: int) -> float:
     """Seconds that n processes take, all at once, for one call each of what build(*args) returns."""
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_begin, initargs=(spawn.Barrier(n),)) as pool:
-        return max(job.result() for job in [pool.submit(_one_process, build, args, repeats) for _ in range(n)])
+    with spawn.Manager() as manager, ProcessPoolExecutor(n, mp_context=spawn) as pool:
+        all_ready = manager.Barrier(n)
+        jobs = [pool.submit(_one_process, all_ready, build, args, repeats) for _ in range(n)]
+        return max(job.result() for job in jobs)
 
 
 def wait(device: torch.device) -> None:
@@ -99,17 +103,12 @@ def _recorded(step: Steps) -> Steps:
     return graph.replay
 
 
-def _begin(barrier: Barrier) -> None:
-    global together
-    together = barrier
-
-
-def _one_process(build: Callable[..., Steps], args: tuple, repeats: int) -> float:
+def _one_process(all_ready: Barrier, build: Callable[..., Steps], args: tuple, repeats: int) -> float:
     work, device = build(*args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for _ in range(2):
         work()
     wait(device)
-    together.wait()
+    all_ready.wait(PATIENCE)
     start = time.perf_counter()
     for _ in range(repeats):
         work()

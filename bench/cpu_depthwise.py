@@ -14,8 +14,9 @@ SHAPES = [((32, 96, 65, 65), 3, 2), ((32, 144, 35, 35), 5, 2), ((32, 672, 12, 12
 def run(device: torch.device) -> list[Result]:
     if device.type != "cpu":
         return []
-    return [compare(f"depthwise {kernel}x{kernel} stride {stride}, {shape[1]} channels", backward(shape, kernel, stride, torch.float32),
-                    backward(shape, kernel, stride, torch.bfloat16), repeats=5, device=device) for shape, kernel, stride in SHAPES]
+    return [compare(f"depthwise {kernel}x{kernel} stride {stride}, {shape[1]} channels",
+                    backward(shape, kernel, stride, torch.float32), backward(shape, kernel, stride, torch.bfloat16),
+                    repeats=5, device=device) for shape, kernel, stride in SHAPES]
 
 
 def backward(shape: tuple[int, ...], kernel: int, stride: int, dtype: torch.dtype):

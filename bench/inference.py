@@ -49,10 +49,11 @@ def against_article(device: torch.device, size: Size) -> Result:
             predict(Path(folder, "ours.npy"), some.arrays(size.tiles), model, size, device)
 
         def theirs() -> None:
-            np.save(Path(folder, "theirs.npy"), predict_as_article(some.folder, some.pngs(size.tiles), model, size, device))
+            probs = predict_as_article(some.folder, some.pngs(size.tiles), model, size, device)
+            np.save(Path(folder, "theirs.npy"), probs)
 
-        return compare(f"flip TTA of {size.tiles:,} {some.kind} tiles at {size.px} px; theirs: PNG files, fp32, two passes",
-                       ours, theirs, size.repeats, device)
+        name = f"flip TTA of {size.tiles:,} {some.kind} tiles at {size.px} px; theirs: PNG files, fp32, two passes"
+        return compare(name, ours, theirs, size.repeats, device)
 
 
 def memory_of_both(size: Size) -> list[Result]:
@@ -65,16 +66,17 @@ def memory_of_both(size: Size) -> list[Result]:
         np.save(images, some.arrays(size.watched))
         ours = memory.peak(watched_ours, Path(folder, "ours.npy"), images, size)
         theirs = memory.peak(watched_theirs, some.folder, some.pngs(size.watched), size)
-    return [memory.compare(f"memory of flip TTA of {size.watched:,} tiles at {size.px} px, network aside; theirs: float64 array",
-                           ours, theirs)]
+    name = f"memory of flip TTA of {size.watched:,} tiles at {size.px} px, network aside; theirs: a float64 array"
+    return [memory.compare(name, ours, theirs)]
 
 
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
-    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", size=size.px, batch=OURS_AT_ONCE, flip=True,
-                    precision=resolve_precision("auto", device), device=device)
+    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", size=size.px, batch=OURS_AT_ONCE,
+                    flip=True, precision=resolve_precision("auto", device), device=device)
 
 
-def predict_as_article(folder: Path, files: list[Path], model: nn.Module, size: Size, device: torch.device) -> np.ndarray:
+def predict_as_article(folder: Path, files: list[Path], model: nn.Module, size: Size,
+                       device: torch.device) -> np.ndarray:
     dls = article.get_data(folder, {files[0].stem}, size.px, size.batch, device, num_workers=size.workers)
     model.to(device, memory_format=torch.contiguous_format)
     return article.predict(article.learner(dls, model, folder), files, size.px)

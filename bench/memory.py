@@ -1,4 +1,5 @@
 """How much memory a piece of work needs: a process of its own does it, and is watched."""
+import os
 import threading
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -29,7 +30,8 @@ def peak(work: Callable[..., object], *args) -> float:
 def compare(name: str, ours: float, theirs: float) -> Amount:
     """Two peaks, printed with their ratio."""
     print(f"{name}: ours {ours:,.0f} MiB, theirs {theirs:,.0f} MiB, {theirs / ours:.1f}x")
-    return Amount(name=name, device="cpu", repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours, load=0.0, unit="MiB")
+    return Amount(name=name, device="cpu", repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
+                  load=os.getloadavg()[0], unit="MiB")
 
 
 def _watched(work: Callable[..., object], args: tuple) -> float:

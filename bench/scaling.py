@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.data.core import DataLoaders
 
 from bench import inference, memory
 from bench.bare_loop import Steps
@@ -25,8 +26,6 @@ from pipeline.salt.device import pick_device
 from pipeline.salt.learner import build_learner
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 from pipeline.salt.tiles.loaders import TileLoader
-
-from fastai.data.core import DataLoaders
 
 TIMES = (2, 4)
 START = 10.0    # s that a stage may take to begin
@@ -58,8 +57,8 @@ def epochs(device: torch.device, size: Size) -> list[Result]:
     def times(n: int) -> Steps:
         return lambda: [once() for _ in range(n)]
 
-    return [compare(f"epoch of {n}x{size.tiles} tiles; theirs: {n} epochs of {size.tiles}", training(device, size, n * size.tiles),
-                    times(n), size.repeats, device) for n in TIMES]
+    return [compare(f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
+                    training(device, size, n * size.tiles), times(n), size.repeats, device) for n in TIMES]
 
 
 def training(device: torch.device, size: Size, n: int) -> Steps:
@@ -83,8 +82,8 @@ def memory_of_predicting(size: Size) -> list[Result]:
             images = Path(folder, f"{n}.npy")
             np.save(images, some.arrays(n * size.test))
             peaks[n] = memory.peak(inference.watched_ours, Path(folder, "probs.npy"), images, how)
-    return [memory.compare(f"memory of predicting {n}x{size.test:,} tiles, network aside; theirs: {size.test:,} tiles", peaks[n], peaks[1])
-            for n in TIMES]
+    return [memory.compare(f"memory of predicting {n * size.test:,} tiles, network aside; theirs: {size.test:,} tiles",
+                           peaks[n], peaks[1]) for n in TIMES]
 
 
 def starts() -> list[Result]:
@@ -99,7 +98,8 @@ def begun(what: str, *command: str) -> Result:
     with tempfile.TemporaryDirectory() as elsewhere:
         for _ in range(3):
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-P", *command], env=environment, cwd=elsewhere, check=True, capture_output=True)
+            subprocess.run([sys.executable, "-P", *command], env=environment, cwd=elsewhere, check=True,
+                           capture_output=True)
             took.append(time.perf_counter() - start)
     seconds = statistics.median(took)
     print(f"{what}: {shown(seconds)}, may take {shown(START)}")

@@ -6,6 +6,7 @@ A row that begins with "switch" has the product's way, in a bare loop of torch, 
 """
 import contextlib
 import gc
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Size:
     shapes: tuple[tuple[int, int], ...]     # px, tiles; the first of them for all but the article
     steps: int                              # in one measurement
     repeats: int
-    folds: tuple[int, ...] = ()             # so many on the GPU at once; the first number is what the others are held against
+    folds: tuple[int, ...] = ()             # so many on the GPU at once; the others are held against the first number
     encoder: str = "se_resnext50_32x4d"
 
 
@@ -68,9 +69,10 @@ def run(device: torch.device, size: Size | None = None) -> list[Result]:
 
 def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
     x, masks = batch(px, tiles, device)
-    return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own",
-                   product_steps(network(size), x, masks, size.steps), article_steps(network(size), x, masks, size.steps),
-                   size.repeats, device)
+    ours = product_steps(network(size), x, masks, size.steps)
+    theirs = article_steps(network(size), x, masks, size.steps)
+    return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs, size.repeats,
+                   device)
 
 
 def against_smp(device: torch.device, size: Size) -> list[Result]:
@@ -85,13 +87,14 @@ def against_smp(device: torch.device, size: Size) -> list[Result]:
     known = size.encoder == "se_resnext50_32x4d"
     unet = Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
     x, masks = batch(px, tiles, device)
-    ours, theirs = (gflop(m, px) * tiles * size.steps for m in (model, unet))
-    found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, {theirs / ours:.0%} of our GFLOP",
+    ours, theirs = gflop(model, px), gflop(unet, px)
+    found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, AMP, channels last",
                     product_steps(model, x, masks, size.steps), bare_loop.steps(unet, Way(), x, masks, size.steps),
                     size.repeats, device)
-    name = f"one GFLOP of {said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, AMP, channels last"
-    return [found | {"name": name, "ours": found["ours"] / ours, "theirs": found["theirs"] / theirs,
-                     "ratio": found["ratio"] * ours / theirs}]
+    each, ratio = size.steps * tiles, found["ratio"] * ours / theirs
+    print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x by the GFLOP")
+    return [found, found | {"name": f"one GFLOP of that; a tile costs {ours:.1f}, theirs {theirs:.1f}", "ratio": ratio,
+                            "ours": found["ours"] / each / ours, "theirs": found["theirs"] / each / theirs}]
 
 
 def switches(device: torch.device, size: Size) -> list[Result]:
@@ -118,7 +121,7 @@ def switches(device: torch.device, size: Size) -> list[Result]:
 def folds_at_once(device: torch.device, size: Size) -> list[Result]:
     """Steps of one fold, its share of the time in which several folds take as many; alone on the right.
 
-    In a process each, and in one process as CUDA graphs on streams of their own.
+    In a process each; and on a GPU in one process, as CUDA graphs on streams of their own.
     """
     px, tiles = size.shapes[0]
     found: list[Result] = []
@@ -127,15 +130,17 @@ def folds_at_once(device: torch.device, size: Size) -> list[Result]:
         with left_out_if_it_fails(f"{n} processes"):
             ours = bare_loop.in_processes(n, bare_steps, size, px, tiles, device, repeats=size.repeats) / n
             alone = alone or ours
-            name = f"switch: {n} folds at once, a process each; {said(size, px, tiles)}"
-            found.append(Switched(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
-                                  ratio=alone / ours, load=0.0, first=0.0, per_second=size.steps / ours))
-            print(f"{name}: {found[-1]['per_second']:.2f} steps/s of all together, {alone / ours:.2f}x")
+            name = f"switch: folds at once, a process each: {n}; a fold's share of {said(size, px, tiles)}; theirs: 1"
+            found.append(Result(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
+                                ratio=alone / ours, load=os.getloadavg()[0]))
+            print(f"{name}: {size.steps / ours:.2f} steps/s, {alone / ours:.2f}x")
     for n in size.folds if device.type == "cuda" else ():
         with left_out_if_it_fails(f"{n} graphs"):
             several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
-            found.append(compare(f"switch: {n} folds as CUDA graphs in one process, all their steps; {said(size, px, tiles)}, one fold",
-                                 bare_loop.on_streams(several), bare_steps(size, px, tiles, device), size.repeats, device))
+            usual = bare_steps(size, px, tiles, device)
+            name = f"switch: folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: one after another"
+            found.append(compare(name, bare_loop.on_streams(several),
+                                 lambda usual=usual, n=n: [usual() for _ in range(n)], size.repeats, device))
     return found
 
 

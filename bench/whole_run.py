@@ -1,9 +1,9 @@
-"""The whole of profile blog, ours against the article's script: extrapolated from an epoch at each size and one fold's TTA.
+"""The whole of profile blog, ours against the article's script, extrapolated from an epoch at each size and some TTA.
 
     python -m bench.whole_run
 
-Counted are ten folds' epochs at both sizes, validation and score with them, and the TTA of 18,000 test tiles by ten folds (and
-for ours of the out-of-fold tiles); on both sides not counted: reading the tiles once, saving the best epoch, the report.
+Counted are ten folds' epochs at both sizes, with validation and score, and the TTA of 18,000 test tiles by ten folds
+(and for ours of the out-of-fold tiles). Not counted, on both sides: saving the best epoch, and what is done once.
 """
 import contextlib
 import io
@@ -58,7 +58,7 @@ def run(device: torch.device, size: Size | None = None) -> list[Result]:
     epochs = [one_epoch(device, size, replace(stage, batch=size.batch or stage.batch)) for stage in BLOG.train.stages]
     tta = inference.against_article(device, size.test)
     ours, theirs = (hours(epochs, tta, size, side) for side in ("ours", "theirs"))
-    name = f"profile blog as a whole, extrapolated from an epoch of {size.train:,} tiles at each size and TTA of {size.test.tiles:,}"
+    name = f"profile blog, EXTRAPOLATED from an epoch of {size.train:,} tiles at each size and TTA of {size.test.tiles:,}"
     print(f"{name}: ours {ours:.2f} h, theirs {theirs:.2f} h, {theirs / ours:.1f}x")
     return [*epochs, tta, Hours(name=name, device=device.type, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
                                 load=max(r["load"] for r in epochs), unit="h")]
@@ -67,7 +67,8 @@ def run(device: torch.device, size: Size | None = None) -> list[Result]:
 def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
     """Of the whole run, from seconds for what was measured."""
     folds, growth = BLOG.run_folds, LABELLED / (size.train + size.valid)
-    training = folds * growth * sum(stage.epochs * epoch[side] for stage, epoch in zip(BLOG.train.stages, epochs, strict=True))
+    epochs_of_a_fold = sum(s.epochs * epoch[side] for s, epoch in zip(BLOG.train.stages, epochs, strict=True))
+    training = folds * growth * epochs_of_a_fold
     predicted = folds * TEST + (LABELLED if side == "ours" else 0)
     return (training + predicted / size.test.tiles * tta[side]) / 3600
 
@@ -76,17 +77,18 @@ def one_epoch(device: torch.device, size: Size, stage: Stage) -> Result:
     some, n = tiles(), size.train + size.valid
     ids = some.ids[:n]
     held_out = ids[size.train:]
-    folds = pd.DataFrame({"id": ids, "fold": np.arange(n) >= size.train})
+    folds = pd.DataFrame({"id": ids, "fold": (np.arange(n) >= size.train).astype(int)})
     cache = Cache(some.images[:n], some.masks[:n], some.images[:0], folds)
-    dls = get_data(True, folds, stage.size, stage.batch, cache=cache, how=BLOG.augment, device=device)
+    dls = get_data(1, folds, stage.size, stage.batch, cache=cache, how=BLOG.augment, device=device)
     log = EpochLog("ours", device)
     ours = build_learner(UnetResNext50(size.encoder), dls, stage, BLOG.train, [log, KeepBest(log)])
 
-    theirs = article.learner(article.get_data(some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids),
-                                              num_workers=size.workers), UnetResNext50(size.encoder), Path())
-    theirs.remove_cb(SaveModelCallback)     # it would save and load at every call here, in a real run at the best epochs
-    return compare(f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px, batch {stage.batch}; theirs: the article's",
-                   quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device)
+    their_data = article.get_data(some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids),
+                                  num_workers=size.workers)
+    theirs = article.learner(their_data, UnetResNext50(size.encoder), Path())
+    theirs.remove_cb(SaveModelCallback)     # here it would save and load at every call, in a real run at the best epochs
+    name = f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px; theirs: the article's"
+    return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device)
 
 
 def quiet_epoch(learn: Learner, stage: Stage) -> Steps:

@@ -25,7 +25,8 @@ def state(products: list[lineage.Product]) -> str:
     if len(set(states)) == 1:
         return states[0]
     counts = {s: states.count(s) for s in ("done", "out of date", "under way") if s in states}
-    return ", ".join(f"{n} of {len(states)} {s}" if i == 0 else f"{n} {s}" for i, (s, n) in enumerate(counts.items())) or "to do"
+    words = [f"{n} {state}" for state, n in counts.items()]
+    return f"{', '.join(words)}, of {len(states)}" if words else "to do"
 
 
 def one_state(product: lineage.Product) -> str:

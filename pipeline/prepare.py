@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> None:
     folder = run.data
     if folder is None:
         folder = run.files.sample
-        print(f"sample   making tiles in {artifacts.shown(folder)}; for the real ones (a Kaggle account that has accepted the "
-              "rules):\n         kaggle competitions download -c tgs-salt-identification-challenge -p data/ "
-              "&& unzip data/tgs-salt-identification-challenge.zip -d data/")
+        print(f"sample   making tiles in {artifacts.shown(folder)}; for the real ones (with a Kaggle account that has "
+              "accepted the rules):\n"
+              f"         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/")
         numbers = run.profile.sample
         from pipeline.salt.tiles import sample
         with artifacts.writing(folder):
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     for note in tiles.notes:
         print(f"note     {note}")
     cache.write(tiles, run.files, origin)
-    print(f"prepared {artifacts.shown(tiles_csv.parent)}: {len(tiles.images)} tiles with a mask, {len(tiles.test)} to predict")
+    print(f"prepared {artifacts.shown(tiles_csv.parent)}: {len(tiles.images)} tiles with a mask, "
+          f"{len(tiles.test)} to predict")
 
 
 if __name__ == "__main__":

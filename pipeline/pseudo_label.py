@@ -39,7 +39,8 @@ def label_fold(run: Run, fold: int) -> None:
 
     profile, tiles, device = run.profile, cache.read(run.files), pick_device()
     size = profile.train.stages[-1].size
-    network = checkpoints.load(run.files.checkpoint(fold, size, profile.predict.checkpoint), checkpoints.network(profile.model))
+    trained = run.files.checkpoint(fold, size, profile.predict.checkpoint)
+    network = checkpoints.load(trained, checkpoints.network(profile.model))
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         probs = Path(scratch, "probs.npy")
         predict_to_file(probs, tiles.test, [(network, np.arange(len(tiles.test)))], f"fold {fold}", size=size,

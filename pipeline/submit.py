@@ -16,9 +16,7 @@ import numpy as np
 from pipeline.salt import artifacts, command, lineage, submission
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import best_threshold
-from pipeline.salt.tiles import cache
-
-COMPETITION = "tgs-salt-identification-challenge"
+from pipeline.salt.tiles import cache, competition
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,9 +49,10 @@ def write(run: command.Run, origin: artifacts.Origin, path) -> None:
 
 def upload(path, message: str) -> None:
     if shutil.which("kaggle") is None:
-        raise InputError(f"the kaggle client is not installed; pip install kaggle, or upload {artifacts.shown(path)} on "
-                         f"https://www.kaggle.com/c/{COMPETITION}/submit")
-    if subprocess.run(["kaggle", "competitions", "submit", "-c", COMPETITION, "-f", str(path), "-m", message]).returncode:
+        raise InputError("the kaggle client is not installed; pip install kaggle, or upload "
+                         f"{artifacts.shown(path)} on https://www.kaggle.com/c/{competition.SLUG}/submit")
+    submit = ["kaggle", "competitions", "submit", "-c", competition.SLUG, "-f", str(path), "-m", message]
+    if subprocess.run(submit, check=False).returncode:
         raise InputError(f"the kaggle client did not take {artifacts.shown(path)}; what it says stands above")
 
 

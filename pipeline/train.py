@@ -41,8 +41,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--size", type=int, metavar="PX", help="only this size of the profile (default: all, in order)")
     which.add_argument("--pseudo", action="store_true", help="the step after the last size, with pseudo-labelled tiles")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="who trains: this machine, or a Ray cluster")
-    parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: as many as there are GPUs)")
 
 
 def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
@@ -69,7 +67,8 @@ def job(run: Run, args: argparse.Namespace, fold: int) -> list[str]:
 
 def train_fold(run: Run, fold: int, size: int | str) -> None:
     origin = lineage.checkpoint(run, fold, size)
-    best, last, history = (run.files.checkpoint(fold, size), run.files.checkpoint(fold, size, "last"), run.files.history(fold, size))
+    files = run.files
+    best, last, history = files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size)
     if is_trained(run, fold, size) and not run.force:
         artifacts.say_fresh(best)
         return
@@ -98,8 +97,8 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
     artifacts.publish(history, origin, lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False), **facts,
                       seconds=round(time.perf_counter() - began, 1))
     run.files.resume(fold, size).unlink(missing_ok=True)
-    print(f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch {fitted.best_row['epoch']}, "
-          f"{fitted.rows[-1]['meanap']:.4f} in the last")
+    print(f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch "
+          f"{fitted.best_row['epoch']}, {fitted.rows[-1]['meanap']:.4f} in the last")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The article's way in plain fastai, as one of its readers would write it down: a PNG file a tile, three equal channels, the
-random changes one after another, fp32, channels first, eager; two passes for flip TTA, added up in one float64 array.
+"""The article's way in plain fastai, as one of its readers would write it down.
 
-Where the article's own code is wrong (its flip pass switches the other random changes on, and does not always flip back), this
-is what it means.
+A PNG file a tile, three equal channels, the random changes one after another; fp32, channels first, eager; two passes
+for flip TTA, added up in one float64 array. Where the article's own code is wrong (its flip pass switches the other
+random changes on, and does not always flip back), this is what it means.
 """
 from pathlib import Path
 

@@ -46,7 +46,7 @@ class Files:
         return self.raw / "sample"
 
     def cache(self, name: str) -> Path:
-        """name: images.npy | masks.npy | test.npy | tiles.csv | truth.npy (only where the test tiles' masks are known)"""
+        """name: images.npy | masks.npy | test.npy | tiles.csv | truth.npy (where the test tiles' masks are known)"""
         return self.raw / "cache" / self.source / name
 
     @property
@@ -110,8 +110,8 @@ def is_fresh(path: Path, origin: Origin) -> bool:
 
 def say_fresh(path: Path) -> None:
     """One line for a stage that has nothing to do, with a word if the code has moved on since."""
-    changed = "" if read_sidecar(path)["code"] == code_version() else "  (made by an earlier version of the code; --force redoes it)"
-    print(f"fresh    {shown(path)}{changed}")
+    same = read_sidecar(path)["code"] == code_version()
+    print(f"fresh    {shown(path)}{'' if same else '  (made by an earlier version of the code; --force redoes it)'}")
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
@@ -120,7 +120,8 @@ def differences(path: Path, origin: Origin) -> list[str]:
     if sidecar is None:
         return []
     old, new = _flat(sidecar["settings"]), _flat(origin.settings)
-    said = [f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    said = [f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}"
+            for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     was, now = sidecar["inputs"], origin.inputs
     return said + [f"{k} changed" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
 
@@ -131,7 +132,8 @@ def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts
     facts  JSON values worth keeping beside it (score, seconds).
     Raises InputError when the disk is full or the folder cannot be written to.
     """
-    replace_file(path, write, before=lambda: _sidecar(path).unlink(missing_ok=True))   # old notes must not vouch for new bytes
+    # The old notes must not vouch for new bytes.
+    replace_file(path, write, before=lambda: _sidecar(path).unlink(missing_ok=True))
     notes = {
         "key": origin.key(), "sha256": _hash_file(path), "settings": origin.settings, "inputs": origin.inputs,
         **facts, "code": code_version(), "versions": versions(), "host": platform.node(),
@@ -169,19 +171,19 @@ def writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as e:
-        causes = [e]      # torch and safetensors raise errors of their own: the system's is behind them, or in their text
+        causes = [e]      # torch and safetensors raise errors of their own: the system's is behind it, or in its text
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}
         if numbers & {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(e):
-            raise InputError(f"no space left to write {shown(path)}; free some, or choose another disk with --out") from e
+            raise InputError(f"no space left to write {shown(path)}; free some, or choose a disk with --out") from e
         if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
             raise InputError(f"{shown(path)} cannot be written; choose a folder of yours with --out") from e
         raise
 
 
 def reserve(file: int) -> None:
-    """Claim the disk space of an open file that is to be memory-mapped: a full disk is an error here, not a SIGBUS later."""
+    """Claim the space of an open file that is to be memory-mapped: a full disk is an error here, not a SIGBUS later."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, os.fstat(file).st_size)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelStepException
 from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,7 +21,7 @@ from pipeline.salt.tiles.geometry import to_tile
 
 
 class Autocast(Callback):
-    """Forward and loss in `precision`; with fp16 the loss is scaled, and a step whose gradients overflow is left out."""
+    """Forward and loss in `precision`; with fp16 the loss is scaled, and a step that overflows is left out."""
 
     order = 10
 
@@ -41,7 +41,6 @@ class Autocast(Callback):
 
     def before_step(self):
         if self.scaler.is_enabled():
-            from fastai.callback.core import CancelStepException
             self.scaler.step(self.opt.opt)
             self.scaler.update()
             raise CancelStepException
@@ -92,8 +91,8 @@ class EpochLog(Callback):
         self.train_loss = self._mean(True)       # waits for the device: what follows times training alone
         self.trained = time.perf_counter() - self.began
         if self.train_loss != self.train_loss or abs(self.train_loss) == float("inf"):
-            raise InputError(f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing was "
-                             "published; lower the learning rate (--set train.lr=...) or use --set train.precision=fp32")
+            raise InputError(f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
+                             "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32")
 
     def after_epoch(self):
         if not self.scores:       # an epoch that a resumed training skips
@@ -109,8 +108,9 @@ class EpochLog(Callback):
         })
         row = self.rows[-1]
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
-        print(f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  valid {row['valid_loss']:.4f}"
-              f"  score {row['meanap']:.4f}  {row['seconds']:.0f} s, {left / 60:.0f} min left", flush=True)
+        print(f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
+              f"valid {row['valid_loss']:.4f}  score {row['meanap']:.4f}  {row['seconds']:.0f} s, "
+              f"{left / 60:.0f} min left", flush=True)
 
     def _mean(self, training: bool) -> float:
         total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
@@ -162,7 +162,8 @@ class Resume(Callback):
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as e:
-            raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training starts over") from e
+            raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training "
+                             "starts over") from e
         if state["key"] != self.key:
             return 0
         self.state = state

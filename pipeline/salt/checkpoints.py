@@ -36,15 +36,15 @@ def load(path: Path, model: nn.Module) -> nn.Module:
     """The model with the weights of the file. InputError for a damaged file and for weights of another architecture."""
     try:
         with safe_open(path, framework="pt") as f:
-            weights = {key: f.get_tensor(key) for key in f.keys()}
+            weights = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118    it is no dict
     except (SafetensorError, OSError) as e:
         raise InputError(f"{artifacts.shown(path)} cannot be read ({e}); train it again with --force") from e
     own = model.state_dict()
     strange = [k for k in {*own, *weights} if k not in own or k not in weights or own[k].shape != weights[k].shape]
     if strange:
-        raise InputError(f"{artifacts.shown(path)} holds weights of another architecture than {type(model).__name__} as it is set "
-                         f"({len(strange)} of {len(own)} arrays differ, among them {min(strange)}); give the --model, --encoder "
-                         "and --set it was trained with, or train it again")
+        raise InputError(f"{artifacts.shown(path)} holds weights of another architecture than {type(model).__name__} "
+                         f"as it is set ({len(strange)} of {len(own)} arrays differ, among them {min(strange)}); give "
+                         "the --model, --encoder and --set it was trained with, or train it again")
     model.load_state_dict(weights)
     return model
 

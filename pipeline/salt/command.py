@@ -1,7 +1,6 @@
 """The command line that all stages share, and how a stage ends when something is wrong."""
 
 import argparse
-import ctypes
 import os
 import sys
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pipeline.salt.artifacts import CODE, Files
 from pipeline.salt.config import PROFILES, Profile, profile_named
+from pipeline.salt.engines import ENGINES, visible_gpus
 from pipeline.salt.errors import InputError
 from pipeline.salt.settings import changed
 from pipeline.salt.tiles import competition
@@ -43,14 +43,19 @@ def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentPars
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="DIR", help="folder with Kaggle's files, zipped or not, or 'sample' "
                         "(default: data/, then Kaggle's mount, then the sample)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where data/, folds/ and submissions/ go (default: the repository)")
+    parser.add_argument("--out", metavar="DIR", type=Path,
+                        help="where data/, folds/ and submissions/ go (default: the repository)")
     parser.add_argument("--profile", metavar="NAME", help=f"{', '.join(PROFILES)} (default: by data and machine)")
     parser.add_argument("--fold", type=int, action="append", metavar="K", help="only this fold; may be repeated")
     parser.add_argument("--model", metavar="NAME", help="short for --set model.name=NAME")
     parser.add_argument("--encoder", metavar="NAME", help="short for --set model.encoder=NAME")
-    parser.add_argument("--weights", metavar="PATH", help="file or folder with ImageNet weights, or 'none' to train from scratch")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one number of the profile")
+    parser.add_argument("--weights", metavar="PATH",
+                        help="file or folder with ImageNet weights, or 'none' to train from scratch")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                        help="change one number of the profile; may be repeated")
     parser.add_argument("--force", action="store_true", help="redo what is up to date")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="who trains: this machine, or a Ray cluster")
+    parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: as many as there are GPUs)")
     add(parser)
     args = parser.parse_args(argv)
     return run_from(args), args
@@ -81,23 +86,15 @@ def run_from(args: argparse.Namespace) -> Run:
 
 def start(main: Callable[[], object]) -> None:
     """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)     # timm's, nothing to be done here
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)     # timm's
     try:
         main()
     except InputError as e:
         sys.exit(f"error: {e}")
+    except BrokenPipeError:     # whoever read our lines has seen enough: ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to go on")
-
-
-def has_gpu() -> bool:
-    """Whether the driver sees an NVIDIA GPU; asked of the driver, because importing torch takes seconds."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int()
-        return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except OSError:
-        return False
 
 
 def on_kaggle() -> bool:
@@ -116,8 +113,8 @@ def _data(named: str | None, out: Path) -> Path | None:
         if not folder.is_dir():
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
-            raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, test, train.csv); "
-                             "get them with: kaggle competitions download -c tgs-salt-identification-challenge")
+            raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "
+                             f"train.csv ...); get them with: {competition.DOWNLOAD}")
         return folder
     mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
     return next((folder for folder in [out / "data", CODE.parent / "data", *mounts] if competition.find(folder)), None)
@@ -126,4 +123,4 @@ def _data(named: str | None, out: Path) -> Path | None:
 def _default_profile(data: Path | None) -> tuple[str, str]:
     if data is None:
         return "demo", "no tiles of Kaggle's were found; --data names them"
-    return ("blog", "there is a GPU") if has_gpu() else ("cpu", "there is no GPU")
+    return ("blog", "there is a GPU") if visible_gpus() else ("cpu", "there is no GPU")

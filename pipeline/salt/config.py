@@ -89,7 +89,7 @@ class Predict:
 class Submit:
     threshold: float | Literal["search"] = 0.5     # on the probability; search: the best on the out-of-fold predictions
     black_empty: bool = True                       # an all-black tile has no salt: true of every such training tile
-    full_empty: bool = True                        # no training mask is full: tiles wholly inside salt are labelled empty
+    full_empty: bool = True                        # no training mask is full: inside salt all is labelled empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Profile:
         for i, stage in enumerate(stages):
             if stage.size == size:
                 return stage, stages[i - 1] if i else None
-        raise InputError(f"profile {self.name} has no size {size}; it trains at {', '.join(str(s.size) for s in stages)}")
+        raise InputError(f"profile {self.name} has no size {size}; it has {', '.join(str(s.size) for s in stages)}")
 
 
 PROFILES = {p.name: p for p in [
@@ -141,7 +141,8 @@ PROFILES = {p.name: p for p in [
     Profile(
         name="blog", about="the article's recipe to the letter: ten folds, 128 px then 224 px, a GPU",
         run_folds=10,
-        train=Train(stages=(Stage(size=128, batch=32, epochs=60, lr=1e-3), Stage(size=224, batch=16, epochs=20, lr=1e-3))),
+        train=Train(stages=(Stage(size=128, batch=32, epochs=60, lr=1e-3),
+                            Stage(size=224, batch=16, epochs=20, lr=1e-3))),
         submit=Submit(black_empty=False, full_empty=False),
     ),
 ]}

@@ -55,15 +55,15 @@ def peak_memory(device: torch.device) -> float:
     """GiB: most that torch has held on the GPU, or that this process has had in RAM, since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource    # not on Windows
+    import resource  # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def depthwise_in_fp32(model: nn.Module) -> nn.Module:
     """Have depthwise convolutions compute in fp32 under autocast; for a CPU, in place.
 
-    oneDNN's bf16 backward of a depthwise convolution is 3 to 18 times slower than its fp32 one (bench/cpu_depthwise.py), and an
-    EfficientNet is made of them.
+    oneDNN's bf16 backward of a depthwise convolution is 3 to 18 times slower than its fp32 one, and an EfficientNet is
+    made of them. Measured: bench/cpu_depthwise.py.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 
 class InputError(Exception):
-    """Something the user can mend. Its text names the file or value, the rule, and what to do; no traceback is shown."""
+    """Something the user can mend. Its text names the file or value, the rule, and what to do; it is shown alone."""
 
 
 def did_you_mean(name: object, known: Collection[str]) -> str:

@@ -19,7 +19,7 @@ from pipeline.salt.tiles.loaders import get_data
 
 @dataclass(frozen=True)
 class Fold:
-    """weights  where the network's come from: a checkpoint of the size before, a file of ImageNet weights, or in words"""
+    """weights  where the network's come from: a checkpoint of the size before, a file of ImageNet's, or in words"""
 
     model: nn.Module
     dls: DataLoaders

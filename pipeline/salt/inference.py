@@ -43,8 +43,8 @@ def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: 
         yield chosen, to_tile(logits, TILE)[:, 0].cpu().numpy()
 
 
-def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Module, np.ndarray]], title: str, *, size: int,
-                    batch: int, flip: bool, precision: str, device: torch.device) -> None:
+def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Module, np.ndarray]], title: str, *,
+                    size: int, batch: int, flip: bool, precision: str, device: torch.device) -> None:
     """Probabilities of the tiles into a .npy file, (N, 101, 101) float16: sigmoid of the mean logit of the networks.
 
     tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
@@ -57,8 +57,8 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
         sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)      # an allocated file begins as zeros
         for network, rows in jobs:
             stats = (network.encoder.mean, network.encoder.std)
-            batches = tile_logits(network, tiles, rows, size=size, batch=batch, stats=stats, flip=flip, precision=precision,
-                                  device=device)
+            batches = tile_logits(network, tiles, rows, size=size, batch=batch, stats=stats, flip=flip,
+                                  precision=precision, device=device)
             with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
                 for chosen, logits in batches:
                     sums[chosen] += logits

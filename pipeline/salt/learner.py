@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from fastai.callback.core import TrainEvalCallback
-from fastai.callback.schedule import Learner     # the Learner with fit_one_cycle
+from fastai.callback.schedule import Learner  # the Learner with fit_one_cycle
 from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
 
-# fastai's Adam, https://docs.fast.ai/optimizer.html: decoupled weight decay, squares remembered at 0.99. One fused kernel.
+# fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel.
+# https://docs.fast.ai/optimizer.html
 FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
 
 
@@ -68,8 +69,8 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
         depthwise_in_fp32(model)
     precision = resolve_precision(train.precision, device)
     return Learner(dls, model, loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])), opt_func=FUSED_ADAM,
-                   lr=stage.lr, wd=train.wd, default_cbs=False, cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
-                   **kwargs)
+                   lr=stage.lr, wd=train.wd, default_cbs=False,
+                   cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs], **kwargs)
 
 
 @contextlib.contextmanager

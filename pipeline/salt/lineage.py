@@ -34,12 +34,14 @@ def checkpoint(run: Run, fold: int, size: int | str) -> Origin:
     stage, before = run.profile.stage(size)
     train = settings_of(run.profile.train) | {"stage": settings_of(stage)}
     del train["stages"]
-    settings = {"fold": fold, "model": settings_of(run.profile.model), "augment": settings_of(run.profile.augment), "train": train}
+    settings = {"fold": fold, "model": settings_of(run.profile.model), "augment": settings_of(run.profile.augment),
+                "train": train}
     inputs = [run.files.folds, run.files.cache("images.npy"), run.files.cache("masks.npy")]
     if before:
         inputs.append(run.files.checkpoint(fold, before.size))
     if size == PSEUDO:
-        inputs += [run.files.pseudo(fold, "tiles.csv"), run.files.pseudo(fold, "masks.npy"), run.files.cache("test.npy")]
+        inputs += [run.files.pseudo(fold, "tiles.csv"), run.files.pseudo(fold, "masks.npy"),
+                   run.files.cache("test.npy")]
     return artifacts.origin(settings, inputs)
 
 
@@ -58,7 +60,8 @@ def predictions(run: Run) -> Origin:
     for fold, path in zip(run.folds, checkpoints, strict=True):
         _same_training(run, fold, last, path)
     settings = {"predict": settings_of(run.profile.predict), "folds": list(run.folds)}
-    return artifacts.origin(settings, [run.files.folds, run.files.cache("images.npy"), run.files.cache("test.npy"), *checkpoints])
+    tiles = [run.files.cache("images.npy"), run.files.cache("test.npy")]
+    return artifacts.origin(settings, [run.files.folds, *tiles, *checkpoints])
 
 
 def submission(run: Run) -> Origin:
@@ -86,11 +89,12 @@ def _same_training(run: Run, fold: int, size: int | str, path: Path) -> None:
     if artifacts.read_sidecar(path) is None:
         trained = [k for k in range(run.profile.folds.k)
                    if artifacts.read_sidecar(run.files.checkpoint(k, size, run.profile.predict.checkpoint))]
-        raise InputError(f"fold {fold} has not been trained {'with pseudo-labels' if size == PSEUDO else f'at {size} px'} ({artifacts.shown(path)} is missing; trained: "
+        how = "with pseudo-labels" if size == PSEUDO else f"at {size} px"
+        raise InputError(f"fold {fold} has not been trained {how} ({artifacts.shown(path)} is missing; trained: "
                          f"{trained or 'none'}); run {again}, or name the folds to use with --fold")
     if told := artifacts.differences(path, checkpoint(run, fold, size)):
-        raise InputError(f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not be "
-                         f"mixed; run {again}, or give the same --set as then")
+        raise InputError(f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not "
+                         f"be mixed; run {again}, or give the same --set as then")
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,12 @@ def stages(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
     if profile.pseudo.use:
         yield "pseudo_label", "the test tiles each fold is sure of", [
             Product(files.pseudo(k, "masks.npy"), partial(pseudo_labels, run, k)) for k in run.folds]
-        yield "train --pseudo", f"{profile.pseudo.epochs} epochs with them, folds {', '.join(map(str, run.folds))}", [
-            Product(files.history(k, PSEUDO), partial(checkpoint, run, k, PSEUDO), files.resume(k, PSEUDO)) for k in run.folds]
+        yield "train --pseudo", f"{profile.pseudo.epochs} epochs with them", [
+            Product(files.history(k, PSEUDO), partial(checkpoint, run, k, PSEUDO), files.resume(k, PSEUDO))
+            for k in run.folds]
     yield "predict", "every tile, flip TTA, mean of the folds", [
         Product(files.oof(), lambda: predictions(run)), Product(files.result("test.npy"), lambda: predictions(run))]
-    yield "submit", "threshold, rules, run lengths", [Product(files.result("submission.csv.gz"), lambda: submission(run))]
-    yield "report", "one page with scores, curves and tiles", [Product(files.result("report.html"), lambda: report(run))]
+    yield "submit", "threshold, rules, run lengths", [
+        Product(files.result("submission.csv.gz"), lambda: submission(run))]
+    yield "report", "one page with scores, curves and tiles", [
+        Product(files.result("report.html"), lambda: report(run))]

@@ -1,7 +1,7 @@
 """Pseudo-labels: test tiles that a network is sure of become training tiles, fold by fold.
 
-Labels for fold k come from fold k's network alone. Every other network has learned from fold k's tiles, and what it says
-of their neighbours among the test tiles would leak their masks: the fold's score would rise, the leaderboard's not.
+Labels for fold k come from fold k's network alone. Every other network has learned from fold k's tiles, and what it
+says of their neighbours among the test tiles would leak their masks: the fold's score would rise, the real one not.
 """
 
 import numpy as np
@@ -22,13 +22,13 @@ def write(files: Files, fold: int, tiles: Cache, probs: np.ndarray, how: Pseudo,
     """Publish the chosen tiles of fold k and return their number.
 
     probs  (M, 101, 101) of the test tiles, from fold k's network
-    pseudo_tiles.csv: row (of the test tiles), id, confidence (share of sure pixels), coverage; pseudo_masks.npy: their masks
+    pseudo_tiles.csv: row (of the test tiles), id, confidence (share of sure pixels), coverage; pseudo_masks.npy: masks
     """
     share = sure_share(probs, how)
     rows = np.flatnonzero(share >= how.share)
     masks = probs[rows] > 0.5
-    table = pd.DataFrame({"row": rows, "id": tiles.test_tiles["id"].to_numpy()[rows], "confidence": share[rows].round(4),
-                          "coverage": masks.mean(axis=(1, 2)).round(6)})
+    table = pd.DataFrame({"row": rows, "id": tiles.test_tiles["id"].to_numpy()[rows],
+                          "confidence": share[rows].round(4), "coverage": masks.mean(axis=(1, 2)).round(6)})
     publish(files.pseudo(fold, "tiles.csv"), origin, lambda tmp: table.to_csv(tmp, index=False))
     publish(files.pseudo(fold, "masks.npy"), origin, lambda tmp: np.save(tmp, masks))
     return len(rows)

@@ -16,7 +16,8 @@ LIMITS = {      # least and most, both allowed
     "augment.brightness": (0, 0.99), "augment.zoom": (1, 10),
     "train.size": (32, 4096), "train.batch": (2, 10**4), "train.epochs": (1, 10**4), "train.lr": (1e-9, 10),
     "train.wd": (0, 10), "train.seed": _SEED, "predict.batch": (1, 10**4), "submit.threshold": (0, 1),
-    "pseudo.low": (0, 0.5), "pseudo.high": (0.5, 1), "pseudo.share": (0, 1), "pseudo.epochs": (1, 10**4), "pseudo.lr": (1e-9, 10),
+    "pseudo.low": (0, 0.5), "pseudo.high": (0.5, 1), "pseudo.share": (0, 1), "pseudo.epochs": (1, 10**4),
+    "pseudo.lr": (1e-9, 10),
 }
 
 

@@ -13,7 +13,8 @@ from pipeline.salt.errors import InputError
 TILES_AT_ONCE = 1024
 
 
-def masks(probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None, full_empty: bool = False) -> np.ndarray:
+def masks(probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None,
+          full_empty: bool = False) -> np.ndarray:
     """(N, 101, 101) bool: where the probability is above `threshold`, after the two rules.
 
     probs       (N, 101, 101) float16 in [0, 1], may be a memory map
@@ -41,7 +42,7 @@ def write(path: Path, ids: list[str], masks: np.ndarray) -> None:
         f.write(table.to_csv(index=False).encode())
     back = read(path.read_bytes())
     if back["id"].tolist() != ids:
-        raise InputError("the submission's ids are not those of sample_submission.csv, in its order; rerun prepare and predict")
+        raise InputError("the submission's ids are not those of sample_submission.csv, in its order; rerun prepare")
     for tile, text, mask in zip(ids, back["rle_mask"], masks, strict=True):
         if not np.array_equal(rle.decode(text, mask.shape), mask):
             raise InputError(f"the run lengths of tile {tile} do not give its mask back; please report this")

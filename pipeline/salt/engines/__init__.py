@@ -12,6 +12,8 @@ from pipeline.salt.engines.local import in_processes, visible_gpus
 from pipeline.salt.engines.ranks import world_size
 from pipeline.salt.errors import InputError
 
+__all__ = ["ENGINES", "runs_here", "visible_gpus"]
+
 ENGINES: dict[str, Callable[[str, dict[int, list[str]], int | None], None]] = {"local": in_processes, "ray": on_ray}
 
 

@@ -12,13 +12,13 @@ from fastai.layers import ConvLayer
 from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.models.blocks import BAM, Classifier, Heads, hypercolumn, pad_to_multiple, side, spread
+from pipeline.salt.models.blocks import BAM, Classifier, Heads, hypercolumn, resize, side, spread
 from pipeline.salt.models.chain import with_full_size_stem, without_early_pool
 from pipeline.salt.models.encoders import STRIDES, build_chain
 
 
 class Decoder(nn.Module):
-    """Transposed convolution x2, join the skip of that size, one 3x3 convolution."""
+    """Transposed convolution x2, to the very size of the skip, which joins; one 3x3 convolution."""
 
     def __init__(self, c_in: int, c_skip: int, c_out: int):
         super().__init__()
@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         self.conv = ConvLayer(c_out + c_skip, c_out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat([self.up(x), skip], dim=1))
+        return self.conv(torch.cat([resize(self.up(x), side(skip)), skip], dim=1))
 
 
 class UnetAttention(nn.Module):
@@ -59,8 +59,7 @@ class UnetAttention(nn.Module):
         self.deep = nn.ModuleList(nn.Conv2d(w, 1, kernel_size=1) for _ in range(5))
 
     def forward(self, x: Tensor) -> Tensor | Heads:
-        height, width = side(x)
-        _, e1, e2, e4, e8 = self.encoder(pad_to_multiple(x, 16), after=self.attention)
+        _, e1, e2, e4, e8 = self.encoder(x, after=self.attention)
         center = self.center(e8)                                     # (B, c8 / 2, H / 16, W / 16)
         d8 = self.decoder4(center, e8)                               # (B, w, H / 8, W / 8)
         d4 = self.decoder3(d8, e4)
@@ -68,8 +67,8 @@ class UnetAttention(nn.Module):
         d1 = self.decoder1(d2, e1)                                   # (B, w, H, W)
         pixel = self.pixel(self.dropout(hypercolumn([d1, d2, d4, d8])))
         features, empty = self.classifier(e8)
-        logits = self.logit(spread(features, pixel))[..., :height, :width]
+        logits = self.logit(spread(features, pixel))                 # (B, 1, H, W)
         if not self.training:
             return logits
-        maps = [pixel[..., :height, :width], d1[..., :height, :width], d2, d4, d8]
+        maps = [pixel, d1, d2, d4, d8]
         return Heads(logits, [head(m) for head, m in zip(self.deep, maps, strict=True)], empty)

@@ -41,7 +41,7 @@ def _grid(affine: Tensor, size: int) -> Tensor:
 
 
 def _brighten(images: Tensor, how: Augment) -> Tensor:
-    """Add c to logit(image), c = logit of a number drawn from 0.5 * (1 -+ brightness): sigmoid(logit(x) + c), without logs."""
+    """sigmoid(logit(x) + c), c the logit of a number drawn from 0.5 * (1 -+ brightness), without logarithms."""
     n = len(images)
     grey = 0.5 * (1 + how.brightness * (2 * torch.rand(n, device=images.device) - 1))
     odds = torch.where(_chance(n, how.brightness_p, images.device) > 0, grey / (1 - grey), 1.0).view(n, 1, 1, 1)

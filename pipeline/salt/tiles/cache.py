@@ -17,7 +17,7 @@ class Cache:
     """images  (N, 101, 101) uint8 grey, read-only and memory-mapped, as all the arrays
     masks   (N, 101, 101) bool
     test    (M, 101, 101) uint8 grey
-    tiles   id, split, z, coverage, black: N 'train' rows by id, then M 'test' rows in the order of sample_submission.csv
+    tiles   id, split, z, coverage, black: N 'train' rows by id, then M 'test' rows in sample_submission.csv's order
     truth   (M, 101, 101) bool, where the masks of the test tiles are known, else None
     """
 
@@ -53,8 +53,9 @@ def read(files: Files) -> Cache:
     """The cache that `write` made. InputError if it is not there."""
     for name in NAMES:
         if not files.cache(name).exists():
-            raise InputError(f"{files.cache(name)} is missing; run python -m pipeline.prepare with the same --data first")
+            raise InputError(f"{files.cache(name)} is missing; run python -m pipeline.prepare first, same --data")
     images, masks, test = (np.load(files.cache(name), mmap_mode="r") for name in NAMES[:3])
-    tiles = pd.read_csv(files.cache("tiles.csv"), dtype={"id": str}, keep_default_na=False, na_values={"coverage": [""]})
+    tiles = pd.read_csv(files.cache("tiles.csv"), dtype={"id": str}, keep_default_na=False,
+                        na_values={"coverage": [""]})
     truth = files.cache("truth.npy")
     return Cache(images, masks, test, tiles, np.load(truth, mmap_mode="r") if truth.exists() else None)

@@ -19,6 +19,8 @@ from pipeline.salt.tiles.files import find, inputs
 __all__ = ["Competition", "find", "inputs", "read"]
 
 SIDE = 101      # px, of every tile
+SLUG = "tgs-salt-identification-challenge"
+DOWNLOAD = f"kaggle competitions download -c {SLUG}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def read(folder: Path, progress: bool = True) -> Competition:
                         for tile in submission if tile in train]
 
     found = [(pngs[split].get(kind, {}), decode) for split, kind, _, _, decode in parts]
-    with tqdm(total=sum(len(some) for some, _ in found), desc="decoding tiles", unit="", disable=None if progress else True) as bar:
+    total, hidden = sum(len(some) for some, _ in found), None if progress else True      # None: where nobody watches
+    with tqdm(total=total, desc="decoding tiles", unit="", disable=hidden) as bar:
         images, masks, test = (_decode(some, decode, bar, faults) for some, decode in found)
     _masks("train.csv", train, masks, faults)
     truth = _masks("test_truth.csv", truths, {}, faults)

@@ -52,7 +52,8 @@ class TileLoader(DataLoader):
         x, y = self.one_batch() if b is None else b
         n = min(max_n, len(x))
         rows = -(-n // columns)
-        figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False,
+                                    layout="constrained")
         grey = (x[:, 0] * self.std[0] + self.mean[0]).float().cpu().numpy()
         for i, ax in enumerate(axes.flat):
             ax.axis("off")

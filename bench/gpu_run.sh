@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU, in chunks of under ten minutes, for a machine without network that has torch and Python 3.12.
+#
+#   bench/gpu_run.sh pack TILES       here: wheels into .whl/, the tiles of Kaggle's folder TILES as 8-bit grey into .tiles/
+#   bench/gpu_run.sh WORK RESULTS     there, with the repository and these two: one chunk after another for LIMIT seconds.
+#                                     Call it again until it says that all is done: what is done is not done twice, a
+#                                     training goes on from its last saved epoch.
+#   cp RESULTS/nvidia-*.json bench/results/ && python -c 'from bench.__main__ import write_page; write_page()'    here again
+#
+# WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+pack() {
+    local python=python3 platform tags=(--only-binary=:all: --python-version 3.12 --implementation cp --platform any)
+    if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
+    for platform in manylinux_2_{39,34,28,27,24,17} manylinux2014 manylinux1; do tags+=(--platform "${platform}_x86_64"); done
+    mkdir -p .whl .tiles
+    echo '*' | tee .whl/.gitignore > .tiles/.gitignore
+    # What fastai, timm and the report want beside torch, torchvision, numpy, pillow, scipy, scikit-learn, safetensors.
+    local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch|six|cloudpickle'
+    names+='|python-fasthtml|starlette|itsdangerous|oauthlib|python-multipart|httpx|anyio|httpcore|h11|beautifulsoup4|soupsieve'
+    names+='|uvicorn|pandas|python-dateutil|tzdata|matplotlib|contourpy|cycler|fonttools|kiwisolver|pyparsing'
+    grep -iE "^($names)==" constraints.txt > .whl/names.txt
+    "$python" -m pip download -q --no-deps "${tags[@]}" -d .whl -r .whl/names.txt segmentation-models-pytorch
+    "$python" -m pip wheel -q --no-deps -c constraints.txt -w .whl pretrainedmodels
+    "$python" -m bench.pack_tiles "$1" .tiles 400
+    du -sch .whl .tiles
+}
+
+chunk() {   # chunk NAME COMMAND...
+    if [ -e "$work/done/$1" ]; then return; fi
+    local left=$((limit - SECONDS)) status=0
+    if [ "$left" -lt 20 ]; then echo "time is up before $1: call again"; exit; fi
+    echo "== $1"
+    timeout --signal INT --kill-after 30 "$left" "${@:2}" 2>&1 | tee -a "$work/log" || status=$?
+    bring_back
+    case $status in
+        0) touch "$work/done/$1" ;;
+        124 | 137) echo "time is up within $1: call again"; exit ;;
+        *) echo "$1 ended with status $status; a call tries it again"; failed+=" $1" ;;
+    esac
+}
+
+bring_back() {
+    local made=$work/out/submissions/$profile
+    grep -ls '"device": "cuda"' bench/results/*.json | xargs -r cp -t "$work/results" || true
+    cp "$work/log" "$work/results/"*.json "$made"/{scores.json,report.html} "$results" 2> /dev/null || true
+    tail -n +1 "$work/out/folds/$profile"/fold_*/*.csv > "$results/histories.txt" 2> /dev/null || true
+}
+
+if [ $# -ne 2 ]; then sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; fi
+if [ "$1" = pack ]; then pack "$2"; exit; fi
+
+work=$1 results=$2 failed=''
+limit=${LIMIT:-570} python=${PYTHON:-python3}
+profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
+benches=${BENCHES:-losses metric_rle loader inference train_step whole_run scaling}
+export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
+mkdir -p "$work/done" "$work/results" "$results" bench/results
+cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
+
+if compgen -G '.whl/*.whl' > /dev/null; then
+    chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
+fi
+for bench in $benches; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+for stage in prepare make_folds train predict submit report; do
+    flags=(--data "$SALT_TILES" --out "$work/out" --profile "$profile" --weights none --set train.epochs="$epochs" --set run_folds="$folds")
+    if [ $stage = train ]; then flags+=(--workers "$workers"); fi
+    chunk "$stage" "$python" -P -m "pipeline.$stage" "${flags[@]}"
+done
+echo "${failed:+failed:$failed; of the rest }all is done"

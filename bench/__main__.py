@@ -58,14 +58,16 @@ def table() -> str:
         record = json.loads(path.read_text())
         for bench in record.get("benches", {}).values():        # other files of numbers lie here too
             rows += [f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
-                     f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x | {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
+                     f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x "
+                     f"| {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
                      for r in bench["results"]]
     return "\n".join(rows) + "\n"
 
 
 def amount(result: dict, side: str) -> str:
     """Seconds, unless the result names another unit."""
-    return f"{result[side]:,.3g} {result['unit']}" if "unit" in result else shown(result[side])
+    value = result[side]
+    return f"{value:,.{0 if value >= 100 else 1}f} {result['unit']}" if "unit" in result else shown(value)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ pack() {
     grep -iE "^($names)==" constraints.txt > .whl/names.txt
     "$python" -m pip download -q --no-deps "${tags[@]}" -d .whl -r .whl/names.txt segmentation-models-pytorch
     "$python" -m pip wheel -q --no-deps -c constraints.txt -w .whl pretrainedmodels
-    "$python" -m bench.pack_tiles "$1" .tiles 400
+    "$python" -m bench.pack_tiles "$1" .tiles 200
     du -sch .whl .tiles
 }
 
@@ -65,8 +65,7 @@ if compgen -G '.whl/*.whl' > /dev/null; then
 fi
 for bench in $benches; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 for stage in prepare make_folds train predict submit report; do
-    flags=(--data "$SALT_TILES" --out "$work/out" --profile "$profile" --weights none --set train.epochs="$epochs" --set run_folds="$folds")
-    if [ $stage = train ]; then flags+=(--workers "$workers"); fi
-    chunk "$stage" "$python" -P -m "pipeline.$stage" "${flags[@]}"
+    chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
+        --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
 echo "${failed:+failed:$failed; of the rest }all is done"

@@ -138,7 +138,7 @@ def folds_at_once(device: torch.device, size: Size) -> list[Result]:
         with left_out_if_it_fails(f"{n} graphs"):
             several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
             usual = bare_steps(size, px, tiles, device)
-            name = f"switch: folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: one after another"
+            name = f"switch: folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: in turn"
             found.append(compare(name, bare_loop.on_streams(several),
                                  lambda usual=usual, n=n: [usual() for _ in range(n)], size.repeats, device))
     return found

@@ -58,7 +58,7 @@ def run(device: torch.device, size: Size | None = None) -> list[Result]:
     epochs = [one_epoch(device, size, replace(stage, batch=size.batch or stage.batch)) for stage in BLOG.train.stages]
     tta = inference.against_article(device, size.test)
     ours, theirs = (hours(epochs, tta, size, side) for side in ("ours", "theirs"))
-    name = f"profile blog, EXTRAPOLATED from an epoch of {size.train:,} tiles at each size and TTA of {size.test.tiles:,}"
+    name = f"profile blog, EXTRAPOLATED from epochs of {size.train:,} tiles and TTA of {size.test.tiles:,}"
     print(f"{name}: ours {ours:.2f} h, theirs {theirs:.2f} h, {theirs / ours:.1f}x")
     return [*epochs, tta, Hours(name=name, device=device.type, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
                                 load=max(r["load"] for r in epochs), unit="h")]
@@ -86,7 +86,7 @@ def one_epoch(device: torch.device, size: Size, stage: Stage) -> Result:
     their_data = article.get_data(some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids),
                                   num_workers=size.workers)
     theirs = article.learner(their_data, UnetResNext50(size.encoder), Path())
-    theirs.remove_cb(SaveModelCallback)     # here it would save and load at every call, in a real run at the best epochs
+    theirs.remove_cb(SaveModelCallback)     # it would save and load at every call here, at the best epochs in truth
     name = f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px; theirs: the article's"
     return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device)
 

@@ -203,7 +203,7 @@ def test_a_profile_that_does_not_exist(name, near):
 
 
 def test_a_size_that_the_profile_has_not():
-    with pytest.raises(InputError, match="demo has no size 128; it trains at 64, 96"):
+    with pytest.raises(InputError, match="demo has no size 128; it has 64, 96"):
         DEMO.stage(128)
 
 

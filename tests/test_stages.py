@@ -21,12 +21,13 @@ from PIL import Image
 from pipeline import __main__ as overview
 from pipeline import make_folds, predict, prepare, report, submit, train
 from pipeline.salt import artifacts, checkpoints, rle
-from pipeline.salt.config import Model
+from pipeline.salt.config import PROFILES, Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import tile_logits
 from pipeline.salt.tiles import sample
 
 ROOT = Path(__file__).parents[1]
+LR = PROFILES["demo"].train.stages[-1].lr
 STAGES = [prepare, make_folds, train, predict, submit, report]
 SMALL = [
     "sample.train=24",
@@ -226,7 +227,7 @@ def test_a_changed_setting_remakes_what_follows_it_and_no_more(out):
     assert said.count("fresh") == 1 + 1 + 4 + 2 and "over 0.4" in said
     before = tree(out)
     said = run(*STAGES, out=out, more=("--set", "train.48.lr=1e-3"))
-    assert "train.stage.lr 0.002 -> 0.001" in said and said.count("fresh") == 1 + 1 + 2
+    assert f"train.stage.lr {LR} -> 0.001" in said and said.count("fresh") == 1 + 1 + 2
     remade = changed(before, tree(out))
     assert "folds/demo/oof.npy" in remade and not any("/32" in name or name.startswith("data") for name in remade)
 
@@ -313,7 +314,7 @@ def test_folds_trained_with_different_settings(out):
     run(train, out=out, more=("--fold", "1", "--size", "48", "--set", "train.48.lr=1e-3"))
     text = refused(predict, out=out)
     assert (
-        "fold_1/48.last.safetensors was trained with other settings (train.stage.lr 0.001 -> 0.002)" in text
+        f"fold_1/48.last.safetensors was trained with other settings (train.stage.lr 0.001 -> {LR})" in text
         and "mixed" in text
     )
 
@@ -348,7 +349,7 @@ def test_imagenet_weights_that_do_not_fit(out, tmp_path, content, words):
         (train, ("--set", "train.epoch=3"), "did you mean epochs"),
         (train, ("--set", "train.loss=lovas_hinge"), "lovas_hinge"),
         (train, ("--fold", "2"), "--fold 2"),
-        (train, ("--size", "99"), "no size 99; it trains at 32, 48"),
+        (train, ("--size", "99"), "no size 99; it has 32, 48"),
         (train, ("--encoder", "test_resnett"), "test_resnett"),
         (train, ("--model", "unet_resnext5"), "unet_resnext5"),
         (train, ("--set", "model.options.widht=8"), "widht"),

@@ -1,0 +1,50 @@
+"""A network as ONNX: the format that other runtimes take, and that https://netron.app shows."""
+import io
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+# A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that each place where a network may have to bring a map to
+# the size of its skip is on the recorded way; where sizes agree, that changes nothing.
+RECORDED = 65   # px
+
+
+class Probability(nn.Module):
+    """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation before the network, sigmoid behind it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.mean, self.std = (nn.Buffer(torch.tensor(stat).view(3, 1, 1)) for stat in (model.encoder.mean, model.encoder.std))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(self.model((image - self.mean) / self.std))
+
+
+def to_onnx(model: nn.Module) -> bytes:
+    """`Probability` of the network in one file, any batch and size: input `image`, output `probability`."""
+    file = io.BytesIO()
+    axes = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        # The recording exporter, which warns that it is the old one: 2 s and no onnxscript, where the new one takes 15.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Probability(model).cpu().eval(), (torch.rand(2, 3, RECORDED, RECORDED),), file, dynamo=False,
+                          opset_version=17, input_names=["image"], output_names=["probability"],
+                          dynamic_axes={"image": axes, "probability": axes})
+    return file.getvalue()
+
+
+def difference(onnx: bytes, model: nn.Module, shape: tuple[int, int]) -> float:
+    """The largest difference of a probability between the file, run by onnxruntime, and torch.
+
+    shape  batch, and side of the random images, px
+    """
+    import onnxruntime
+
+    batch, side = shape
+    images = torch.rand(batch, 3, side, side)
+    with torch.no_grad():
+        expected = Probability(model).cpu().eval()(images).numpy()
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    return float(abs(session.run(None, {"image": images.numpy()})[0] - expected).max())

@@ -1,0 +1,230 @@
+"""The benches of tiles, steps, predictions and whole runs: both sides do the same work. No test looks at the clock."""
+import json
+import os
+import stat
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bench.__main__ as main
+from bench import bare_loop, inference, loader, memory, pack_tiles, scaling, train_step, whole_run
+from bench.bare_loop import Way
+from bench.baselines import article
+from bench.tiles import tiles
+from pipeline.salt.models.unet_resnext50 import UnetResNext50
+from pipeline.salt.tiles import competition
+from pipeline.salt.tiles.loaders import TileLoader
+
+CPU = torch.device("cpu")
+TTA = inference.Size(px=64, tiles=6, batch=4, repeats=1, watched=12, encoder="test_resnet", workers=0)
+STEPS = train_step.Size(shapes=((32, 4), (64, 2)), steps=2, repeats=1, encoder="test_resnet")
+RUN_ALL = Path(__file__).parents[1] / "bench" / "gpu_run.sh"
+
+
+@pytest.fixture
+def few(made_once, monkeypatch):
+    """The benches' tiles: 24 generated ones."""
+    monkeypatch.setenv("SALT_TILES", str(made_once))
+    tiles.cache_clear()
+    yield tiles()
+    tiles.cache_clear()
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """Nothing is repeated for the clock's sake."""
+    monkeypatch.setattr("bench.harness.WARM_UP", 0)
+
+
+def sound(results: list) -> bool:
+    return all(r["ours"] > 0 and r["ratio"] == pytest.approx(r["theirs"] / r["ours"]) for r in results)
+
+
+def small(seed: int = 0) -> UnetResNext50:
+    torch.manual_seed(seed)
+    return UnetResNext50("test_resnet", width=8)
+
+
+def test_tiles_are_the_pngs_and_the_same_decoded(few):
+    assert len(few.ids) == len(few.images) == len(few.masks) == 24 and few.ids == sorted(few.ids)
+    assert all(path.exists() for path in few.pngs(24)) and len(list((few.folder / "masks").iterdir())) == 24
+    assert few.pngs(30)[24:] == few.pngs(6) and np.array_equal(few.arrays(30)[24:], few.images[:6])
+
+
+def test_tiles_are_generated_where_there_are_no_others(monkeypatch):
+    monkeypatch.delenv("SALT_TILES", raising=False)
+    monkeypatch.setattr("bench.tiles.GENERATED", 4)
+    tiles.cache_clear()
+    assert tiles().kind == "generated" and len(tiles().ids) == 4
+    tiles.cache_clear()
+
+
+def test_both_loaders_show_a_network_the_same_tile(few):
+    theirs = article.get_data(few.folder, set(few.ids[:8]), 128, 8, CPU, num_workers=0)
+    ours = TileLoader(few.images[:8], few.masks[:8], few.ids[:8], 128, 8)
+    (x, masks), (y, _) = theirs.valid.one_batch(), ours.one_batch()
+    order = [few.ids.index(path.stem) for path in theirs.valid.items]
+    # Kaggle's grey in [0, 255], two of which are rounding; the least deviation of a channel is 0.224
+    assert (y[order] - torch.Tensor(x)).abs().max() < 2 / 255 / 0.224 + 1e-4
+    assert set(masks.unique().tolist()) == {0, 1} and len(theirs.train) == len(TileLoader(
+        few.images[8:], few.masks[8:], few.ids[8:], 128, 8, how=loader.Augment()))
+
+
+def test_loader(few, once):
+    [result] = loader.run(CPU, batch=8, repeats=1, num_workers=0)
+    assert "epoch of batches, 16 real tiles" in result["name"] and sound([result])
+
+
+def test_all_ways_lead_to_the_same_weights():
+    x, masks = train_step.batch(32, 4, CPU)
+    models = [small() for _ in range(5)]
+    train_step.product_steps(models[0], x, masks, 2, precision="fp32")()
+    train_step.article_steps(models[1], x, masks, 2)()
+    ways = [Way("fp32"), Way("fp32", channels_last=False), Way("fp32", fused=False)]
+    for model, way in zip(models[2:], ways, strict=True):
+        bare_loop.steps(model, way, x, masks, 2)()
+    before, ours = small().state_dict(), models[0].state_dict()
+    moved = max((ours[k] - before[k]).abs().max() for k in ours if "num_batches" not in k and "running" not in k)
+    assert moved == pytest.approx(2e-3, rel=0.1), "two steps of Adam at 1e-3"
+    for model in models[1:]:
+        # Adam divides by the gradient's size: where that is nearly nothing, so is what the last digits decide
+        distance = sum((ours[k] - v).abs().sum() for k, v in model.state_dict().items() if "num_batches" not in k)
+        walked = sum((ours[k] - before[k]).abs().sum() for k in ours if "num_batches" not in k)
+        assert distance < 0.02 * walked
+
+
+def test_train_step(once, capsys):
+    results = train_step.run(CPU, STEPS)
+    text = capsys.readouterr().out
+    assert sound(results)
+    assert sum("theirs: fp32, channels first, fastai's own" in r["name"] for r in results) == 2
+    assert sum(r["name"].startswith("switch: ") for r in results) in (3, 4)     # without bf16, fp32 is no switch
+    assert all(r["per_second"] == pytest.approx(STEPS.steps / r["ours"]) for r in results if "per_second" in r)
+    assert "segmentation_models_pytorch" in text
+
+
+def test_flops_are_counted_as_in_the_books():
+    # 3*3*3*4 multiply-adds a pixel forward, as many again for the weights; the input wants no gradient
+    layer = torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    assert train_step.gflop(layer, 10) == pytest.approx(2 * 2 * 108 * 100 / 1e9)
+
+
+def test_a_switch_that_fails_is_said_and_left_out(once, monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "ON_A_CPU", ("CUDA graph", "optimizer not fused"))
+    [result] = train_step.switches(CPU, STEPS)
+    assert "optimizer not fused" in result["name"]
+    assert "switch: CUDA graph: left out, " in capsys.readouterr().out
+
+
+def test_both_ways_predict_the_same(few, tmp_path):
+    model = small().eval()
+    with torch.no_grad():
+        model.logit[-1].weight.mul_(20)     # probabilities that differ from 0.5
+    inference.predict(tmp_path / "ours.npy", few.images, model, replace(TTA, px=128), CPU)
+    theirs = inference.predict_as_article(few.folder, few.pngs(24), model, replace(TTA, px=128), CPU)
+    ours = np.load(tmp_path / "ours.npy").astype(np.float32)
+    assert ours.shape == theirs.shape == (24, 101, 101) and theirs.std() > 0.02
+    # bf16 where the CPU has it, rounding of the tiles, and resizing before or after the sigmoid
+    assert np.abs(ours - theirs).mean() < 0.01
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+
+
+def test_inference(few, once, monkeypatch):
+    monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)      # watched in the test of memory
+    results = inference.run(CPU, TTA)
+    assert "flip TTA of 6 real tiles" in results[0]["name"] and sound(results) and results[1]["unit"] == "MiB"
+
+
+def test_whole_run(few, once):
+    results = whole_run.run(CPU, whole_run.Size(train=4, valid=2, test=TTA, batch=4, encoder="test_resnet", workers=0))
+    assert sound(results) and [r["name"][:8] for r in results] == ["epoch of", "epoch of", "flip TTA", "profile "]
+    assert results[-1]["unit"] == "h" and "EXTRAPOLATED" in results[-1]["name"]
+
+
+def test_the_hours_of_a_whole_run_by_hand():
+    # 36 + 4 tiles are a hundredth of 4,000. Ten folds, 60 epochs of 100 x 3 s and 20 of 100 x 6 s: 300,000 s; ten times
+    # 18,000 test tiles, and for ours 4,000 once, at 1 s for 10 tiles: 18,000 s and 18,400 s.
+    size = whole_run.Size(train=36, valid=4, test=replace(TTA, tiles=10))
+    epochs, tta = [{"ours": 3.0, "theirs": 3.0}, {"ours": 6.0, "theirs": 6.0}], {"ours": 1.0, "theirs": 1.0}
+    assert whole_run.hours(epochs, tta, size, "theirs") == pytest.approx((300_000 + 18_000) / 3600)
+    assert whole_run.hours(epochs, tta, size, "ours") == pytest.approx((300_000 + 18_400) / 3600)
+
+
+def test_scaling(few, once, monkeypatch):
+    monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)
+    monkeypatch.setattr(scaling, "starts", lambda: [])      # imports: seconds, and nothing to learn here
+    results = scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1))
+    assert sound(results) and [r["name"].split(";")[0] for r in results] == [
+        "epoch of 16 tiles", "epoch of 32 tiles", "memory of predicting 8 tiles, network aside",
+        "memory of predicting 16 tiles, network aside"]
+
+
+@pytest.mark.skipif(not memory.can_be_watched(), reason="only Linux tells a process's own memory from mapped files")
+def test_memory_is_seen_and_files_are_not(tmp_path):
+    np.save(tmp_path / "file.npy", np.ones(5_000_000))
+    assert 36 < memory.peak(np.ones, 5_000_000) < 60                       # 38 MiB of float64
+    assert memory.peak(sum_of_file, tmp_path / "file.npy") < 10
+
+
+def sum_of_file(path: Path) -> float:
+    return float(np.load(path, mmap_mode="r").sum())
+
+
+def test_the_page_says_what_is_no_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(main, "RESULTS", tmp_path)
+    main.keep("toaster", "one", [memory.compare("a claim", 250.0, 4000.0)])
+    assert "| 250 MiB | 4,000 MiB | 16.0x |" in main.table()
+    assert len(json.loads((tmp_path / "toaster.json").read_text())["benches"]["one"]["results"]) == 1
+
+
+def test_packed_tiles_are_the_same_tiles(made_once, tmp_path):
+    pack_tiles.main(str(made_once), str(tmp_path / "packed"), "3")
+    before, after = competition.read(made_once), competition.read(tmp_path / "packed")
+    assert np.array_equal(before.images, after.images) and np.array_equal(before.masks, after.masks)
+    assert len(after.test) == 3
+    with zipfile.ZipFile(made_once / "train.zip") as old, zipfile.ZipFile(tmp_path / "packed" / "train.zip") as new:
+        masks = [name for name in old.namelist() if "masks/" in name]
+        assert all(old.read(name) == new.read(name) for name in masks) and sorted(old.namelist()) == new.namelist()
+
+
+@pytest.fixture
+def there(tmp_path, made_once):
+    """The GPU machine: its Python notes what it is asked for, and fails while the folder has a file `broken`."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n'
+                      f'if [ -e {tmp_path}/broken ] && [[ "$*" == *pipeline.train* ]]; then exit 3; fi\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+
+    def run() -> tuple[str, list[str]]:
+        given = {"PYTHON": str(python), "SALT_TILES": str(made_once), "BENCHES": "losses", "EPOCHS": "3"}
+        done = subprocess.run([RUN_ALL, tmp_path / "work", tmp_path / "results"], env=os.environ | given,
+                              text=True, check=True, capture_output=True)
+        asked = tmp_path / "asked"
+        lines = asked.read_text().splitlines() if asked.exists() else []
+        asked.unlink(missing_ok=True)
+        return done.stdout, [line for line in lines if "pip install" not in line]
+    return tmp_path, run
+
+
+def test_gpu_run_does_each_chunk_once_and_what_failed_again(there):
+    folder, run = there
+    (folder / "broken").touch()
+    said, asked = run()
+    assert [line.partition(" --")[0] for line in asked] == ["-m bench losses", *(
+        f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report"))]
+    assert "--profile blog" in asked[1] and "--set train.epochs=3" in asked[1] and "--workers" in asked[3]
+    assert "train ended with status 3" in said and said.splitlines()[-1].startswith("failed: train")
+    (folder / "broken").unlink()
+    said, asked = run()
+    assert len(asked) == 1 and "pipeline.train" in asked[0] and said.splitlines()[-1] == "all is done"
+    assert run()[1] == [] and (folder / "results" / "log").exists()
+
+
+def test_gpu_run_without_arguments_says_how_it_is_used():
+    done = subprocess.run([RUN_ALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "bench/gpu_run.sh pack TILES" in done.stdout

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from pipeline.salt.tiles import competition, files
+from pipeline.salt.tiles import files
 from pipeline.salt.tiles.sample import make_sample
 
 GENERATED = 1200
@@ -50,5 +51,7 @@ def tiles() -> Tiles:
     if folder.suffix == ".zip":
         shutil.unpack_archive(folder, work / "train")
         folder = work / "train"
-    read = competition.read(where)
-    return Tiles(folder, kind, read.images, read.masks, read.tiles["id"].tolist()[:len(read.images)])
+    pngs = sorted((folder / "images").iterdir())
+    images = np.stack([np.asarray(Image.open(path).convert("L")) for path in pngs])
+    masks = np.stack([np.asarray(Image.open(folder / "masks" / path.name)) > 0 for path in pngs])
+    return Tiles(folder, kind, images, masks, [path.stem for path in pngs])

@@ -26,7 +26,7 @@ from pipeline.salt.engines.ranks import is_first, joined
 def main(argv: list[str] | None = None) -> None:
     run, args = command.parse(__doc__, argv, add_flags)
     sizes = steps(run, args)
-    to_do = [fold for fold in run.folds if run.force or not all(is_trained(run, fold, size) for size in sizes)]
+    to_do = [fold for fold in run.folds if any(run.force or not is_trained(run, fold, size) for size in sizes)]
     here = runs_here(args.engine, args.workers, len(to_do))
     with joined() as wait_for_ranks:
         for fold in run.folds if here else sorted({*run.folds} - {*to_do}):

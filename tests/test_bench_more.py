@@ -18,7 +18,7 @@ from bench.baselines import article
 from bench.tiles import tiles
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 from pipeline.salt.tiles import competition
-from pipeline.salt.tiles.loaders import TileLoader
+from pipeline.salt.tiles.loaders import IMAGENET, TileLoader
 
 CPU = torch.device("cpu")
 TTA = inference.Size(px=64, tiles=6, batch=4, repeats=1, watched=12, encoder="test_resnet", workers=0)
@@ -123,6 +123,7 @@ def test_a_switch_that_fails_is_said_and_left_out(once, monkeypatch, capsys):
 
 def test_both_ways_predict_the_same(few, tmp_path):
     model = small().eval()
+    model.encoder.mean, model.encoder.std = IMAGENET        # the article normalises with these, whatever the encoder
     with torch.no_grad():
         model.logit[-1].weight.mul_(20)     # probabilities that differ from 0.5
     inference.predict(tmp_path / "ours.npy", few.images, model, replace(TTA, px=128), CPU)

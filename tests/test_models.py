@@ -170,8 +170,8 @@ def test_dynamic_unet_equals_fastais_for_the_same_weights():
 
 @pytest.mark.parametrize("encoder, first", [
     ("resnet34", 1_347_904),       # fastai splits a ResNet after layer2: 9,536 + 221,952 + 1,116,416
-    ("xresnet34", 28_768),         # an XResNet after its stem: 3 -> 32 -> 32 -> 64 channels by 3x3, BatchNorm's two each
-    ("test_efficientnet", 82_300), # others have no split of their own in fastai
+    ("xresnet34", 28_768),         # an XResNet after its stem: 3x3 convolutions 3 -> 32 -> 32 -> 64, and BatchNorm
+    ("test_efficientnet", 82_300),  # others have no split of their own in fastai
 ])
 def test_dynamic_unet_groups(encoder, first):
     with meta:

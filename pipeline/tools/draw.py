@@ -14,7 +14,7 @@ from pipeline.salt import artifacts, command
 
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
-        parser.add_argument("--size", type=int, metavar="PX", help="side of the image (default: the profile's first size)")
+        parser.add_argument("--size", type=int, metavar="PX", help="side of the image (default: the profile's first)")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the SVG goes (default: <model>.svg)")
     run, args = command.parse(__doc__, argv, add)
     import torch

@@ -37,13 +37,13 @@ def main(argv: list[str] | None = None) -> None:
         stage, _ = run.profile.stage(args.size or run.profile.train.stages[-1].size)
         trained = run.files.checkpoint(run.folds[0], stage.size, run.profile.predict.checkpoint)
         if not trained.exists():
-            raise InputError(f"fold {run.folds[0]} is not trained at {stage.size} px, {artifacts.shown(trained)} is missing: "
-                             f"run python -m pipeline.train --fold {run.folds[0]}, or say --untrained")
+            raise InputError(f"fold {run.folds[0]} is not trained at {stage.size} px, {artifacts.shown(trained)} is "
+                             f"missing: run python -m pipeline.train --fold {run.folds[0]}, or say --untrained")
         model, weights = checkpoints.load(trained, model), artifacts.shown(trained)
     onnx = to_onnx(model)
     for shape in CHECKED:
         found = difference(onnx, model, shape)
-        print(f"check    {shape[0]} x {shape[1]} x {shape[1]} px: probabilities differ from torch's by {found:.1e} at most")
+        print(f"check    {shape[0]} x {shape[1]} x {shape[1]} px: at most {found:.1e} from torch's probabilities")
         if not found < TOLERANCE:
             raise InputError(f"the exported network differs from torch's by {found:.1e} at {shape[1]} px, more than "
                              f"{TOLERANCE}; nothing was written")

@@ -28,14 +28,19 @@ def table(parts) -> str:
     rows = [("part", "layers", "output", "parameters", "trainable", "multiply-adds")]
     for part in parts:
         shape = " x ".join(f"{n:>4}" for n in part.shape)
-        rows.append((part.title, part.kind, shape, f"{part.parameters:,}", f"{part.trainable:,}", f"{part.macs / 1e6:,.1f} M"))
-    total = [sum(numbers) for numbers in zip(*((p.parameters, p.trainable, p.macs) for p in parts), strict=True)]
-    rows.append(("total", "", "", f"{total[0]:,}", f"{total[1]:,}", f"{total[2] / 1e6:,.1f} M"))
+        rows.append((part.title, part.kind, shape, *_numbers([part])))
+    rows.append(("total", "", "", *_numbers(parts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]
+    lines = ["  ".join([name.ljust(widths[0]), layers.ljust(widths[1]),
+                        *(cell.rjust(width) for cell, width in zip(cells, widths[2:], strict=True))])
+             for name, layers, *cells in rows]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _numbers(parts) -> list[str]:
+    parameters, trainable, macs = (sum(getattr(p, key) for p in parts) for key in ("parameters", "trainable", "macs"))
+    return [f"{parameters:,}", f"{trainable:,}", f"{macs / 1e6:,.1f} M"]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def on_ray(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
 
     with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level="WARNING"):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
-        print(f"engine   Ray, {workers} tasks at once with {needs} each: folds {', '.join(map(str, jobs))}", flush=True)
+        print(f"engine   Ray, {workers} at once, {needs} for each: folds {', '.join(map(str, jobs))}", flush=True)
         # max_calls: a process for each fold, because an idle one would keep its memory on the GPU.
         task = ray.remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
         waiting, running = list(jobs), {}

@@ -59,7 +59,7 @@ class _Worker:
     """A child process. It writes to a pipe of ours, so that it does not outlive this process by more than an epoch."""
 
     def __init__(self, title: str, command: list[str], environment: dict[str, str]):
-        self.title, self.error = title, ""
+        self.title, self.error, self.stopped = title, "", False
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", start_new_session=True)      # Ctrl-C reaches us alone, and we pass it on once
@@ -77,6 +77,7 @@ class _Worker:
         return False
 
     def stop(self) -> None:
+        self.stopped = True
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> None:
@@ -93,7 +94,7 @@ class _Worker:
             for line in lines:
                 if line.startswith("error: "):
                     self.error = line.removeprefix("error: ").strip()
-                else:
+                elif not self.stopped:
                     print(line, end="", flush=True)
 
 

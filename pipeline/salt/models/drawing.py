@@ -1,7 +1,7 @@
 """The picture of a network: its parts (see trace.py) as an SVG of encoder, skips, decoder and heads.
 
-The encoder goes down on the left, the decoder up on the right; what has the same size stands at the same height. An arrow
-carries the tensor that its start gives: channels x height x width. Blue arrows are skips.
+The encoder goes down on the left, the decoder up on the right; what has the same size stands at the same height. An
+arrow carries the tensor that its start gives: channels x height x width. Blue arrows are skips.
 """
 from collections import defaultdict
 from dataclasses import dataclass
@@ -119,9 +119,10 @@ def _arrows(boxes: dict[Part, Box]) -> tuple[list[str], list[str], float]:
             start, shape = boxes[source], " × ".join(map(str, source.shape))
             if start in sideways:
                 y1, y2 = start.port(0.5), box.port((sideways.index(start) + 1) / (len(sideways) + 1))
-                bend = (box.x - start.right) * 0.6
+                x1, x2 = start.right, box.x
+                bend = (x2 - x1) * 0.6
                 kind = "skip" if start.column < DECODER else ""
-                arrows.append(_path(f"M {start.right} {y1} C {start.right + bend} {y1} {box.x - bend} {y2} {box.x} {y2}", kind))
+                arrows.append(_path(f"M {x1} {y1} C {x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", kind))
                 labels[source, "right"] = _text(start.right + 8, y1 + (16 if y2 < y1 else -6), "shape", shape)
             elif _next_to(start, box, boxes):
                 down = start.y < box.y
@@ -139,8 +140,8 @@ def _arrows(boxes: dict[Part, Box]) -> tuple[list[str], list[str], float]:
 
 def _next_to(start: Box, end: Box, boxes: dict[Part, Box]) -> bool:
     """Whether no other box stands between two of one column."""
-    between = [b for b in boxes.values() if b.column == start.column and min(start.y, end.y) < b.y < max(start.y, end.y)]
-    return not between
+    low, high = sorted((start.y, end.y))
+    return not any(low < box.y < high for box in boxes.values() if box.column == start.column)
 
 
 def _box(box: Box) -> list[str]:
@@ -159,15 +160,14 @@ def _box(box: Box) -> list[str]:
 
 def _outlets(box: Box) -> list[str]:
     """What leaves the network."""
-    shape = " × ".join(map(str, box.part.shape))
-    if box.part.output == "salt":
-        return [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt logits, {shape}")]
-    if box.part.output == "empty":
-        return [_path(f"M {box.middle} {box.y + BOX[1]} v 30"),
-                _text(box.middle + 10, box.y + BOX[1] + 22, "shape", "logit: is there salt?")]
-    if box.part.output == "deep":
-        return [_path(f"M {box.right} {box.port(0.5)} h 24"), _text(box.x + 10, box.y + BOX[1] + 16, "shape", f"logits, {shape}")]
-    return []
+    logits, below = f"logits, {' × '.join(map(str, box.part.shape))}", box.y + BOX[1]
+    outlets = {
+        "salt": [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt {logits}")],
+        "empty": [_path(f"M {box.middle} {below} v 30"),
+                  _text(box.middle + 10, below + 22, "shape", "logit: is there salt?")],
+        "deep": [_path(f"M {box.right} {box.port(0.5)} h 24"), _text(box.x + 10, below + 16, "shape", logits)],
+    }
+    return outlets.get(box.part.output, [])
 
 
 def _path(d: str, kind: str = "") -> str:

@@ -11,12 +11,13 @@ RECORDED = 65   # px
 
 
 class Probability(nn.Module):
-    """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation before the network, sigmoid behind it."""
+    """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation, the network, sigmoid."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.mean, self.std = (nn.Buffer(torch.tensor(stat).view(3, 1, 1)) for stat in (model.encoder.mean, model.encoder.std))
+        self.mean = nn.Buffer(torch.tensor(model.encoder.mean).view(3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(model.encoder.std).view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.sigmoid(self.model((image - self.mean) / self.std))

@@ -60,8 +60,8 @@ class Part:
 def trace(model: nn.Module, size: int) -> list[Part]:
     """The parts of `model`, in the order in which they work on an image of size x size px; it is put on `meta`."""
     if size < 32:
-        raise InputError(f"an image of {size} x {size} px is too small for a network that halves it five times; take 32 px "
-                         "or more")
+        raise InputError(f"an image of {size} x {size} px is too small for a network that halves it five times; take "
+                         "32 px or more")
     model = model.to("meta").train()                # in training, so that auxiliary heads show
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)

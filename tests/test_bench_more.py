@@ -5,6 +5,7 @@ import stat
 import subprocess
 import zipfile
 from dataclasses import replace
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,8 +169,14 @@ def test_scaling(few, once, monkeypatch):
 @pytest.mark.skipif(not memory.can_be_watched(), reason="only Linux tells a process's own memory from mapped files")
 def test_memory_is_seen_and_files_are_not(tmp_path):
     np.save(tmp_path / "file.npy", np.ones(5_000_000))
-    assert 36 < memory.peak(np.ones, 5_000_000) < 60                       # 38 MiB of float64
+    assert 36 < memory.peak(held, 5_000_000) < 60                          # 38 MiB of float64
     assert memory.peak(sum_of_file, tmp_path / "file.npy") < 10
+
+
+def held(n: int) -> None:
+    ones = np.ones(n)
+    time.sleep(0.5)     # long enough to be seen, also on a machine that is busy
+    ones.sum()
 
 
 def sum_of_file(path: Path) -> float:

@@ -1,6 +1,7 @@
 """Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -246,14 +247,18 @@ def ray_cluster(fast_clock):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
     folder = tempfile.mkdtemp(prefix="ray-")       # pytest's own folders are too deep for the names of Ray's sockets
     port = free_port()
-    environment = os.environ | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-                                "RAY_worker_niceness": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    token = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = token | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+                           "RAY_worker_niceness": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
                              "--num-gpus=0", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
                              "--include-dashboard=false"],
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert any("--block" in line for line in head.stdout), "it says so when it is ready"
-    yield os.environ | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(ROOT)}
+    said = []
+    while not said or "--block" not in said[-1]:       # it says so when it is ready
+        said.append(head.stdout.readline())
+        assert said[-1], "".join(said)
+    yield token | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(ROOT)}
     head.terminate()
     head.communicate(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)

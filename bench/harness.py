@@ -74,7 +74,8 @@ def circumstances() -> dict[str, str]:
 def _commit() -> str:
     """Short hash, with a + if code has changed since; "unknown" outside a clone."""
     def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=False,
+                              cwd=Path(__file__).parents[1]).stdout
 
     if shutil.which("git") is None or not (head := git("rev-parse", "--short", "HEAD").strip()):
         return "unknown"

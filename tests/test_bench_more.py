@@ -3,9 +3,9 @@ import json
 import os
 import stat
 import subprocess
+import time
 import zipfile
 from dataclasses import replace
-import time
 from pathlib import Path
 
 import numpy as np

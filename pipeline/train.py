@@ -48,7 +48,9 @@ def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
     if args.pseudo and not run.profile.pseudo.use:
         print(f"skipped  train --pseudo: profile {run.profile.name} does not use it (--set pseudo.use=true)")
         return []
-    return [PSEUDO] if args.pseudo else [args.size] if args.size else [stage.size for stage in run.profile.train.stages]
+    if args.pseudo:
+        return [PSEUDO]
+    return [stage.size for stage in run.profile.train.stages] if args.size is None else [args.size]
 
 
 def is_trained(run: Run, fold: int, size: int | str) -> bool:

@@ -109,14 +109,14 @@ def test_channels_last_networks_come_channels_first():
     (build_encoder, "convnext_tiny", "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
     (build_encoder, "swin_tiny_patch4_window7_224", "strides 4, 8, 16, 32"),
     (build_encoder, "test_vit", "strides 16, 16, 16"),
-    (build_encoder, "resnet3", "unknown; near: .*resnet34"),
+    (build_encoder, "resnet3", "unknown; did you mean .*resnet34"),
     (build_encoder, "xyzzy", "unknown; take a name"),
     (build_encoder, "resnet34.nope", "Invalid pretrained tag"),
     (timm_pyramid, "test_vit", "a pyramid, each stride twice the one before"),
     (timm_pyramid, "test_maxvit", "images of 160 x 160 px only"),
     (build_chain, "test_vit", "no plain sequence of layers"),
     (build_chain, "hrnet_w18_small", "no plain sequence of layers"),
-    (build_chain, "resnet3", "unknown; near"),
+    (build_chain, "resnet3", "unknown; did you mean"),
 ])
 def test_what_is_no_pyramid_is_refused_in_words(build, name, says):
     with pytest.raises(InputError, match=says):

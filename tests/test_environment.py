@@ -18,7 +18,8 @@ def test_conda_installs_the_same_list():
 def test_what_is_needed_has_a_tested_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(need for extra in extras for need in extra)]
     assert {_name(need) for need in wanted} - {project["name"]} <= pinned
 
 

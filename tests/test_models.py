@@ -253,10 +253,10 @@ def test_attention_works_within_the_encoder():
 
 
 @pytest.mark.parametrize("name, encoder, options, says", [
-    ("unet_resnext", TINY, {}, "model 'unet_resnext' is unknown; near: unet_resnext50"),
+    ("unet_resnext", TINY, {}, "model 'unet_resnext' is unknown; did you mean unet_resnext50"),
     ("unet_resnext50", "convnext_tiny", {}, "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
     ("unet_resnext50", "test_vit", {}, "strides 16, 16, 16"),
-    ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; near"),
+    ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; did you mean"),
     ("unet_resnext50", "test_efficientnet", {"half_skip": True}, "no early max-pool"),
     ("unet_attention", "test_efficientnet", {}, "no early max-pool"),
     ("unet_attention", "test_convnext", {}, "strides 4, 8, 16, 32"),
@@ -264,8 +264,8 @@ def test_attention_works_within_the_encoder():
     ("dynamic_unet", "test_vit", {}, "no plain sequence"),
     ("more_dynamic_unet", "test_vit", {}, "a pyramid"),
     ("more_dynamic_unet", TINY, {"middle_scale": 0.1}, "leaves 9 of 96 channels"),
-    ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "near: shuffle"),
-    ("unet_resnext50", TINY, {"wdth": 8}, "option of unet_resnext50 'wdth' is unknown; near: width"),
+    ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "did you mean shuffle"),
+    ("unet_resnext50", TINY, {"wdth": 8}, "option of unet_resnext50 'wdth' is unknown; did you mean width"),
     ("unet_resnext50", TINY, {"encoder": "x"}, "option of unet_resnext50 'encoder' is unknown"),
     ("unet_resnext50", TINY, {"width": 8.5}, "width=8.5 of unet_resnext50 must be of type int"),
     ("unet_resnext50", TINY, {"width": True}, "must be of type int"),

@@ -25,6 +25,7 @@ from pipeline.salt.config import PROFILES, Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import tile_logits
 from pipeline.salt.tiles import sample
+from pipeline.tools import lr_find
 
 ROOT = Path(__file__).parents[1]
 LR = PROFILES["demo"].train.stages[-1].lr
@@ -364,6 +365,28 @@ def test_names_that_do_not_exist(out, stage, more, words):
 def test_no_kaggle_client(ran, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "pip install kaggle" in refused(submit, out=ran[0], more=("--upload",))
+
+
+def test_upload_hands_the_submission_to_the_kaggle_client(ran, tmp_path, monkeypatch):
+    client = tmp_path / "kaggle"
+    client.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    run(submit, out=ran[0], more=("--upload",))
+    file = ran[0] / "submissions/demo/submission.csv.gz"
+    said = (tmp_path / "said").read_text().strip()
+    assert said == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
+    client.write_text("#!/bin/sh\nexit 3\n")
+    assert "did not take" in refused(submit, out=ran[0], more=("--upload",))
+
+
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")      # fastai's Learner.load
+def test_the_rate_finder_draws_and_leaves_the_rest_alone(out):
+    before = tree(out)
+    assert "valley" in run(lr_find, out=out, more=("--size", "48", "--fold", "1"))
+    assert changed(before, tree(out)) == {"folds/demo/fold_1/48.lr_find.png"}
+    with Image.open(out / "folds/demo/fold_1/48.lr_find.png") as picture:
+        assert picture.size[0] > 400
 
 
 # ---- tiles with faults

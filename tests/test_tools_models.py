@@ -82,7 +82,7 @@ def test_export_that_is_not_the_network_is_not_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tool", [summary, draw, export])
 @pytest.mark.parametrize("change, says", [
-    (["--encoder", "resnet43"], "unknown; near"),
+    (["--encoder", "resnet43"], "unknown; did you mean"),
     (["--model", "unet"], "unknown"),
     (["--encoder", "convnext_tiny"], "strides 4, 8, 16, 32"),
 ])

@@ -10,5 +10,10 @@ class InputError(Exception):
 
 def did_you_mean(name: object, known: Collection[str]) -> str:
     """The end of a sentence about a name that is not among `known`."""
-    near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    near = near_names(name, known)
+    return f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+
+
+def near_names(name: object, known: Collection[str]) -> str:
+    """Those of `known` that look like `name`: 'resnet34 or resnet50'; '' where none does."""
+    return " or ".join(difflib.get_close_matches(str(name), known, n=4, cutoff=0.5))

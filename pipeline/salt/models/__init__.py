@@ -3,14 +3,13 @@
 Every model is called as model(x): (B, 3, H, W) images normalised with model.encoder.mean and .std -> (B, 1, H, W)
 logits, any H and W; auxiliary heads come beside them, as `blocks.Heads`, in training mode only.
 """
-import difflib
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from torch import nn
 
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.models.dynamic_unet import DynamicUnet
 from pipeline.salt.models.more_dynamic_unet import MoreDynamicUnet
 from pipeline.salt.models.resnet_unet import ResNetUNet
@@ -51,6 +50,4 @@ def build_model(name: str, encoder: str, options: Mapping[str, Any] | None = Non
 
 def _known(what: str, name: Any, names: Collection[str]) -> None:
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=3)
-        raise InputError(f"{what} {name!r} is unknown{'; near: ' + ', '.join(near) if near else ''}. "
-                         f"Take one of {', '.join(names)}.")
+        raise InputError(f"{what} {name!r} is unknown; {did_you_mean(name, names)}")

@@ -2,13 +2,11 @@
 
 timm  Wightman 2019, https://github.com/huggingface/pytorch-image-models
 """
-import difflib
-
 import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, near_names
 
 Stats = tuple[float, float, float]   # one number a colour channel, in units of 0..1 intensity
 
@@ -64,9 +62,9 @@ def timm_pyramid(name: str, strides: tuple[int, ...] | None = None) -> TimmPyram
 
 
 def unknown(name: str) -> InputError:
-    near = difflib.get_close_matches(name, timm.list_models(), n=4)
-    return InputError(f"encoder {name!r} is unknown{'; near: ' + ', '.join(near) if near else ''}; take a name from "
-                      "timm.list_models().")
+    near = near_names(name, timm.list_models())
+    return InputError(f"encoder {name!r} is unknown; " + (f"did you mean {near}?" if near else
+                      "take a name from timm.list_models()"))
 
 
 def _features(name: str) -> nn.Module:

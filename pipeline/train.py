@@ -19,7 +19,7 @@ import pandas as pd
 from pipeline.salt import artifacts, command, lineage
 from pipeline.salt.command import Run
 from pipeline.salt.config import PSEUDO
-from pipeline.salt.engines import ENGINES, runs_here
+from pipeline.salt.engines import ENGINES, runs_here, visible_gpus
 from pipeline.salt.engines.ranks import is_first, joined
 
 
@@ -27,14 +27,17 @@ def main(argv: list[str] | None = None) -> None:
     run, args = command.parse(__doc__, argv, add_flags)
     sizes = steps(run, args)
     to_do = [fold for fold in run.folds if any(run.force or not is_trained(run, fold, size) for size in sizes)]
-    here = runs_here(args.engine, args.workers, len(to_do))
+    workers = args.workers
+    if workers is None and args.engine == "local" and not visible_gpus():
+        workers = run.profile.workers
+    here = runs_here(args.engine, workers, len(to_do))
     with joined() as wait_for_ranks:
         for fold in run.folds if here else sorted({*run.folds} - {*to_do}):
             for size in sizes:
                 train_fold(run, fold, size)
                 wait_for_ranks()        # the next size starts from what the first of them publishes
     if not here:
-        ENGINES[args.engine]("pipeline.train", {fold: job(run, args, fold) for fold in to_do}, args.workers)
+        ENGINES[args.engine]("pipeline.train", {fold: job(run, args, fold) for fold in to_do}, workers)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -32,9 +32,9 @@ from pipeline.salt.tiles.loaders import get_data
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 8
-SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "folds.k=2", "train.64.size=32", "train.96.size=48",
-         "train.batch=6", f"train.32.epochs={EPOCHS}", "train.48.epochs=1", "model.options.width=8",
-         "train.precision=fp32"]
+SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "workers=1", "folds.k=2", "train.64.size=32",
+         "train.96.size=48", "train.batch=6", f"train.32.epochs={EPOCHS}", "train.48.epochs=1",
+         "model.options.width=8", "train.precision=fp32"]
 
 
 def flags(out: Path, *more: str) -> list[str]:

@@ -12,7 +12,7 @@ from pipeline.salt.config import PSEUDO, Pseudo
 from pipeline.salt.tiles.cache import Cache
 
 FLAGS = ["--data", "sample", "--profile", "demo", *(word for setting in (
-    "sample.train=24", "sample.test=8", "run_folds=2", "folds.k=2", "train.64.size=32", "train.96.size=48",
+    "sample.train=24", "sample.test=8", "run_folds=2", "workers=1", "folds.k=2", "train.64.size=32", "train.96.size=48",
     "train.batch=6", "train.epochs=1", "model.options.width=8", "train.precision=fp32", "pseudo.use=true",
     "pseudo.epochs=1", "pseudo.share=0.0") for word in ("--set", setting))]
 

@@ -34,6 +34,7 @@ SMALL = [
     "sample.train=24",
     "sample.test=8",
     "run_folds=2",
+    "workers=1",
     "folds.k=2",
     "train.64.size=32",
     "train.96.size=48",

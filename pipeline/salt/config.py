@@ -97,6 +97,7 @@ class Profile:
     name: str
     about: str
     run_folds: int                                 # folds 0 .. run_folds-1 are trained, of folds.k
+    workers: int = 1                               # of them at once where there is no GPU
     sample: Sample = Sample()
     folds: Folds = Folds()
     model: Model = Model()
@@ -126,6 +127,7 @@ PROFILES = {p.name: p for p in [
     Profile(
         name="demo", about="generated tiles, a tiny network from scratch, minutes on two cores",
         run_folds=3, folds=Folds(scheme="coverage", k=3),
+        workers=3,      # so small a network is no faster on two threads than on one: EXPERIMENTS.md
         model=Model(encoder="test_resnet", weights="none", options={"width": 16}),
         train=Train(stages=(Stage(size=64, batch=16, epochs=24, lr=4e-3), Stage(size=96, batch=16, epochs=4, lr=8e-4))),
         predict=Predict(checkpoint="last"), submit=Submit(threshold=0.5),

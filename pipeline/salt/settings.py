@@ -46,6 +46,8 @@ def check(profile: Profile) -> None:
             value = getattr(owner, name)
             if not isinstance(value, str) and not low <= value <= high:
                 raise InputError(f"profile {profile.name}: {path}={value} must be within {low}..{high}")
+    if profile.workers < 1:
+        raise InputError(f"profile {profile.name}: workers={profile.workers} must be at least 1")
     sizes = [stage.size for stage in profile.train.stages]
     if len(set(sizes)) != len(sizes):
         raise InputError(f"profile {profile.name}: the stages of train have the sizes {sizes}; they must differ")

@@ -62,7 +62,7 @@ def peak_memory(device: torch.device) -> float:
 def depthwise_in_fp32(model: nn.Module) -> nn.Module:
     """Have depthwise convolutions compute in fp32 under autocast; for a CPU, in place.
 
-    oneDNN's bf16 backward of a depthwise convolution is 3 to 18 times slower than its fp32 one, and an EfficientNet is
+    oneDNN's bf16 backward of a depthwise convolution is 2 to 18 times slower than its fp32 one, and an EfficientNet is
     made of them. Measured: bench/cpu_depthwise.py.
     """
     for layer in model.modules():

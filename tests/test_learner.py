@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.salt import artifacts, checkpoints
+from pipeline.salt import artifacts, checkpoints, learner
 from pipeline.salt.callbacks import EpochLog
 from pipeline.salt.config import Model, Stage, Train
 from pipeline.salt.errors import InputError
@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         warnings.simplefilter("ignore")
         from pathlib import Path
         import numpy as np, pandas as pd, torch
-        from pipeline.salt import artifacts, checkpoints
+        from pipeline.salt import artifacts, checkpoints, learner
         from pipeline.salt.config import Model, Stage, Train
         from pipeline.salt.learner import fit_fold
         from pipeline.salt.tiles.loaders import get_data
@@ -169,6 +169,49 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     resumed = fit()
     assert_same(straight, resumed)
+
+
+FINE_TUNE = Train(stages=(STAGE,), precision="fp32", schedule="fine_tune", wd=1e-2)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_fine_tune_is_fastais_bit_for_bit(fit, monkeypatch, epochs):
+    stage = Stage(size=32, batch=12, epochs=epochs, lr=4e-3)
+    ours = fit(FINE_TUNE, stage)
+    monkeypatch.setattr(learner, "fine_tune", lambda learn, epochs, lr, start_epoch: learn.fine_tune(epochs, lr))
+    theirs = fit(FINE_TUNE, stage, save_every=1e9)
+    assert all(torch.equal(ours.last[k], theirs.last[k]) for k in ours.last)
+    for column in ("train_loss", "valid_loss", "meanap", "lr"):
+        assert [row[column] for row in ours.rows] == [row[column] for row in theirs.rows]
+    assert [row["epoch"] for row in ours.rows] == list(range(1, epochs + 2))
+
+
+def test_fine_tune_begins_with_the_encoder_held_still(fit, monkeypatch):
+    start = fit(stage=Stage(size=32, batch=12, epochs=1, lr=1e-9)).last
+    after_first = {}
+    after_epoch = EpochLog.after_epoch
+
+    def looks(self):
+        after_epoch(self)
+        if self.epoch == 0:
+            after_first.update({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(EpochLog, "after_epoch", looks)
+    last = fit(FINE_TUNE, Stage(size=32, batch=12, epochs=2, lr=4e-3)).last
+    convolutions = [k for k, v in start.items() if v.dim() == 4]
+    moved = {k for k in convolutions if not torch.allclose(after_first[k], start[k], atol=1e-6)}
+    assert moved == {k for k in convolutions if not k.startswith("encoder.")}
+    norms = [k for k, v in start.items() if k.startswith("encoder.") and k.endswith("weight") and v.dim() == 1]
+    assert any(not torch.allclose(after_first[k], start[k], atol=1e-6) for k in norms), "BatchNorm goes on"
+    assert any(not torch.allclose(last[k], start[k], atol=1e-6) for k in convolutions if k.startswith("encoder."))
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_fine_tune_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, epoch):
+    stage = Stage(size=32, batch=12, epochs=3, lr=4e-3)
+    straight = fit(FINE_TUNE, stage)
+    stopped(fit, monkeypatch, epoch, train=FINE_TUNE, stage=stage)
+    assert_same(straight, fit(FINE_TUNE, stage))
 
 
 def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, capsys):

@@ -201,6 +201,18 @@ class Resume(Callback):
         self.saved = time.perf_counter()
 
 
+class FrozenFirst(Callback):
+    """Holds all but the last group of parameters still for one epoch; BatchNorm goes on learning, as in fastai."""
+
+    order = Resume.order + 1        # a state that was left is in place before unfreezing forgets it, as fastai does
+
+    def before_train(self):
+        if self.epoch == 0:
+            self.learn.freeze()
+        elif self.epoch == 1:
+            self.learn.unfreeze()
+
+
 def _save(state: dict, path: Path) -> None:
     with open(path, "wb") as f:      # given a path, torch writes it itself and does not say that the disk is full
         torch.save(_plain(state), f)

@@ -54,13 +54,14 @@ class Stage:
     size: int      # px, side of the square network input
     batch: int     # tiles per optimizer step
     epochs: int
-    lr: float      # peak of the one-cycle schedule
+    lr: float      # peak of the schedule; its base_lr where that is fine_tune
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     stages: tuple[Stage, ...]
     loss: str = "symmetric_lovasz"          # key of salt.losses.LOSSES
+    schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"   # fastai's; fine_tune: an epoch more, encoder frozen
     wd: float = 1e-7                        # weight decay, apart from the gradient; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"   # auto: the fastest the machine has in hardware
     seed: int = 0
@@ -139,6 +140,14 @@ PROFILES = {p.name: p for p in [
         augment=Augment(zoom=1.25, zoom_p=0.75, brightness_p=0.5),
         train=Train(stages=(Stage(size=128, batch=32, epochs=14, lr=2e-3),), wd=1e-2),
         predict=Predict(checkpoint="last"),
+    ),
+    Profile(
+        name="baseline", about="the article's first attempt: fastai's DynamicUnet on resnet34, one fold of ten, a GPU",
+        run_folds=1,
+        model=Model(name="dynamic_unet", encoder="resnet34"),
+        train=Train(stages=(Stage(size=128, batch=32, epochs=20, lr=2e-3),), loss="lovasz_hinge", schedule="fine_tune",
+                    wd=1e-2),      # rate and decay: what unet_learner and fine_tune take where nothing is said
+        predict=Predict(checkpoint="last"), submit=Submit(black_empty=False, full_empty=False),
     ),
     Profile(
         name="blog", about="the article's recipe to the letter: ten folds, 128 px then 224 px, a GPU",

@@ -1,4 +1,4 @@
-"""Fit one fold at one size with fastai's Learner and one-cycle schedule."""
+"""Fit one fold at one size with fastai's Learner and one of its schedules."""
 
 import contextlib
 import random
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastai.callback.core import TrainEvalCallback
-from fastai.callback.schedule import Learner  # the Learner with fit_one_cycle
+from fastai.callback.schedule import Learner, ParamScheduler, combine_scheds, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from pipeline.salt.callbacks import Autocast, EpochLog, KeepBest, RankShare, Resume
+from pipeline.salt.callbacks import Autocast, EpochLog, FrozenFirst, KeepBest, RankShare, Resume
 from pipeline.salt.config import Stage, Train
 from pipeline.salt.device import depthwise_in_fp32, resolve_precision
 from pipeline.salt.engines.ranks import world_size
@@ -55,7 +56,10 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     learn = build_learner(model, dls, stage, train, [log, best, state])
     done = state.load()
     with learn.no_bar(), over_ranks(learn, stage.batch):
-        learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
+        if train.schedule == "fine_tune":
+            fine_tune(learn, stage.epochs, stage.lr, start_epoch=done)
+        else:
+            learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
     return Fitted(_on_cpu(best.weights), _on_cpu(model.state_dict()), log.rows)
 
 
@@ -68,9 +72,36 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
     if device.type == "cpu":
         depthwise_in_fp32(model)
     precision = resolve_precision(train.precision, device)
+    if train.schedule == "fine_tune":
+        kwargs["splitter"] = groups
     return Learner(dls, model, loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])), opt_func=FUSED_ADAM,
                    lr=stage.lr, wd=train.wd, default_cbs=False,
                    cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs], **kwargs)
+
+
+def groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """What fine_tune gives rates of their own, the encoder first: as the network has it, else encoder and the rest."""
+    if hasattr(model, "groups"):
+        return model.groups()
+    encoder = [*model.encoder.parameters()]
+    known = set(encoder)
+    return [encoder, [p for p in model.parameters() if p not in known]]
+
+
+def fine_tune(learn: Learner, epochs: int, lr: float, start_epoch: int = 0) -> None:
+    """fastai's Learner.fine_tune, to the last bit, as one fit of epochs + 1: its own makes two, and cannot be resumed.
+
+    The decoder learns alone for an epoch, up to lr; then all of it, up to lr / 200 in the first layers and lr / 2 in
+    the last. https://docs.fast.ai/callback.schedule.html
+    """
+    learn.create_opt()
+    n = len(learn.opt.hypers)
+    alone, rates = np.array([lr / 10] * (n - 1) + [lr]), np.geomspace(lr / 200, lr / 2, n)
+    share = [1 / (epochs + 1), epochs / (epochs + 1)]
+    learn.fit(epochs + 1, start_epoch=start_epoch, cbs=[FrozenFirst(), ParamScheduler({
+        "lr": combine_scheds(share, [combined_cos(0.99, alone / 25, alone, alone / 1e5),
+                                     combined_cos(0.3, rates / 5, rates, rates / 1e5)]),
+        "mom": combine_scheds(share, [combined_cos(0.99, *learn.moms), combined_cos(0.3, *learn.moms)])})])
 
 
 @contextlib.contextmanager

@@ -85,6 +85,12 @@ def test_flags_change_the_profile(parse):
     assert PROFILES["demo"].model.encoder == "test_resnet"
 
 
+def test_another_model_does_not_inherit_the_options_of_the_profiles_own(parse):
+    model = parse("--data", "sample", "--set", "model.options.n_out=2", "--model", "dynamic_unet").profile.model
+    assert PROFILES["demo"].model.options and (model.name, model.options) == ("dynamic_unet", {"n_out": 2})
+    assert parse("--data", "sample", "--model", "unet_resnext50").profile.model == PROFILES["demo"].model
+
+
 def test_folds_are_named_one_by_one_in_any_order_and_count_once(parse):
     assert parse("--data", "sample", "--fold", "2").folds == (2,)
     assert parse("--data", "sample", "--fold", "2", "--fold", "0", "--fold", "2").folds == (0, 2)

@@ -68,7 +68,7 @@ def run_from(args: argparse.Namespace) -> Run:
     data = _data(args.data, out)
     name, why = (args.profile, "named") if args.profile else _default_profile(data)
     short = {"model.name": args.model, "model.encoder": args.encoder}
-    settings = [*args.set, *(f"{name}={value}" for name, value in short.items() if value)]
+    settings = [*(f"{name}={value}" for name, value in short.items() if value), *args.set]
     weights = None
     if args.weights == "none":
         settings.append("model.weights=none")

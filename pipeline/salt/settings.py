@@ -25,14 +25,18 @@ def changed(profile: Profile, *settings: str) -> Profile:
     """The profile with each `path=value` replaced, checked against the type of what it replaces, and then as a whole.
 
     `train.wd=1e-4` one number; `train.epochs=5` in every stage; `train.128.epochs=5` in the stage of that size;
-    `model.options.width=64` a keyword of the model; `run_folds=1`. Raises InputError for anything else.
+    `model.options.width=64` a keyword of the model, `model.name=dynamic_unet` another one, without the options that the
+    profile gives its own; `run_folds=1`. Raises InputError for anything else.
     """
     for setting in settings:
         path, eq, text = setting.partition("=")
         keys = path.strip().split(".")
         if not eq or not all(keys):
             raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
+        before = profile.model
         profile = _replaced(profile, keys, text.strip(), setting)
+        if profile.model.name != before.name:       # the profile's options are the other network's keywords
+            profile = replace(profile, model=replace(profile.model, options={}))
     check(profile)
     return profile
 

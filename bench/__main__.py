@@ -10,15 +10,15 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from bench.harness import circumstances, machine, shown
+from bench.harness import circumstances, machine, shown, write_between
 from pipeline.salt.device import pick_device
 
 # modules of this folder with run(device) -> list[Result]
-BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "inference", "whole_run", "scaling")
+BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "inference", "whole_run", "scaling",
+           "training_memory")
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
-BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,11 +44,7 @@ def keep(where: str, name: str, results: list) -> None:
 
 
 def write_page() -> None:
-    """Replace what stands between BEGIN and END in docs/speed.md, or append it."""
-    page = PAGE.read_text() if PAGE.exists() else "# How fast it is\n\n"
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table()}{END}{after or chr(10)}")
+    write_between(PAGE, table())
 
 
 def table() -> str:

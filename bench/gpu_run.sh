@@ -5,7 +5,8 @@
 #   bench/gpu_run.sh WORK RESULTS     there, with the repository and these two: one chunk after another for LIMIT seconds.
 #                                     Call it again until it says that all is done: what is done is not done twice, a
 #                                     training goes on from its last saved epoch.
-#   cp RESULTS/nvidia-*.json bench/results/ && python -c 'from bench.__main__ import write_page; write_page()'    here again
+#   cp RESULTS/nvidia-*.json bench/results/        here again, then for the tables in docs/
+#   python -c 'import bench.__main__ as b, bench.networks as n; b.write_page(); n.write_page()'
 #
 # WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back.
 set -euo pipefail
@@ -49,13 +50,13 @@ bring_back() {
     tail -n +1 "$work/out/folds/$profile"/fold_*/*.csv > "$results/histories.txt" 2> /dev/null || true
 }
 
-if [ $# -ne 2 ]; then sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; fi
+if [ $# -ne 2 ]; then sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; fi
 if [ "$1" = pack ]; then pack "$2"; exit; fi
 
 work=$1 results=$2 failed=''
 limit=${LIMIT:-570} python=${PYTHON:-python3}
 profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
-benches=${BENCHES:-losses metric_rle loader inference train_step whole_run scaling}
+benches=${BENCHES:-losses metric_rle loader inference train_step whole_run scaling training_memory}
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 mkdir -p "$work/done" "$work/results" "$results" bench/results
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
@@ -64,6 +65,7 @@ if compgen -G '.whl/*.whl' > /dev/null; then
     chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
 fi
 for bench in $benches; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+chunk networks "$python" -m bench.networks
 for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"

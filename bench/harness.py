@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 WARM_UP = 2
+BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
 
 
 class Result(TypedDict):
@@ -63,6 +64,13 @@ def machine(device: torch.device) -> str:
         models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
         name = f"{os.cpu_count()} cores {models[0] if models else platform.processor() or platform.machine()}"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", name).lower()).strip("-")
+
+
+def write_between(page: Path, text: str) -> None:
+    """Replace what stands between BEGIN and END in a page of the documentation, or append it."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{text}{END}{after or chr(10)}")
 
 
 def circumstances() -> dict[str, str]:

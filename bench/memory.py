@@ -27,10 +27,10 @@ def peak(work: Callable[..., object], *args) -> float:
         return pool.apply(_watched, (work, args))
 
 
-def compare(name: str, ours: float, theirs: float) -> Amount:
-    """Two peaks, printed with their ratio."""
+def compare(name: str, ours: float, theirs: float, device: str = "cpu") -> Amount:
+    """Two peaks in MiB, printed with their ratio."""
     print(f"{name}: ours {ours:,.0f} MiB, theirs {theirs:,.0f} MiB, {theirs / ours:.1f}x")
-    return Amount(name=name, device="cpu", repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
+    return Amount(name=name, device=device, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
                   load=os.getloadavg()[0], unit="MiB")
 
 

@@ -69,7 +69,7 @@ def test_numbers_are_kept_a_bench_at_a_time_and_shown_in_the_page(kept):
     record = json.loads((kept / "results" / "toaster.json").read_text())
     assert list(record["benches"]) == ["one", "two"] and record["benches"]["one"]["torch"] == torch.__version__
     page = (kept / "speed.md").read_text()
-    assert page.startswith("# Speed\n\nwhat was tried\n") and page.count(main.BEGIN) == 1
+    assert page.startswith("# Speed\n\nwhat was tried\n") and page.count(harness.BEGIN) == 1
     assert page.count("| toaster |") == 2 and page.count("a better claim") == 1
 
 

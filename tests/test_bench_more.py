@@ -13,7 +13,18 @@ import pytest
 import torch
 
 import bench.__main__ as main
-from bench import bare_loop, inference, loader, memory, pack_tiles, scaling, train_step, whole_run
+from bench import (
+    bare_loop,
+    inference,
+    loader,
+    memory,
+    networks,
+    pack_tiles,
+    scaling,
+    train_step,
+    training_memory,
+    whole_run,
+)
 from bench.bare_loop import Way
 from bench.baselines import article
 from bench.tiles import tiles
@@ -223,9 +234,9 @@ def test_gpu_run_does_each_chunk_once_and_what_failed_again(there):
     folder, run = there
     (folder / "broken").touch()
     said, asked = run()
-    assert [line.partition(" --")[0] for line in asked] == ["-m bench losses", *(
+    assert [line.partition(" --")[0] for line in asked] == ["-m bench losses", "-m bench.networks", *(
         f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report"))]
-    assert "--profile blog" in asked[1] and "--set train.epochs=3" in asked[1] and "--workers" in asked[3]
+    assert "--profile blog" in asked[2] and "--set train.epochs=3" in asked[2] and "--workers" in asked[4]
     assert "train ended with status 3" in said and said.splitlines()[-1].startswith("failed: train")
     (folder / "broken").unlink()
     said, asked = run()
@@ -236,3 +247,27 @@ def test_gpu_run_does_each_chunk_once_and_what_failed_again(there):
 def test_gpu_run_without_arguments_says_how_it_is_used():
     done = subprocess.run([RUN_ALL], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "bench/gpu_run.sh pack TILES" in done.stdout
+
+
+def test_counted_memory_is_what_forward_keeps_and_four_times_the_weights():
+    relu = torch.nn.ReLU()
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    # The image for the weights' gradient, and the map after the ReLU for its own; weights, gradients, two moments.
+    expected = 2 * 3 * 16 * 16 + 2 * 8 * 16 * 16 + 4 * (3 * 8 * 9 + 8)
+    assert training_memory.counted(torch.nn.Sequential(conv, relu), (2, 3, 16, 16)) == 4 * expected
+
+
+def test_training_memory_says_which_reduction_takes_less():
+    results = training_memory.run(CPU, "test_resnet", (2, 3, 64, 64))
+    assert len(results) == 2 and sound(results) and {r["unit"] for r in results} == {"MiB"}
+    ours, bigger = (training_memory.counted(small().train(), (n, 3, 64, 64)) for n in (1, 2))
+    assert ours < bigger < 2 * ours, "activations double with the batch, weights do not"
+
+
+def test_networks_train_for_so_many_seconds_and_are_scored_on_tiles_they_never_saw(few):
+    budget = networks.Budget(seconds=1.0, size=32, batch=4)
+    row = networks.train("more_dynamic_unet", "test_resnet", {"reduction": "eq_skip"}, budget)
+    assert row["weights"] == "random" and row["tiles"] >= 4 and row["seconds"] >= 1 and 0 <= row["score"] <= 1
+    record = {"budget": vars(budget), "tiles": 24, "kind": "generated", "machine": "toaster", "date": "today",
+              "load": 0.0, "rows": [row]}
+    assert f"| test_resnet, random | {row['parameters'] / 1e6:.1f} M | {row['tiles']:,} |" in networks.table(record)

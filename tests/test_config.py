@@ -195,7 +195,8 @@ def test_limits_name_numbers_that_exist():
 
 
 @pytest.mark.parametrize(
-    "name, near", [("dmeo", "demo"), ("Blog", "blog"), ("", "demo, cpu, baseline, blog"), ("zzzz", "cpu, baseline, blog")]
+    "name, near",
+    [("dmeo", "demo"), ("Blog", "blog"), ("", "demo, cpu, baseline, blog"), ("zzzz", "demo, cpu, baseline, blog")],
 )
 def test_a_profile_that_does_not_exist(name, near):
     with pytest.raises(InputError, match=f"{name!r}.*{near}"):

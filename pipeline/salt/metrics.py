@@ -62,13 +62,10 @@ def best_threshold(probs: np.ndarray, truth: np.ndarray) -> tuple[float, dict[fl
 
 
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
-    return _count(pred & truth), _count(pred | truth)
-
-
-def _count(masks: Array) -> Array:
-    """True pixels (N,) of each mask; int32 and one axis are 2 (numpy) to 3 times (torch) as fast as the plain sum."""
-    if isinstance(masks, np.ndarray):
-        dtype = np.int32
-    else:
-        from torch import int32 as dtype
-    return masks.reshape(-1, masks.shape[-2] * masks.shape[-1]).sum(1, dtype=dtype)
+    """Pixels (N,) of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
+    pred, truth = (masks.reshape(len(masks), -1) for masks in (pred, truth))
+    if isinstance(pred, np.ndarray):
+        pred, truth = (np.packbits(masks, axis=1) for masks in (pred, truth))
+        return tuple(np.bitwise_count(bits).sum(1, dtype=np.int32) for bits in (pred & truth, pred | truth))
+    from torch import int32  # three times as fast as the plain sum
+    return tuple(masks.sum(1, dtype=int32) for masks in (pred & truth, pred | truth))

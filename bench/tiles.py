@@ -39,19 +39,32 @@ class Tiles:
 
 @cache
 def tiles() -> Tiles:
-    """Unpacked into a temporary folder once a process, and gone with it."""
-    work = Path(tempfile.mkdtemp(prefix="bench-"))
-    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    """Kaggle's where SALT_TILES says, else GENERATED ones."""
     if "SALT_TILES" in os.environ:
-        kind, where = "real", Path(os.environ["SALT_TILES"])
-    else:
-        kind, where = "generated", work / "sample"
-        make_sample(where, GENERATED, 1, seed=0)
+        return _read(Path(os.environ["SALT_TILES"]), "real")
+    return generated(GENERATED)
+
+
+def generated(count: int, seed: int = 0) -> Tiles:
+    where = _scratch() / "sample"
+    make_sample(where, count, 1, seed=seed)
+    return _read(where, "generated")
+
+
+def _read(where: Path, kind: str) -> Tiles:
+    """Unpacked into a temporary folder, which is gone with this process."""
     folder = files.source(where, "train")
     if folder.suffix == ".zip":
+        work = _scratch()
         shutil.unpack_archive(folder, work / "train")
         folder = work / "train"
     pngs = sorted((folder / "images").iterdir())
     images = np.stack([np.asarray(Image.open(path).convert("L")) for path in pngs])
     masks = np.stack([np.asarray(Image.open(folder / "masks" / path.name)) > 0 for path in pngs])
     return Tiles(folder, kind, images, masks, [path.stem for path in pngs])
+
+
+def _scratch() -> Path:
+    work = Path(tempfile.mkdtemp(prefix="bench-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    return work

@@ -23,6 +23,7 @@ from bench import (
     scaling,
     train_step,
     training_memory,
+    truth,
     whole_run,
 )
 from bench.bare_loop import Way
@@ -271,3 +272,15 @@ def test_networks_train_for_so_many_seconds_and_are_scored_on_tiles_they_never_s
     record = {"budget": vars(budget), "tiles": 24, "kind": "generated", "machine": "toaster", "date": "today",
               "load": 0.0, "rows": [row]}
     assert f"| test_resnet, random | {row['parameters'] / 1e6:.1f} M | {row['tiles']:,} |" in networks.table(record)
+
+
+def test_both_paths_begin_with_the_same_loss_for_the_same_seed(few):
+    plain, fast = (truth.curves(path, few, CPU, seeds=(0, 1), epochs=1) for path in (truth.plain, truth.fast))
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert ours[0] == pytest.approx(theirs[0], rel=0.1)     # one step, from the same weights, of other tiles
+
+
+def test_curves_are_apart_in_deviations_of_the_plain_seeds():
+    plain = [[2.0, 1.0], [2.2, 1.2], [2.4, 1.4]]        # a standard deviation of 0.2 in each epoch
+    assert truth.apart(plain, plain) == 0
+    assert truth.apart([[2.3, 1.1]], plain) == pytest.approx(0.5)

@@ -50,7 +50,7 @@ NETWORKS = [
 
 @dataclass(frozen=True)
 class Budget:
-    seconds: float = 150.0
+    seconds: float = 100.0
     size: int = 64          # px
     batch: int = 16
     lr: float = 1.5e-3

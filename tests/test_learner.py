@@ -214,6 +214,12 @@ def test_fine_tune_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, epoch)
     assert_same(straight, fit(FINE_TUNE, stage))
 
 
+def test_fine_tune_is_not_shared_out_to_several_processes(fit, monkeypatch):
+    monkeypatch.setattr(learner, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="fine_tune trains in one process"):
+        fit(FINE_TUNE)
+
+
 def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, capsys):
     straight = fit(key="new")
     stopped(fit, monkeypatch, 3, key="old", seed=9)

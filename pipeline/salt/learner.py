@@ -55,7 +55,7 @@ def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, 
     state = Resume(resume, key, log, best, save_every)
     learn = build_learner(model, dls, stage, train, [log, best, state])
     done = state.load()
-    with learn.no_bar(), over_ranks(learn, stage.batch):
+    with learn.no_bar(), over_ranks(learn, stage, train):
         if train.schedule == "fine_tune":
             fine_tune(learn, stage.epochs, stage.lr, start_epoch=done)
         else:
@@ -105,7 +105,7 @@ def fine_tune(learn: Learner, epochs: int, lr: float, start_epoch: int = 0) -> N
 
 
 @contextlib.contextmanager
-def over_ranks(learn: Learner, batch: int) -> Iterator[None]:
+def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
     """Inside it all ranks train one network; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
 
     https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
@@ -114,8 +114,10 @@ def over_ranks(learn: Learner, batch: int) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    if batch % world_size():
-        raise InputError(f"a batch of {batch} tiles cannot be shared out evenly to {world_size()} processes; set "
+    if train.schedule == "fine_tune":       # what is frozen when the ranks are joined would never be averaged over them
+        raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
+    if stage.batch % world_size():
+        raise InputError(f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
                          f"train.batch to a multiple of {world_size()}, or start fewer")
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
     with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda"):

@@ -39,7 +39,7 @@ class Size:
 
 
 SIZES = {"cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5, folds=(1, 2, 4)),
-         "cpu": Size(shapes=((128, 4), (224, 2)), steps=1, repeats=3)}
+         "cpu": Size(shapes=((128, 4), (224, 2), (128, 32)), steps=1, repeats=3)}
 
 SWITCHES = {
     "our Learner, not a bare loop": None,

@@ -110,3 +110,9 @@ def test_of_equal_thresholds_the_one_nearest_a_half_is_taken(salt, rock, best):
     truth[:, 1:3] = True
     probs = np.where(truth, salt, rock).astype(np.float16)
     assert metrics.best_threshold(probs, truth)[0] == best
+
+
+def test_no_tiles_have_no_scores():
+    none = np.zeros((0, 5, 5), bool)
+    assert metrics.tile_scores(none, none).shape == (0,)
+    assert metrics.tile_scores(torch.from_numpy(none), torch.from_numpy(none)).shape == (0,)

@@ -63,7 +63,7 @@ def best_threshold(probs: np.ndarray, truth: np.ndarray) -> tuple[float, dict[fl
 
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
     """Pixels (N,) of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
-    pred, truth = (masks.reshape(len(masks), -1) for masks in (pred, truth))
+    pred, truth = (masks.reshape(-1, masks.shape[-2] * masks.shape[-1]) for masks in (pred, truth))
     if isinstance(pred, np.ndarray):
         pred, truth = (np.packbits(masks, axis=1) for masks in (pred, truth))
         return tuple(np.bitwise_count(bits).sum(1, dtype=np.int32) for bits in (pred & truth, pred | truth))

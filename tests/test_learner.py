@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         warnings.simplefilter("ignore")
         from pathlib import Path
         import numpy as np, pandas as pd, torch
-        from pipeline.salt import artifacts, checkpoints, learner
+        from pipeline.salt import artifacts, checkpoints
         from pipeline.salt.config import Model, Stage, Train
         from pipeline.salt.learner import fit_fold
         from pipeline.salt.tiles.loaders import get_data

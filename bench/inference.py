@@ -72,7 +72,7 @@ def memory_of_both(size: Size) -> list[Result]:
 
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
     predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", size=size.px, batch=OURS_AT_ONCE,
-                    flip=True, precision=resolve_precision("auto", device), device=device)
+                    flip=True, precision=resolve_precision("auto", device), devices=[device])
 
 
 def predict_as_article(folder: Path, files: list[Path], model: nn.Module, size: Size,

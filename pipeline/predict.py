@@ -2,9 +2,12 @@
 
     python -m pipeline.predict
     python -m pipeline.predict --fold 0 --fold 3     with these folds alone
+    python -m pipeline.predict --engine ray          as one task of a Ray cluster
 
 reads   folds/<profile>/fold_<k>/<last size>.safetensors, folds.csv, data/cache/<source>/
 writes  folds/<profile>/oof.npy, submissions/<profile>/test.npy: float16 probabilities at 101 px, NaN where no fold ran
+
+All GPUs share the tiles.
 """
 
 import time
@@ -13,24 +16,28 @@ import numpy as np
 import pandas as pd
 
 from pipeline.salt import artifacts, command, lineage
+from pipeline.salt.engines import ENGINES, runs_here
 from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = command.parse(__doc__, argv)
+    run, args = command.parse(__doc__, argv)
     origin, oof, test = lineage.predictions(run), run.files.oof(), run.files.result("test.npy")
     if artifacts.is_fresh(oof, origin) and artifacts.is_fresh(test, origin) and not run.force:
         artifacts.say_fresh(oof)
         artifacts.say_fresh(test)
         return
+    if not runs_here(args.engine, 1, 1):
+        ENGINES[args.engine]("pipeline.predict", {"all folds": command.job(run, args, run.folds)}, 1)
+        return
 
     from pipeline.salt import checkpoints
-    from pipeline.salt.device import pick_device, resolve_precision
+    from pipeline.salt.device import pick_devices, resolve_precision
     from pipeline.salt.inference import predict_to_file
 
-    tiles, how, device = cache.read(run.files), run.profile.predict, pick_device()
+    tiles, how, devices = cache.read(run.files), run.profile.predict, pick_devices()
     step, size = run.profile.steps[-1], run.profile.train.stages[-1].size
-    precision = resolve_precision(run.profile.train.precision, device)
+    precision = resolve_precision(run.profile.train.precision, devices[0])
     folds = pd.read_csv(run.files.folds)["fold"].to_numpy()
     network = checkpoints.network(run.profile.model)
 
@@ -44,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         began = time.perf_counter()
         jobs = ((with_fold(fold), rows_of(fold)) for fold in run.folds)
         artifacts.publish(path, origin, lambda tmp, images=images, jobs=jobs, title=title: predict_to_file(
-            tmp, images, jobs, title, size=size, batch=how.batch, flip=how.flip, precision=precision, device=device))
+            tmp, images, jobs, title, size=size, batch=how.batch, flip=how.flip, precision=precision, devices=devices))
         print(f"predict  {artifacts.shown(path)}: {len(images)} tiles, folds {', '.join(map(str, run.folds))}, "
               f"{time.perf_counter() - began:.0f} s")
 

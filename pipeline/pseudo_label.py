@@ -15,29 +15,37 @@ import numpy as np
 
 from pipeline.salt import artifacts, command, lineage
 from pipeline.salt.command import Run
+from pipeline.salt.engines import ENGINES, runs_here
 from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = command.parse(__doc__, argv)
+    run, args = command.parse(__doc__, argv)
     if not run.profile.pseudo.use:
         print(f"skipped  pseudo_label: profile {run.profile.name} does not use it (--set pseudo.use=true)")
         return
+    to_do = []
     for fold in run.folds:
-        label_fold(run, fold)
+        path = run.files.pseudo(fold, "masks.npy")
+        if artifacts.is_fresh(path, lineage.pseudo_labels(run, fold)) and not run.force:
+            artifacts.say_fresh(path)
+        else:
+            to_do.append(fold)
+    if runs_here(args.engine, 1, len(to_do)):
+        for fold in to_do:
+            label_fold(run, fold)
+    else:
+        jobs = {f"fold {fold}": command.job(run, args, [fold]) for fold in to_do}
+        ENGINES[args.engine]("pipeline.pseudo_label", jobs, args.workers)
 
 
 def label_fold(run: Run, fold: int) -> None:
-    origin, path = lineage.pseudo_labels(run, fold), run.files.pseudo(fold, "masks.npy")
-    if artifacts.is_fresh(path, origin) and not run.force:
-        artifacts.say_fresh(path)
-        return
-
     from pipeline.salt import checkpoints, pseudo
-    from pipeline.salt.device import pick_device, resolve_precision
+    from pipeline.salt.device import pick_devices, resolve_precision
     from pipeline.salt.inference import predict_to_file
 
-    profile, tiles, device = run.profile, cache.read(run.files), pick_device()
+    origin, path = lineage.pseudo_labels(run, fold), run.files.pseudo(fold, "masks.npy")
+    profile, tiles, devices = run.profile, cache.read(run.files), pick_devices()
     size = profile.train.stages[-1].size
     trained = run.files.checkpoint(fold, size, profile.predict.checkpoint)
     network = checkpoints.load(trained, checkpoints.network(profile.model))
@@ -45,7 +53,7 @@ def label_fold(run: Run, fold: int) -> None:
         probs = Path(scratch, "probs.npy")
         predict_to_file(probs, tiles.test, [(network, np.arange(len(tiles.test)))], f"fold {fold}", size=size,
                         batch=profile.predict.batch, flip=profile.predict.flip,
-                        precision=resolve_precision(profile.train.precision, device), device=device)
+                        precision=resolve_precision(profile.train.precision, devices[0]), devices=devices)
         n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, origin)
     print(f"labelled {artifacts.shown(path)}: {n} of {len(tiles.test)} test tiles are sure enough for fold {fold}")
 

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
                 train_fold(run, fold, size)
                 wait_for_ranks()        # the next size starts from what the first of them publishes
     if not here:
-        ENGINES[args.engine]("pipeline.train", {fold: job(run, args, fold) for fold in to_do}, workers)
+        jobs = {f"fold {fold}": command.job(run, args, [fold]) for fold in to_do}
+        ENGINES[args.engine]("pipeline.train", jobs, workers)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +61,6 @@ def is_trained(run: Run, fold: int, size: int | str) -> bool:
     origin, files = lineage.checkpoint(run, fold, size), run.files
     made = (files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size))
     return all(artifacts.is_fresh(path, origin) for path in made)
-
-
-def job(run: Run, args: argparse.Namespace, fold: int) -> list[str]:
-    """The flags that train this fold alone as here, wherever they are given."""
-    given = vars(args) | {"data": run.data or "sample", "out": run.files.out, "profile": run.profile.name,
-                          "weights": run.weights or args.weights, "fold": fold, "engine": None, "workers": None}
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, values in given.items()
-            for value in (values if isinstance(values, list) else [values]) if value is not None and value is not False]
 
 
 def train_fold(run: Run, fold: int, size: int | str) -> None:

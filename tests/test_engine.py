@@ -1,4 +1,5 @@
 """Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
+import importlib
 import os
 import re
 import secrets
@@ -107,9 +108,9 @@ print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ
 def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-7"])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
-    in_processes(toy, {k: [f"fold={k}"] for k in range(5)}, None)
+    in_processes(toy, {f"fold {k}": [f"fold={k}"] for k in range(5)}, None)
     first, *lines = capfd.readouterr().out.splitlines()
-    assert first == "engine   2 processes on 2 GPUs: folds 0, 1, 2, 3, 4"
+    assert first == "engine   2 processes on 2 GPUs: fold 0, fold 1, fold 2, fold 3, fold 4"
     assert sorted(line.split()[0] for line in lines) == [f"fold={k}" for k in range(5)]
     seen = [re.match(r"fold=\d gpu (\S+) threads (\d+) began (\S+) ended (\S+)", line).groups() for line in lines]
     assert {threads for _, threads, _, _ in seen} == {"4"}
@@ -120,16 +121,16 @@ def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
 
 def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0"])
-    in_processes(toy, {0: ["a"], 1: ["b"]}, 2)
+    in_processes(toy, {"a": ["a"], "b": ["b"]}, 2)
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == "engine   2 processes on 1 GPU: folds 0, 1" and all(" gpu 0 " in line for line in lines[1:])
+    assert lines[0] == "engine   2 processes on 1 GPU: a, b" and all(" gpu 0 " in line for line in lines[1:])
 
 
 @pytest.mark.parametrize("flag, words", [("--fail", "^there is no salt$"), ("--crash", "fold 1: its .* status 1")])
 def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
     began = time.monotonic()
     with pytest.raises(InputError, match=words):
-        in_processes(toy, {0: ["--sleep"], 1: [flag], 2: ["never begun"]}, 2)
+        in_processes(toy, {"fold 0": ["--sleep"], "fold 1": [flag], "fold 2": ["never begun"]}, 2)
     said = capfd.readouterr().out
     assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
     assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash") and "KeyboardInterrupt" not in said
@@ -147,7 +148,7 @@ def test_who_stops_it_stops_the_workers(toy, monkeypatch, handlers, stop):
         sleep(seconds)
     monkeypatch.setattr(time, "sleep", stopping)
     with pytest.raises(KeyboardInterrupt):
-        in_processes(toy, {0: ["--sleep=a"], 1: ["--sleep=b"]}, 2)
+        in_processes(toy, {"a": ["--sleep=a"], "b": ["--sleep=b"]}, 2)
     assert not left("--sleep=a") and not left("--sleep=b")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -192,7 +193,7 @@ def test_when_several_processes_are_used(monkeypatch):
 def test_two_workers_give_the_same_weights(out, straight, capfd):
     train.main(flags(out, "--workers", "2"))
     said = capfd.readouterr().out
-    assert said.count("trained") == 4 and "engine   2 processes on the CPU: folds 0, 1" in said
+    assert said.count("trained") == 4 and "engine   2 processes on the CPU: fold 0, fold 1" in said
     assert_same(weights(out), straight)
     train.main(flags(out, "--workers", "2"))
     assert capfd.readouterr().out.count("fresh") == 4
@@ -270,8 +271,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def on_ray(environment: dict[str, str], *args: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "pipeline.train", *args, "--engine", "ray", "--workers", "2"],
+def on_ray(environment: dict[str, str], stage: str, *args: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", f"pipeline.{stage}", *args, "--engine", "ray", "--workers", "2"],
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -284,7 +285,7 @@ def running_tasks(fast_clock: str) -> list[int]:
 
 def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, straight, ray_cluster, fast_clock):
     state = out / "folds/demo/fold_0/32.resume.pt"
-    with on_ray(ray_cluster, *flags(out)) as command:
+    with on_ray(ray_cluster, "train", *flags(out)) as command:
         while not state.exists() and command.poll() is None:
             time.sleep(0.01)
         killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
@@ -294,8 +295,24 @@ def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, strai
     assert_same(weights(out), straight)
 
 
+def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
+    """Where the command is given there may be no GPU."""
+    pseudo = ["--set=pseudo.use=true", "--set=pseudo.share=0"]
+    train.main(flags(out, *pseudo))
+    for stage, tasks, more in [("pseudo_label", "fold 0, fold 1", []), ("train", "fold 0, fold 1", ["--pseudo"]),
+                               ("predict", "all folds", [])]:
+        elsewhere = shutil.copytree(out, out.parent / f"{stage} here")
+        importlib.import_module(f"pipeline.{stage}").main(flags(elsewhere, *pseudo, *more))
+        with on_ray(ray_cluster, stage, *flags(out, *pseudo, *more)) as command:
+            text = command.stdout.read()
+        assert command.returncode == 0 and re.search(rf"engine +Ray, .*: {tasks}\n", text), text
+        made = {path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.suffix in (".npy", ".safetensors")}
+        assert made == {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".npy", ".safetensors")}
+        assert all((out / path).read_bytes() == (elsewhere / path).read_bytes() for path in made)
+
+
 def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
-    with on_ray(ray_cluster, *flags(out, "--set", "train.loss=lovas")) as command:
+    with on_ray(ray_cluster, "train", *flags(out, "--set", "train.loss=lovas")) as command:
         text = command.stdout.read()
     assert command.returncode == 1 and "Traceback" not in text, text
     assert "error: train.loss=lovas is no loss that is known" in text

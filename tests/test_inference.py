@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,8 +48,10 @@ def tiles(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 101, 101), dtype=np.uint8)
 
 
-def predict(path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False) -> np.ndarray:
-    predict_to_file(path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32", device=CPU)
+def predict(path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False,
+            devices: int = 1) -> np.ndarray:
+    predict_to_file(path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32",
+                    devices=[CPU] * devices)
     return np.load(path)
 
 
@@ -155,6 +158,35 @@ def test_networks_are_asked_for_one_at_a_time(tmp_path):
 
     predict(tmp_path / "p.npy", tiles(4), jobs())
     assert most == [0, 1, 2], "each is used up before the next is loaded"
+
+
+def test_devices_share_the_batches_and_work_at_once(tmp_path):
+    images, rows = tiles(11), np.array([10, 3, 5, 0, 7, 2, 1, 9, 4])
+    both = Barrier(2, timeout=60)       # breaks, and the test fails, if one device waits for the other
+
+    def patient(x: Tensor) -> Tensor:
+        both.wait()
+        return leaning(x)
+
+    jobs = [(Network(patient), rows[:8]), (Network(patient), rows[5:])]      # batches of 2: 4 and 2 of them
+    shared = predict(tmp_path / "shared.npy", images, jobs, batch=2, flip=True, devices=2)
+    alone = predict(tmp_path / "alone.npy", images, [(Network(leaning), rows[:8]), (Network(leaning), rows[5:])],
+                    batch=2, flip=True)
+    assert np.array_equal(shared, alone, equal_nan=True) and np.isnan(shared[[6, 8]]).all()
+    assert [len(network.shapes) for network, _ in jobs] == [2, 1], "the other half went to a copy"
+
+
+def test_more_devices_than_batches(tmp_path):
+    found = predict(tmp_path / "p.npy", tiles(3), [(Network(leaning), np.arange(3))], batch=2, devices=4)
+    assert np.array_equal(found, predict(tmp_path / "q.npy", tiles(3), [(Network(leaning), np.arange(3))], batch=2))
+
+
+def test_a_device_that_fails_is_not_passed_over(tmp_path):
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict(tmp_path / "p.npy", tiles(9), [(Network(broken), np.arange(9))], batch=1, devices=2)
 
 
 def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,14 @@ def run_from(args: argparse.Namespace) -> Run:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)
     return Run(profile, files, data, folds, args.force, weights, why)
+
+
+def job(run: Run, args: argparse.Namespace, folds: Sequence[int]) -> list[str]:
+    """The flags with which a stage does these folds itself, in any process that sees the data and --out."""
+    given = vars(args) | {"data": run.data or SAMPLE, "out": run.files.out, "profile": run.profile.name,
+                          "weights": run.weights or args.weights, "fold": [*folds], "engine": None, "workers": None}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, values in given.items()
+            for value in (values if isinstance(values, list) else [values]) if value is not None and value is not False]
 
 
 def start(main: Callable[[], object]) -> None:

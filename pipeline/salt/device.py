@@ -11,7 +11,7 @@ from pipeline.salt.errors import InputError
 
 
 def pick_device() -> torch.device:
-    """The GPU if there is one that works, else the CPU.
+    """The GPU if there is one that works, the first of several, else the CPU.
 
     A GPU too old for this build of torch (Kaggle's P100) answers is_available() with True and dies at the first
     operation, so one real convolution is run; InputError says what to choose instead.
@@ -25,6 +25,12 @@ def pick_device() -> torch.device:
         raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
                          "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU") from e
     return torch.device("cuda")
+
+
+def pick_devices() -> list[torch.device]:
+    """Every GPU, or the CPU; InputError as pick_device has it."""
+    device = pick_device()
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else [device]
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -1,8 +1,11 @@
 """Flip test-time augmentation, the mean over folds, back to 101 px."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from pipeline.salt.device import autocast
 from pipeline.salt.tiles.geometry import TILE, to_network, to_square, to_tile
 
 TILES_AT_ONCE = 256     # 10 MB of logits
+
+T = TypeVar("T")
 
 
 def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -44,10 +49,11 @@ def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: 
 
 
 def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Module, np.ndarray]], title: str, *,
-                    size: int, batch: int, flip: bool, precision: str, device: torch.device) -> None:
+                    size: int, batch: int, flip: bool, precision: str, devices: list[torch.device]) -> None:
     """Probabilities of the tiles into a .npy file, (N, 101, 101) float16: sigmoid of the mean logit of the networks.
 
     tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
+    devices  share the batches of a network; each has its own copy
     A tile that no network predicts gets NaN. Sums lie in a file too: memory does not grow with N.
     """
     networks = np.zeros(len(tiles), np.float32)
@@ -57,10 +63,12 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
         sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)      # an allocated file begins as zeros
         for network, rows in jobs:
             stats = (network.encoder.mean, network.encoder.std)
-            batches = tile_logits(network, tiles, rows, size=size, batch=batch, stats=stats, flip=flip,
-                                  precision=precision, device=device)
+            turns = np.arange(len(rows)) // batch % len(devices)
+            batches = [tile_logits(network if turn == 0 else copy.deepcopy(network), tiles, rows[turns == turn],
+                                   size=size, batch=batch, stats=stats, flip=flip, precision=precision, device=device)
+                       for turn, device in enumerate(devices)]
             with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
-                for chosen, logits in batches:
+                for chosen, logits in side_by_side(batches):
                     sums[chosen] += logits
                     networks[chosen] += 1
                     bar.update(len(chosen))
@@ -72,6 +80,18 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
             with np.errstate(invalid="ignore"):      # 0 / 0 where no network predicted
                 out[part] = probabilities(sums[part] / networks[part, None, None])
         out.flush()
+
+
+def side_by_side(streams: list[Iterator[T]]) -> Iterator[T]:
+    """What all of them yield, as it comes, each in a thread of its own: a GPU is busy while another is waited for."""
+    with ThreadPoolExecutor(len(streams)) as pool:
+        pending = {pool.submit(next, stream, None): stream for stream in streams}
+        while pending:
+            for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                stream = pending.pop(done)
+                if (found := done.result()) is not None:
+                    pending[pool.submit(next, stream, None)] = stream
+                    yield found
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Who trains the folds: this process, one process per GPU, or a Ray cluster.
+"""Who computes: this process, one process per GPU, or a Ray cluster.
 
-A job is the command line that does one fold, all its sizes in order. Jobs wait for nothing of each other, and all they
-make lies below --out; only strings go to a worker, and only a sentence comes back. An engine is called with the stage's
-module, the job of each fold, and how many may run at once (None: as many as there are GPUs).
+A job is the command line that does a part of a stage, such as a fold with all its sizes. Jobs wait for nothing of each
+other, and all they make lies below --out; only strings go to a worker, and only a sentence comes back. An engine is
+called with the stage's module, each job by its title, and how many may run at once (None: as many as there are GPUs).
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pipeline.salt.errors import InputError
 
 __all__ = ["ENGINES", "runs_here", "visible_gpus"]
 
-ENGINES: dict[str, Callable[[str, dict[int, list[str]], int | None], None]] = {"local": in_processes, "ray": on_ray}
+ENGINES: dict[str, Callable[[str, dict[str, list[str]], int | None], None]] = {"local": in_processes, "ray": on_ray}
 
 
 def runs_here(engine: str, workers: int | None, jobs: int) -> bool:

@@ -1,4 +1,4 @@
-"""Folds on a Ray cluster, https://docs.ray.io."""
+"""Jobs on a Ray cluster, https://docs.ray.io."""
 
 import importlib
 import math
@@ -7,14 +7,14 @@ import os
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError
 
-RETRIES = 3     # times a fold is given to another worker when its own is lost
+RETRIES = 3     # times a job is given to another worker when its own is lost
 
 
-def on_ray(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
-    """Each fold is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
+def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
+    """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
 
-    The code goes along; --out must be a folder that every node sees. A fold whose worker is lost goes on with another
-    one, from its last saved epoch. A job that fails ends them all and is an InputError.
+    The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with another
+    one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")            # Ray takes the same epoch of two folds for one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")   # nothing is sent to Ray's makers
@@ -27,20 +27,20 @@ def on_ray(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
 
     with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level="WARNING"):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
-        print(f"engine   Ray, {workers} at once, {needs} for each: folds {', '.join(map(str, jobs))}", flush=True)
-        # max_calls: a process for each fold, because an idle one would keep its memory on the GPU.
+        print(f"engine   Ray, {workers} at once, {needs} for each: {', '.join(jobs)}", flush=True)
+        # max_calls: a process for each job, because an idle one would keep its memory on the GPU.
         task = ray.remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
         waiting, running = list(jobs), {}
         while waiting or running:
             while waiting and len(running) < workers:
-                fold = waiting.pop(0)
-                running[task.remote(stage, jobs[fold])] = fold
+                title = waiting.pop(0)
+                running[task.remote(stage, jobs[title])] = title
             done = ray.wait([*running])[0][0]
-            fold = running.pop(done)
+            title = running.pop(done)
             try:
                 error = ray.get(done)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as e:
-                raise InputError(f"fold {fold}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
+                raise InputError(f"{title}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
                                  "Ray's logs, and run the same command again to go on") from e
             if error:
                 raise InputError(error)

@@ -1,4 +1,4 @@
-"""Folds in processes of this machine: one per GPU, or so many as are asked for."""
+"""Jobs in processes of this machine: one per GPU, or so many as are asked for."""
 
 import contextlib
 import ctypes
@@ -16,24 +16,24 @@ from pipeline.salt.errors import InputError
 GRACE = 20.0    # seconds a worker has to clean up before it is killed
 
 
-def in_processes(stage: str, jobs: dict[int, list[str]], workers: int | None) -> None:
-    """`python -m <stage> <job>` for each fold; worker i has GPU i mod their number, the CPU's threads are shared out.
+def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
+    """`python -m <stage> <job>` for each; worker i has GPU i mod their number, the CPU's threads are shared out.
 
     The first job that fails stops the others and is an InputError; run again, they go on from what they have saved.
     """
     gpus = visible_gpus()
     workers = min(workers or len(gpus) or 1, len(jobs))
     where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
-    print(f"engine   {workers} processes on {where}: folds {', '.join(map(str, jobs))}", flush=True)
+    print(f"engine   {workers} processes on {where}: {', '.join(jobs)}", flush=True)
     waiting, running = list(jobs), {}
     with _terminating_like_ctrl_c():
         try:
             while waiting or running:
                 for i in range(workers):
                     if i not in running and waiting:
-                        fold = waiting.pop(0)
+                        title = waiting.pop(0)
                         gpu = gpus[i % len(gpus)] if gpus else None
-                        running[i] = _Worker(f"fold {fold}", [stage, *jobs[fold]], _environment(gpu, workers))
+                        running[i] = _Worker(title, [stage, *jobs[title]], _environment(gpu, workers))
                 running = {i: worker for i, worker in running.items() if worker.is_working()}
                 time.sleep(0.05)
         finally:

@@ -47,11 +47,10 @@ SWITCHES = {
     "fp32 without TF32": Way(precision="fp32", tf32=False),
     "channels first": Way(channels_last=False),
     "optimizer not fused": Way(fused=False),
-    "cuDNN tuned": Way(tuned=True),
+    "cuDNN not tuned": Way(tuned=False),
     "torch.compile": Way(compiled="default"),
     "torch.compile, reduce-overhead": Way(compiled="reduce-overhead"),
     "CUDA graph": Way(graph=True),
-    "CUDA graph, cuDNN tuned": Way(graph=True, tuned=True),
 }
 ON_A_CPU = ("our Learner, not a bare loop", "fp32", "channels first", "optimizer not fused")
 

@@ -1,0 +1,77 @@
+"""Which processor and number format are chosen, and what is asked of the C library. torch is told of GPUs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.salt import device
+from pipeline.salt.device import depthwise_in_fp32, pick_device, pick_devices, resolve_precision
+from pipeline.salt.errors import InputError
+
+GPU = torch.device("cuda")
+
+
+def test_a_gpu_that_this_torch_cannot_use_is_named_with_what_to_choose(monkeypatch):
+    """Kaggle's P100 says that it is available, and fails at the first operation."""
+    class Conv2d:
+        def __init__(self, *args, **kwargs):
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100-PCIE-16GB")
+    monkeypatch.setattr(nn, "Conv2d", Conv2d)
+    with pytest.raises(InputError, match="the Tesla P100-PCIE-16GB; on Kaggle choose the accelerator GPU T4 x2"):
+        pick_device()
+
+
+def test_all_gpus_or_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_devices() == [pick_device()] == [torch.device("cpu")]
+    monkeypatch.setattr(device, "pick_device", lambda: GPU)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_devices() == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize("in_hardware, wanted", [(True, "bf16"), (False, "fp16")])
+def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, wanted):
+    """A T4 says yes to torch's question unless emulation is left out of it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: including_emulation or in_hardware)
+    assert resolve_precision("auto", GPU) == wanted
+    assert resolve_precision("fp32", GPU) == "fp32"
+
+
+def test_depthwise_convolutions_compute_in_fp32_and_others_do_not():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 9, 9)
+    depthwise, dense = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)
+    exact = depthwise(x)
+    model = depthwise_in_fp32(nn.ModuleList([depthwise, dense]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model[0](x), exact)
+        assert model[1](x).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone gives memory back so readily")
+def test_a_step_takes_no_new_memory_from_the_system():
+    """Pages that 640 MB of tensors, one after the other, newly come with."""
+    faults = """
+import resource, sys, torch
+from pipeline.salt.device import keep_freed_memory
+
+def work():
+    for _ in range(10):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = work()
+print(work() - before)
+"""
+    given_back, kept = (int(subprocess.check_output([sys.executable, "-c", faults, how]))
+                        for how in ("as it comes", "keep"))
+    assert kept < 100 and given_back > 10_000

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -297,3 +298,23 @@ def test_a_state_is_saved_no_more_often_than_asked(fit, monkeypatch):
     assert saved == []
     fit(save_every=0)
     assert len(saved) == 3, "after each of four epochs but the last"
+
+
+def test_compiled_it_learns_the_same(fit, monkeypatch):
+    """To rounding, and the weights keep their names; torch's own kernels, as making others takes minutes."""
+    compile_module, modes = torch.nn.Module.compile, []
+
+    def traced(self, mode: str, **kwargs) -> None:
+        modes.append(mode)
+        compile_module(self, backend="aot_eager", **kwargs)
+
+    plain = fit()
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    compiled = fit(replace(TRAIN, compile="reduce-overhead"))
+    assert modes == ["reduce-overhead"] and counters["unique_graphs"] - before >= 2, "in training and in validation"
+    assert compiled.last.keys() == plain.last.keys()
+    for a, b in zip(compiled.rows, plain.rows, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["valid_loss"] == pytest.approx(b["valid_loss"], rel=1e-3)

@@ -64,6 +64,7 @@ class Train:
     schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"   # fastai's; fine_tune: an epoch more, encoder frozen
     wd: float = 1e-7                        # weight decay, apart from the gradient; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"   # auto: the fastest the machine has in hardware
+    compile: Literal["no", "default", "reduce-overhead"] = "no"     # torch.compile's mode; the last one: CUDA graphs
     seed: int = 0
 
 

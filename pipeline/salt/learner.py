@@ -71,6 +71,8 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
     model.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         depthwise_in_fp32(model)
+    if train.compile != "no":
+        model.compile(mode=train.compile, dynamic=False)    # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
     if train.schedule == "fine_tune":
         kwargs["splitter"] = groups

@@ -10,7 +10,7 @@ from threading import Barrier
 import torch
 from torch import Tensor, nn
 
-from pipeline.salt.device import autocast, resolve_precision
+from pipeline.salt.device import autocast, keep_freed_memory, resolve_precision
 from pipeline.salt.losses import symmetric_lovasz
 
 Steps = Callable[[], object]
@@ -27,7 +27,7 @@ class Way:
     fused: bool = True              # the optimizer is one kernel
     tf32: bool = True               # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
     tuned: bool = True              # cuDNN tries its algorithms for each shape, keeps the fastest: fastai has it on
-    compiled: str | None = None     # mode of torch.compile
+    kept: bool = True               # on a CPU, freed memory; once kept, in that process kept for ever
     graph: bool = False             # the whole step is recorded once as a CUDA graph, then replayed
 
 
@@ -37,11 +37,12 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
     x  (B, 3, S, S) normalised images, masks  (B, 1, S, S) of {0, 1}, both on the device to compute on
     """
     device = x.device
+    if way.kept:
+        keep_freed_memory()
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     precision = resolve_precision(way.precision, device)
     x = x.contiguous(memory_format=layout)
     model.to(device, memory_format=layout).train()
-    forward = torch.compile(model, mode=way.compiled) if way.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=1e-7,
                                   fused=way.fused, capturable=way.graph)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -49,7 +50,7 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
     def step() -> None:
         optimizer.zero_grad()
         with autocast(precision, device):
-            loss = symmetric_lovasz(forward(x), masks)
+            loss = symmetric_lovasz(model(x), masks)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -1,4 +1,5 @@
 """Two sides of one claim, timed in turn in one process."""
+import contextlib
 import os
 import platform
 import re
@@ -6,9 +7,11 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 WARM_UP = 2
+_built: list[Callable[[], object]] = []     # in a process of elsewhere()
 BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
 
 
@@ -40,6 +44,26 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     print(f"{name}: ours {shown(mine)}, theirs {shown(other)}, {other / mine:.1f}x  ({device.type}, load {load:.1f})")
     return Result(name=name, device=device.type, repeats=repeats, ours=mine, theirs=other, ratio=other / mine,
                   load=load)
+
+
+@contextlib.contextmanager
+def elsewhere(build: Callable[..., Callable[[], object]], *args) -> Iterator[Callable[[], object]]:
+    """What build(*args) returns, to be called in a process of its own: how the C library is set up is one side's alone.
+
+    build  a function of a module
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_build, initargs=(build, args)) as pool:
+        yield lambda: pool.submit(_call).result()
+
+
+def _build(build: Callable[..., Callable[[], object]], args: tuple) -> None:
+    _built[:] = [build(*args)]
+
+
+def _call() -> None:
+    _built[0]()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def shown(seconds: float) -> str:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import bare_loop
 from bench.bare_loop import Steps, Way
 from bench.baselines import article
-from bench.harness import Result, blobs, compare
+from bench.harness import Result, blobs, compare, elsewhere
 from pipeline.salt.config import Stage, Train
-from pipeline.salt.device import pick_device, resolve_precision
+from pipeline.salt.device import keep_freed_memory, pick_device, resolve_precision
 from pipeline.salt.learner import build_learner
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 
@@ -39,17 +40,17 @@ class Size:
 
 
 SIZES = {"cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5, folds=(1, 2, 4)),
-         "cpu": Size(shapes=((128, 4), (224, 2), (128, 32)), steps=1, repeats=3)}
+         "cpu": Size(shapes=((128, 32), (224, 16), (128, 4), (224, 2)), steps=1, repeats=3)}
 
-SWITCHES = {
-    "our Learner, not a bare loop": None,
+SWITCHES: dict[str, Way | dict[str, str]] = {       # in the bare loop, or in the profile's section train
+    "our Learner, not a bare loop": {},
+    "our Learner, train.compile=default": {"compile": "default"},
+    "our Learner, train.compile=reduce-overhead": {"compile": "reduce-overhead"},
     "fp32": Way(precision="fp32"),
     "fp32 without TF32": Way(precision="fp32", tf32=False),
     "channels first": Way(channels_last=False),
     "optimizer not fused": Way(fused=False),
     "cuDNN not tuned": Way(tuned=False),
-    "torch.compile": Way(compiled="default"),
-    "torch.compile, reduce-overhead": Way(compiled="reduce-overhead"),
     "CUDA graph": Way(graph=True),
 }
 ON_A_CPU = ("our Learner, not a bare loop", "fp32", "channels first", "optimizer not fused")
@@ -63,37 +64,60 @@ class Switched(Result):
 def run(device: torch.device, size: Size | None = None) -> list[Result]:
     size = size or SIZES[device.type]
     against = [against_article(device, size, *shape) for shape in size.shapes]
-    return against + against_smp(device, size) + switches(device, size) + folds_at_once(device, size)
+    given_back = [memory_given_back(device, size)] if device.type == "cpu" else []
+    return against + against_smp(device, size) + given_back + switches(device, size) + folds_at_once(device, size)
 
 
 def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
-    x, masks = batch(px, tiles, device)
-    ours = product_steps(network(size), x, masks, size.steps)
-    theirs = article_steps(network(size), x, masks, size.steps)
-    return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs, size.repeats,
-                   device)
+    with elsewhere(our_steps, size, px, tiles, device) as ours, \
+            elsewhere(their_steps, size, px, tiles, device) as theirs:
+        return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs,
+                       size.repeats, device)
+
+
+def our_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
+    if device.type == "cpu":
+        keep_freed_memory()     # as pick_device does
+    return product_steps(network(size), *batch(px, tiles, device), size.steps)
+
+
+def their_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
+    return article_steps(network(size), *batch(px, tiles, device), size.steps)
 
 
 def against_smp(device: torch.device, size: Size) -> list[Result]:
     """In seconds for each GFLOP of a network: 1 / (tiles a second and GFLOP a tile). The other one in a bare loop."""
-    try:
-        from segmentation_models_pytorch import Unet
-    except ModuleNotFoundError:
+    if find_spec("segmentation_models_pytorch") is None:
         print("segmentation_models_pytorch is not installed: the step is not measured against its Unet "
               "(pip install segmentation-models-pytorch)")
         return []
-    (px, tiles), model = size.shapes[0], network(size)
-    known = size.encoder == "se_resnext50_32x4d"
-    unet = Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
-    x, masks = batch(px, tiles, device)
-    ours, theirs = gflop(model, px), gflop(unet, px)
-    found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, AMP, channels last",
-                    product_steps(model, x, masks, size.steps), bare_loop.steps(unet, Way(), x, masks, size.steps),
-                    size.repeats, device)
+    px, tiles = size.shapes[0]
+    ours, theirs = gflop(network(size), px), gflop(smp_unet(size), px)
+    with elsewhere(our_steps, size, px, tiles, device) as mine, elsewhere(smp_steps, size, px, tiles, device) as other:
+        found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, AMP, channels last",
+                        mine, other, size.repeats, device)
     each, ratio = size.steps * tiles, found["ratio"] * ours / theirs
     print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x by the GFLOP")
     return [found, found | {"name": f"one GFLOP of that; a tile costs {ours:.1f}, theirs {theirs:.1f}", "ratio": ratio,
                             "ours": found["ours"] / each / ours, "theirs": found["theirs"] / each / theirs}]
+
+
+def smp_unet(size: Size) -> nn.Module:
+    from segmentation_models_pytorch import Unet
+    known = size.encoder == "se_resnext50_32x4d"
+    return Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
+
+
+def smp_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
+    return bare_loop.steps(smp_unet(size), Way(kept=False), *batch(px, tiles, device), size.steps)
+
+
+def memory_given_back(device: torch.device, size: Size) -> Result:
+    px, tiles = size.shapes[0]
+    with elsewhere(bare_steps, size, px, tiles, device, Way(kept=False)) as other, \
+            elsewhere(bare_steps, size, px, tiles, device) as usual:
+        return compare(f"switch: freed memory goes back to the system; {said(size, px, tiles)}", other, usual,
+                       size.repeats, device)
 
 
 def switches(device: torch.device, size: Size) -> list[Result]:
@@ -101,12 +125,12 @@ def switches(device: torch.device, size: Size) -> list[Result]:
     x, masks = batch(px, tiles, device)
     found: list[Result] = []
     for title, way in SWITCHES.items():
-        if device.type == "cpu" and title not in ON_A_CPU or way and same_here(way, Way(), device):
+        if device.type == "cpu" and title not in ON_A_CPU or isinstance(way, Way) and same_here(way, Way(), device):
             continue
         with left_out_if_it_fails(title):
             usual = bare_loop.steps(network(size), Way(), x, masks, size.steps)
-            other = (product_steps(network(size), x, masks, size.steps) if way is None else
-                     bare_loop.steps(network(size), way, x, masks, size.steps))
+            other = (bare_loop.steps(network(size), way, x, masks, size.steps) if isinstance(way, Way) else
+                     product_steps(network(size), x, masks, size.steps, **way))
             start = time.perf_counter()
             other()
             bare_loop.wait(device)
@@ -147,10 +171,10 @@ def bare_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way =
     return bare_loop.steps(network(size), way, *batch(px, tiles, device), size.steps)
 
 
-def product_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int, precision: str = "auto") -> Steps:
+def product_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int, **settings) -> Steps:
     x = x.contiguous(memory_format=torch.channels_last)
     stage = Stage(size=x.shape[-1], batch=len(x), epochs=1, lr=1e-3)
-    train = Train(stages=(stage,), precision=precision)
+    train = Train(stages=(stage,), **settings)
     return epoch_of(build_learner(model, loaders([(x, masks)] * count, x.device), stage, train, []))
 
 

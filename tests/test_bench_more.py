@@ -35,7 +35,7 @@ from pipeline.salt.tiles.loaders import IMAGENET, TileLoader
 
 CPU = torch.device("cpu")
 TTA = inference.Size(px=64, tiles=6, batch=4, repeats=1, watched=12, encoder="test_resnet", workers=0)
-STEPS = train_step.Size(shapes=((32, 4), (64, 2)), steps=2, repeats=1, encoder="test_resnet")
+STEPS = train_step.Size(shapes=((32, 4),), steps=2, repeats=1, encoder="test_resnet")
 RUN_ALL = Path(__file__).parents[1] / "bench" / "gpu_run.sh"
 
 
@@ -115,8 +115,8 @@ def test_train_step(once, capsys):
     results = train_step.run(CPU, STEPS)
     text = capsys.readouterr().out
     assert sound(results)
-    assert sum("theirs: fp32, channels first, fastai's own" in r["name"] for r in results) == 2
-    assert sum(r["name"].startswith("switch: ") for r in results) in (3, 4)     # without bf16, fp32 is no switch
+    assert sum("theirs: fp32, channels first, fastai's own" in r["name"] for r in results) == 1
+    assert sum(r["name"].startswith("switch: ") for r in results) in (4, 5)     # without bf16, fp32 is no switch
     assert all(r["per_second"] == pytest.approx(STEPS.steps / r["ours"]) for r in results if "per_second" in r)
     assert "segmentation_models_pytorch" in text
 

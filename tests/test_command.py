@@ -122,6 +122,7 @@ def test_a_stage_adds_flags_of_its_own(tmp_path):
         (["--data", "sample", "--set", "train.epoch=3"], "did you mean epochs"),
         (["--data", "sample", "--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
         (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
+        (["--data", "sample", "--workers", "0"], "--workers 0: it is how many folds are worked on at once, 1 or more"),
     ],
 )
 def test_flags_that_cannot_be(parse, flags, words):

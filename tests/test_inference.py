@@ -189,6 +189,17 @@ def test_a_device_that_fails_is_not_passed_over(tmp_path):
         predict(tmp_path / "p.npy", tiles(9), [(Network(broken), np.arange(9))], batch=1, devices=2)
 
 
+def test_a_network_can_take_other_weights_after_it_has_predicted(tmp_path):
+    """Also into what was moved to get there: all of it to a GPU, here what channels last lays out anew."""
+    network = Network(leaning)
+    network.register_buffer("moved", torch.ones(1, 2, 3, 3))
+    before = network.moved.data_ptr()
+    predict(tmp_path / "p.npy", tiles(2), [(network, np.arange(2))])
+    assert network.moved.data_ptr() != before
+    network.load_state_dict({"moved": torch.zeros(1, 2, 3, 3)})
+    assert not network.moved.any()
+
+
 def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
     logits = np.array([-100, -1e-3, 0, 1e-3, 20, 100], np.float32)
     found = probabilities(logits)

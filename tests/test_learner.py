@@ -221,6 +221,12 @@ def test_fine_tune_is_not_shared_out_to_several_processes(fit, monkeypatch):
         fit(FINE_TUNE)
 
 
+def test_compiled_training_is_not_shared_out_to_several_processes(fit, monkeypatch):
+    monkeypatch.setattr(learner, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="train.compile=default is for one process"):
+        fit(replace(TRAIN, compile="default"))
+
+
 def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, capsys):
     straight = fit(key="new")
     stopped(fit, monkeypatch, 3, key="old", seed=9)
@@ -313,7 +319,7 @@ def test_compiled_it_learns_the_same(fit, monkeypatch):
     counters = torch._dynamo.utils.counters["stats"]
     before = counters["unique_graphs"]
     compiled = fit(replace(TRAIN, compile="reduce-overhead"))
-    assert modes == ["reduce-overhead"] and counters["unique_graphs"] - before >= 2, "in training and in validation"
+    assert modes == ["reduce-overhead"] and counters["unique_graphs"] - before >= 2
     assert compiled.last.keys() == plain.last.keys()
     for a, b in zip(compiled.rows, plain.rows, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)

@@ -80,6 +80,8 @@ def run_from(args: argparse.Namespace) -> Run:
     folds = tuple(sorted(set(args.fold))) if args.fold is not None else tuple(range(profile.run_folds))
     if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: it is how many folds are worked on at once, 1 or more")
     files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)
     return Run(profile, files, data, folds, args.force, weights, why)
 

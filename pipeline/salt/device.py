@@ -23,19 +23,28 @@ def pick_device() -> torch.device:
     if not torch.cuda.is_available():
         keep_freed_memory()
         return torch.device("cpu")
-    try:
-        torch.nn.Conv2d(1, 1, 3, device="cuda")(torch.zeros(1, 1, 8, 8, device="cuda")).sum().item()
-    except RuntimeError as e:
-        name = torch.cuda.get_device_name()
-        raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
-                         "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU") from e
-    return torch.device("cuda")
+    device = torch.device("cuda")
+    _try_out(device)
+    return device
 
 
 def pick_devices() -> list[torch.device]:
     """Every GPU, or the CPU; InputError as pick_device has it."""
-    device = pick_device()
-    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else [device]
+    if (device := pick_device()).type == "cpu":
+        return [device]
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    for device in devices:
+        _try_out(device)
+    return devices
+
+
+def _try_out(device: torch.device) -> None:
+    try:
+        torch.nn.Conv2d(1, 1, 3, device=device)(torch.zeros(1, 1, 8, 8, device=device)).sum().item()
+    except RuntimeError as e:
+        name = torch.cuda.get_device_name(device)
+        raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
+                         "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU, or name the GPUs that work there") from e
 
 
 def keep_freed_memory() -> None:
@@ -47,7 +56,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):      # musl has none
         libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

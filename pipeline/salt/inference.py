@@ -30,7 +30,7 @@ def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return (plain + mirrored.flip(-1)) / 2
 
 
-@torch.inference_mode()
+@torch.no_grad()    # not inference_mode: a network moved to a GPU within it could not take the next fold's weights
 def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: int, batch: int, stats, flip: bool,
                 precision: str, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, their logits) a batch at a time: (B,) int and (B, 101, 101) float32, of tiles (N, 101, 101) uint8.
@@ -83,7 +83,13 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
 
 
 def side_by_side(streams: list[Iterator[T]]) -> Iterator[T]:
-    """What all of them yield, as it comes, each in a thread of its own: a GPU is busy while another is waited for."""
+    """What all of them yield, as it comes, each in a thread of its own: a GPU is busy while another is waited for.
+
+    One alone stays in this thread, the only one for which keep_freed_memory does all it can.
+    """
+    if len(streams) == 1:
+        yield from streams[0]
+        return
     with ThreadPoolExecutor(len(streams)) as pool:
         pending = {pool.submit(next, stream, None): stream for stream in streams}
         while pending:

@@ -72,6 +72,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
     if device.type == "cpu":
         depthwise_in_fp32(model)
     if train.compile != "no":
+        torch.compiler.reset()      # the graphs of all networks of a process count together, and eight is the most
         model.compile(mode=train.compile, dynamic=False)    # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
     if train.schedule == "fine_tune":
@@ -118,6 +119,8 @@ def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
         return
     if train.schedule == "fine_tune":       # what is frozen when the ranks are joined would never be averaged over them
         raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
+    if train.compile != "no":       # how it goes with SyncBatchNorm's messages has not been tried
+        raise InputError(f"train.compile={train.compile} is for one process; start one, or set train.compile=no")
     if stage.batch % world_size():
         raise InputError(f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
                          f"train.batch to a multiple of {world_size()}, or start fewer")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pipeline.salt.engines.cluster import on_ray
 from pipeline.salt.engines.local import in_processes, visible_gpus
 from pipeline.salt.engines.ranks import world_size
-from pipeline.salt.errors import InputError
 
 __all__ = ["ENGINES", "runs_here", "visible_gpus"]
 
@@ -19,8 +18,6 @@ ENGINES: dict[str, Callable[[str, dict[str, list[str]], int | None], None]] = {"
 
 def runs_here(engine: str, workers: int | None, jobs: int) -> bool:
     """Whether this process is to do the jobs itself, one after the other."""
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers}: it is how many folds are trained at once, 1 or more")
     if world_size() > 1 or jobs == 0:
         return True
     return engine == "local" and (jobs == 1 or (workers or len(visible_gpus())) <= 1)

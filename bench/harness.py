@@ -1,4 +1,4 @@
-"""Two sides of one claim, timed in turn in one process."""
+"""Two sides of one claim, timed in turn."""
 import contextlib
 import os
 import platform

@@ -3,7 +3,7 @@
     python -m bench                     all of them
     python -m bench losses metric_rle   some; the others' numbers stay as they were
 
-writes  bench/results/<machine>.json after each bench, and the table in docs/speed.md
+writes  bench/results/<machine>.json after each comparison, and the table in docs/speed.md
 """
 import argparse
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.harness import circumstances, machine, shown, write_between
 from pipeline.salt.device import pick_device
 
-# modules of this folder with run(device) -> list[Result]
-BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "inference", "whole_run", "scaling",
+# modules of this folder with run(device) -> Iterable[Result]
+BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "smp", "inference", "whole_run", "scaling",
            "training_memory")
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     device = pick_device()
     for name in names:
-        keep(machine(device), name, import_module(f"bench.{name}").run(device))
+        results = []
+        for result in import_module(f"bench.{name}").run(device):
+            results.append(result)
+            keep(machine(device), name, results)
     write_page()
 
 

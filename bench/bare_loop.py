@@ -26,7 +26,7 @@ class Way:
     channels_last: bool = True
     fused: bool = True              # the optimizer is one kernel
     tf32: bool = True               # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
-    tuned: bool = True              # cuDNN tries its algorithms for each shape, keeps the fastest: fastai has it on
+    tuned: bool = True              # cuDNN tries its algorithms for each shape, keeps the fastest
     kept: bool = True               # on a CPU, freed memory; once kept, in that process kept for ever
     graph: bool = False             # the whole step is recorded once as a CUDA graph, then replayed
 

@@ -32,7 +32,7 @@ pack() {
 chunk() {   # chunk NAME COMMAND...
     if [ -e "$work/done/$1" ]; then return; fi
     local left=$((limit - SECONDS)) status=0
-    if [ "$left" -lt 20 ]; then echo "time is up before $1: call again"; exit; fi
+    if [ "$left" -lt 60 ]; then echo "time is up before $1: call again"; exit; fi
     echo "== $1"
     timeout --signal INT --kill-after 30 "$left" "${@:2}" 2>&1 | tee -a "$work/log" || status=$?
     bring_back
@@ -56,7 +56,7 @@ if [ "$1" = pack ]; then pack "$2"; exit; fi
 work=$1 results=$2 failed=''
 limit=${LIMIT:-570} python=${PYTHON:-python3}
 profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
-benches=${BENCHES:-losses metric_rle loader inference train_step whole_run scaling training_memory}
+benches=${BENCHES:-losses metric_rle loader inference train_step smp whole_run scaling training_memory}
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 mkdir -p "$work/done" "$work/results" "$results" bench/results
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
@@ -65,9 +65,9 @@ if compgen -G '.whl/*.whl' > /dev/null; then
     chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
 fi
 for bench in $benches; do chunk "bench-$bench" "$python" -m bench "$bench"; done
-chunk networks "$python" -m bench.networks
 for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
+chunk networks "$python" -m bench.networks
 echo "${failed:+failed:$failed; of the rest }all is done"

@@ -136,7 +136,7 @@ def table(record: dict) -> str:
 
 def main() -> None:
     device = pick_device()
-    budget = Budget(size=128, batch=32) if device.type == "cuda" else Budget()
+    budget = Budget(seconds=40, size=128, batch=32) if device.type == "cuda" else Budget()
     record = {"machine": machine(device), "device": device.type, **circumstances(),
               "load": os.getloadavg()[0], "budget": vars(budget),
               "tiles": len(tiles().ids), "kind": tiles().kind, "rows": []}

@@ -93,7 +93,8 @@ def starts() -> list[Result]:
 
 
 def begun(what: str, *command: str) -> Result:
-    environment = os.environ | {"PYTHONPATH": str(CODE.parent), "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     load, took = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory() as elsewhere:
         for _ in range(3):

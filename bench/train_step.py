@@ -1,4 +1,4 @@
-"""Training steps of UnetResNext50: the product's against the article's, another library's, and with one switch turned.
+"""Training steps of UnetResNext50: the product's against the article's, and with one switch turned.
 
     python -m bench.train_step
 
@@ -24,7 +24,7 @@ from bench.bare_loop import Steps, Way
 from bench.baselines import article
 from bench.harness import Result, blobs, compare, elsewhere
 from pipeline.salt.config import Stage, Train
-from pipeline.salt.device import keep_freed_memory, pick_device, resolve_precision
+from pipeline.salt.device import pick_device, resolve_precision
 from pipeline.salt.learner import build_learner
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 
@@ -60,11 +60,14 @@ class Switched(Result):
     per_second: float       # steps
 
 
-def run(device: torch.device, size: Size | None = None) -> list[Result]:
+def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
-    against = [against_article(device, size, *shape) for shape in size.shapes]
-    given_back = [memory_given_back(device, size)] if device.type == "cpu" else []
-    return against + against_smp(device, size) + given_back + switches(device, size) + folds_at_once(device, size)
+    for shape in size.shapes:
+        yield against_article(device, size, *shape)
+    if device.type == "cpu":
+        yield memory_given_back(device, size)
+    yield from switches(device, size)
+    yield from folds_at_once(device, size)
 
 
 def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
@@ -75,50 +78,12 @@ def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Re
 
 
 def our_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
-    if device.type == "cpu":
-        keep_freed_memory()     # as pick_device does
+    pick_device()       # sets the process up as for a stage
     return product_steps(network(size), *batch(px, tiles, device), size.steps)
 
 
 def their_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
     return article_steps(network(size), *batch(px, tiles, device), size.steps)
-
-
-def against_smp(device: torch.device, size: Size) -> list[Result]:
-    """In seconds for each GFLOP of a network: 1 / (tiles a second and GFLOP a tile). The other one in a bare loop."""
-    try:
-        import segmentation_models_pytorch  # noqa: F401
-    except ImportError:
-        print("segmentation_models_pytorch is not installed: the step is not measured against its Unet "
-              "(pip install segmentation-models-pytorch)")
-        return []
-    px, tiles = size.shapes[0]
-    ours, theirs = gflop(network(size), px), gflop(smp_unet(size), px)
-    ways = {"AMP, channels last": Way(kept=False)}
-    if device.type == "cpu":
-        ways["the same, and freed memory kept as ours"] = Way()
-    results = []
-    for title, way in ways.items():
-        with elsewhere(our_steps, size, px, tiles, device) as mine, \
-                elsewhere(smp_steps, size, px, tiles, device, way) as other:
-            found = compare(f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, {title}",
-                            mine, other, size.repeats, device)
-        each, ratio = size.steps * tiles, found["ratio"] * ours / theirs
-        print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x by the GFLOP")
-        results += [found, found | {
-            "name": f"one GFLOP of that; a tile costs {ours:.1f}, theirs {theirs:.1f}", "ratio": ratio,
-            "ours": found["ours"] / each / ours, "theirs": found["theirs"] / each / theirs}]
-    return results
-
-
-def smp_unet(size: Size) -> nn.Module:
-    from segmentation_models_pytorch import Unet
-    known = size.encoder == "se_resnext50_32x4d"
-    return Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
-
-
-def smp_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way) -> Steps:
-    return bare_loop.steps(smp_unet(size), way, *batch(px, tiles, device), size.steps)
 
 
 def memory_given_back(device: torch.device, size: Size) -> Result:
@@ -129,10 +94,9 @@ def memory_given_back(device: torch.device, size: Size) -> Result:
                        size.repeats, device)
 
 
-def switches(device: torch.device, size: Size) -> list[Result]:
+def switches(device: torch.device, size: Size) -> Iterator[Result]:
     px, tiles = size.shapes[0]
     x, masks = batch(px, tiles, device)
-    found: list[Result] = []
     for title, way in SWITCHES.items():
         if device.type == "cpu" and title not in ON_A_CPU or isinstance(way, Way) and same_here(way, Way(), device):
             continue
@@ -145,35 +109,33 @@ def switches(device: torch.device, size: Size) -> list[Result]:
             bare_loop.wait(device)
             first = time.perf_counter() - start
             result = compare(f"switch: {title}; {said(size, px, tiles)}", other, usual, size.repeats, device)
-            found.append(Switched(**result, first=first, per_second=size.steps / result["ours"]))
-            print(f"    {found[-1]['per_second']:.2f} steps/s; the first {size.steps} took {first:.1f} s")
-    return found
+            per_second = size.steps / result["ours"]
+            print(f"    {per_second:.2f} steps/s; the first {size.steps} took {first:.1f} s")
+            yield Switched(**result, first=first, per_second=per_second)
 
 
-def folds_at_once(device: torch.device, size: Size) -> list[Result]:
+def folds_at_once(device: torch.device, size: Size) -> Iterator[Result]:
     """Steps of one fold, its share of the time in which several folds take as many; alone on the right.
 
     In a process each; and on a GPU in one process, as CUDA graphs on streams of their own.
     """
     px, tiles = size.shapes[0]
-    found: list[Result] = []
     alone = None
     for n in size.folds:
         with left_out_if_it_fails(f"{n} processes"):
             ours = bare_loop.in_processes(n, bare_steps, size, px, tiles, device, repeats=size.repeats) / n
             alone = alone or ours
             name = f"switch: folds at once, a process each: {n}; a fold's share of {said(size, px, tiles)}; theirs: 1"
-            found.append(Result(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
-                                ratio=alone / ours, load=os.getloadavg()[0]))
             print(f"{name}: {size.steps / ours:.2f} steps/s, {alone / ours:.2f}x")
+            yield Result(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
+                         ratio=alone / ours, load=os.getloadavg()[0])
     for n in size.folds if device.type == "cuda" else ():
         with left_out_if_it_fails(f"{n} graphs"):
             several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
             usual = bare_steps(size, px, tiles, device)
             name = f"switch: folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: in turn"
-            found.append(compare(name, bare_loop.on_streams(several),
-                                 lambda usual=usual, n=n: [usual() for _ in range(n)], size.repeats, device))
-    return found
+            yield compare(name, bare_loop.on_streams(several), lambda usual=usual, n=n: [usual() for _ in range(n)],
+                          size.repeats, device)
 
 
 def bare_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way = Way()) -> Steps:
@@ -253,4 +215,4 @@ def left_out_if_it_fails(title: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    run(pick_device())
+    list(run(pick_device()))

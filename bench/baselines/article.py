@@ -39,7 +39,7 @@ def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch
         splitter=FuncSplitter(lambda image: image.stem in held_out),
         item_tfms=Resize(size),
         batch_tfms=[IntToFloatTensor(div_mask=255), Flip(), Brightness(0.1, p=0.25), Zoom(max_zoom=1.1, p=0.25),
-                    Normalize.from_stats(*imagenet_stats)])
+                    Normalize.from_stats(*imagenet_stats, cuda=False)])     # goes where the batches are
     return block.dataloaders(folder / "images", bs=bs, device=device, **kwargs)
 
 

@@ -175,6 +175,8 @@ class Resume(Callback):
         state, self.state = self.state, None
         get_model(self.model).load_state_dict(state["model"])
         self.opt.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.learn.autocast.scaler.load_state_dict(state["scaler"])
         self.log.rows[:] = state["rows"]
         self.best.score = state["best_score"]
         device = next(self.model.parameters()).device
@@ -194,6 +196,7 @@ class Resume(Callback):
             "key": self.key, "epochs": done, "rows": self.log.rows,
             "model": get_model(self.model).state_dict(), "optimizer": self.opt.state_dict(),
             "best": self.best.weights, "best_score": self.best.score,
+            "scaler": self.learn.autocast.scaler.state_dict(),      # empty unless fp16
             "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "shuffle_rng": self.dls.train.rng.getstate(),
         }

@@ -25,6 +25,7 @@ def pick_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda")
     _try_out(device)
+    torch.backends.cudnn.benchmark = True       # batches keep their shapes: the fastest algorithm is looked for once
     return device
 
 
@@ -41,6 +42,8 @@ def pick_devices() -> list[torch.device]:
 def _try_out(device: torch.device) -> None:
     try:
         torch.nn.Conv2d(1, 1, 3, device=device)(torch.zeros(1, 1, 8, 8, device=device)).sum().item()
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as e:
         name = torch.cuda.get_device_name(device)
         raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "

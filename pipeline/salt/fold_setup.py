@@ -1,5 +1,6 @@
 """What the training of one fold begins with: the network with its first weights, and the tiles."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Fold:
 
 def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
     """The network of fold k as its training at `size` (or the step PSEUDO) begins, and the tiles it is given."""
+    gc.collect()    # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
     profile = run.profile
     stage, before = profile.stage(size)
     seed = profile.train.seed + fold

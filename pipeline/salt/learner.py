@@ -125,7 +125,7 @@ def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
         raise InputError(f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
                          f"train.batch to a multiple of {world_size()}, or start fewer")
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
-    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda"):
+    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):     # train.precision says
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         learn.add_cb(RankShare())
         yield

@@ -20,9 +20,9 @@ from bench.bare_loop import Steps
 from bench.harness import Result, compare, shown
 from bench.tiles import tiles
 from bench.train_step import epoch_of
-from pipeline.salt.artifacts import CODE
 from pipeline.salt.config import Augment, Stage, Train
 from pipeline.salt.device import pick_device
+from pipeline.salt.engines.local import python_path
 from pipeline.salt.learner import build_learner
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 from pipeline.salt.tiles.loaders import TileLoader
@@ -93,8 +93,7 @@ def starts() -> list[Result]:
 
 
 def begun(what: str, *command: str) -> Result:
-    path = os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": ""}
     load, took = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory() as elsewhere:
         for _ in range(3):

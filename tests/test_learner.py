@@ -306,6 +306,23 @@ def test_a_state_is_saved_no_more_often_than_asked(fit, monkeypatch):
     assert len(saved) == 3, "after each of four epochs but the last"
 
 
+def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):
+    """A scaler that works in fp32 on a CPU too, and doubles its scale at every third step of eight."""
+    made, scaler = [], torch.amp.GradScaler
+
+    def always(device: str, enabled: bool) -> torch.amp.GradScaler:
+        made.append(scaler(device, init_scale=8.0, growth_interval=3))
+        return made[-1]
+
+    plain = fit()
+    monkeypatch.setattr(torch.amp, "GradScaler", always)
+    straight = fit()
+    assert_same(straight, plain)        # a power of two more or less, and no step left out
+    stopped(fit, monkeypatch, 3)
+    assert_same(fit(), straight)
+    assert [s.get_scale() for s in (made[0], made[-1])] == [32.0, 32.0]
+
+
 def test_compiled_it_learns_the_same(fit, monkeypatch):
     """To rounding, and the weights keep their names; torch's own kernels, as making others takes minutes."""
     compile_module, modes = torch.nn.Module.compile, []

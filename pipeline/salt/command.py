@@ -54,7 +54,7 @@ def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentPars
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="change one number of the profile; may be repeated")
     parser.add_argument("--force", action="store_true", help="redo what is up to date")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="who trains: this machine, or a Ray cluster")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="who works: this machine, or a Ray cluster")
     parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: one a GPU, or the profile's)")
     add(parser)
     args = parser.parse_args(argv)

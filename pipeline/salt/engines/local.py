@@ -55,6 +55,11 @@ def visible_gpus() -> list[str]:
     return (named.split(",") if named else [str(i) for i in range(count.value)])[:count.value]
 
 
+def python_path() -> str:
+    """PYTHONPATH for a child that is to find this code, wherever it starts, and whatever this process finds."""
+    return os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
+
+
 class _Worker:
     """A child process. It writes to a pipe of ours, so that it does not outlive this process by more than an epoch."""
 
@@ -100,8 +105,7 @@ class _Worker:
 
 def _environment(gpu: str | None, workers: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    path = os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
-    ours = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    ours = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
     return {"OMP_NUM_THREADS": str(max(1, cores // workers))} | os.environ | ours
 
 

@@ -151,7 +151,7 @@ def test_an_out_that_is_a_file_is_said(tmp_path):
     ],
 )
 def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
-    def stage() -> None:
+    def stage(_) -> None:
         raise raised
 
     with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
@@ -160,7 +160,7 @@ def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
-    def stage() -> None:
+    def stage(_) -> None:
         raise ZeroDivisionError
 
     with warnings.catch_warnings(), pytest.raises(ZeroDivisionError):

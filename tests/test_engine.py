@@ -38,7 +38,7 @@ SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "workers=1", "folds.
          "model.options.width=8", "train.precision=fp32"]
 
 
-def flags(out: Path, *more: str) -> list[str]:
+def flags(out: Path | str, *more: str) -> list[str]:
     return ["--data=sample", f"--out={out}", "--profile=demo", *(f"--set={s}" for s in SMALL), *more]
 
 
@@ -241,13 +241,20 @@ def test_without_ray_it_says_what_to_install(out, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(fast_clock):
+def nodes(tmp_path_factory) -> Path:
+    """Where the cluster's workers keep what --out URL gives them."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(fast_clock, nodes):
     """Environment of a command that finds a cluster of its own, with two CPUs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
     folder = tempfile.mkdtemp(prefix="ray-")       # pytest's own folders are too deep for the names of Ray's sockets
     port = free_port()
     token = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = token | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+                           "XDG_CACHE_HOME": str(nodes),
                            "RAY_worker_niceness": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
                              "--num-gpus=0", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
@@ -307,6 +314,26 @@ def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
         made = {path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.suffix in (".npy", ".safetensors")}
         assert made == {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".npy", ".safetensors")}
         assert all((out / path).read_bytes() == (elsewhere / path).read_bytes() for path in made)
+
+
+def test_nodes_without_a_common_folder_meet_at_a_url(dealt, nodes, tmp_path, ray_cluster, fast_clock):
+    """A node is lost with all that lay on it; another one goes on from the state that it had put."""
+    there, more = tmp_path / "bucket", ["--fold=0", "--size=32", "--set=train.32.epochs=120"]
+    shutil.copytree(dealt, there), shutil.copytree(dealt, tmp_path / "straight")
+    train.main(flags(tmp_path / "straight", *more))
+    environment = ray_cluster | {"XDG_CACHE_HOME": str(tmp_path / "here")}
+    with on_ray(environment, "train", *flags(f"file://{there}", *more)) as command:
+        while not (there / "folds/demo/fold_0/32.resume.pt").exists() and command.poll() is None:
+            time.sleep(0.01)
+        killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
+        shutil.rmtree(nodes / "salt-segmentation")
+        text = command.stdout.read()
+    assert command.returncode == 0 and len(killed) == 1, text
+    assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
+    ours, theirs = weights(there), weights(tmp_path / "straight")
+    assert len(ours) == len(theirs) == 2
+    assert all(torch.equal(ours[path][name], w) for path in theirs for name, w in theirs[path].items())
+    assert (there / "folds/demo/fold_0/32.csv.json").exists() and not [*there.rglob("*.resume.pt")]
 
 
 def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):

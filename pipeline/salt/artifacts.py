@@ -1,4 +1,4 @@
-"""Results on disk that know what they were made from. No other file joins a path or publishes a file.
+"""Results on disk that know what they were made from. No other file says where one lies, or publishes one.
 
 Beside each artifact `x.npy` lies `x.npy.json`, written last: the settings and inputs it was made from, the hash of its
 bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the same. Code
@@ -133,13 +133,13 @@ def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts
     Raises InputError when the disk is full or the folder cannot be written to.
     """
     # The old notes must not vouch for new bytes.
-    replace_file(path, write, before=lambda: _sidecar(path).unlink(missing_ok=True))
+    replace_file(path, write, before=lambda: sidecar_of(path).unlink(missing_ok=True))
     notes = {
         "key": origin.key(), "sha256": _hash_file(path), "settings": origin.settings, "inputs": origin.inputs,
         **facts, "code": code_version(), "versions": versions(), "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    replace_file(_sidecar(path), lambda tmp: tmp.write_text(json.dumps(notes, indent=1) + "\n"))
+    replace_file(sidecar_of(path), lambda tmp: tmp.write_text(json.dumps(notes, indent=1) + "\n"))
 
 
 def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[], object] = lambda: None) -> None:
@@ -159,7 +159,7 @@ def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[
 
 def discard(path: Path) -> None:
     """Take away an artifact that does not belong to its neighbours any more."""
-    for file in (_sidecar(path), path):
+    for file in (sidecar_of(path), path):
         file.unlink(missing_ok=True)
 
 
@@ -188,14 +188,19 @@ def reserve(file: int) -> None:
         os.posix_fallocate(file, 0, os.fstat(file).st_size)
 
 
+def sidecar_of(path: Path) -> Path:
+    """The file of an artifact's notes."""
+    return path.with_name(path.name + ".json")
+
+
 def read_sidecar(path: Path) -> dict | None:
     """The notes beside a finished artifact, None if it is not there or not finished."""
     try:
-        return json.loads(_sidecar(path).read_text()) if path.exists() else None
+        return json.loads(sidecar_of(path).read_text()) if path.exists() else None
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{shown(_sidecar(path))} is damaged; delete it and rerun the stage") from e
+        raise InputError(f"{shown(sidecar_of(path))} is damaged; delete it and rerun the stage") from e
 
 
 def shown(path: Path) -> str:
@@ -236,10 +241,6 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
 
 
 def _hash(data: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.salt import mirror
 from pipeline.salt.artifacts import CODE, Files
 from pipeline.salt.config import PROFILES, Profile, profile_named
 from pipeline.salt.engines import ENGINES, visible_gpus
@@ -44,7 +45,8 @@ def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentPars
     parser.add_argument("--data", metavar="DIR", help="folder with Kaggle's files, zipped or not, or 'sample' "
                         "(default: data/, then Kaggle's mount, then the sample)")
     parser.add_argument("--out", metavar="DIR", type=Path,
-                        help="where data/, folds/ and submissions/ go (default: the repository)")
+                        help="where data/, folds/ and submissions/ go: a folder, or a URL such as s3://bucket/run "
+                        "(default: the repository)")
     parser.add_argument("--profile", metavar="NAME", help=f"{', '.join(PROFILES)} (default: by data and machine)")
     parser.add_argument("--fold", type=int, action="append", metavar="K", help="only this fold; may be repeated")
     parser.add_argument("--model", metavar="NAME", help="short for --set model.name=NAME")
@@ -94,11 +96,12 @@ def job(run: Run, args: argparse.Namespace, folds: Sequence[int]) -> list[str]:
             for value in (values if isinstance(values, list) else [values]) if value is not None and value is not False]
 
 
-def start(main: Callable[[], object]) -> None:
+def start(main: Callable[[list[str]], object]) -> None:
     """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)     # timm's
     try:
-        main()
+        with mirror.local(sys.argv[1:]) as argv:
+            main(argv)
     except InputError as e:
         sys.exit(f"error: {e}")
     except BrokenPipeError:     # whoever read our lines has seen enough: ... | head
@@ -121,6 +124,8 @@ def _data(named: str | None, out: Path) -> Path | None:
     if named:
         folder = Path(named).expanduser().resolve()
         if not folder.is_dir():
+            if Files(out, folder.name, "").cache("tiles.csv").exists():
+                return folder       # its tiles were decoded on another machine; only prepare needs the files themselves
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
             raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "

@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 
+from pipeline.salt import mirror
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError
 
@@ -13,8 +14,8 @@ RETRIES = 3     # times a job is given to another worker when its own is lost
 def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
 
-    The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with another
-    one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
+    The code goes along; --out must be a folder that every node sees, or a URL. A job whose worker is lost goes on with
+    another one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")            # Ray takes the same epoch of two folds for one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")   # nothing is sent to Ray's makers
@@ -34,7 +35,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
         while waiting or running:
             while waiting and len(running) < workers:
                 title = waiting.pop(0)
-                running[task.remote(stage, jobs[title])] = title
+                running[task.remote(stage, mirror.elsewhere(jobs[title]))] = title
             done = ray.wait([*running])[0][0]
             title = running.pop(done)
             try:
@@ -49,7 +50,8 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
 def run_job(stage: str, job: list[str]) -> str:
     """The stage in this process, which is a worker's; the sentence of its InputError, '' if all went well."""
     try:
-        importlib.import_module(stage).main(job)
+        with mirror.local(job) as flags:
+            importlib.import_module(stage).main(flags)
     except InputError as e:
         return str(e)
     return ""

@@ -14,8 +14,8 @@ from bench.harness import circumstances, machine, shown, write_between
 from pipeline.salt.device import pick_device
 
 # modules of this folder with run(device) -> Iterable[Result]
-BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "smp", "inference", "whole_run", "scaling",
-           "training_memory")
+BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "switches", "folds_at_once", "smp",
+           "inference", "whole_run", "scaling", "training_memory")
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -33,15 +33,24 @@ def main(argv: list[str] | None = None) -> None:
         results = []
         for result in import_module(f"bench.{name}").run(device):
             results.append(result)
+            keep(machine(device), name, results, over=False)
+        if results:
             keep(machine(device), name, results)
     write_page()
 
 
-def keep(where: str, name: str, results: list) -> None:
-    """Put one bench's results, with date, commit and versions, into the machine's file."""
+def keep(where: str, name: str, results: list, over: bool = True) -> None:
+    """Put one bench's results, with date, commit and versions, into the machine's file.
+
+    over  whether it has come to its end; until then the rows of an earlier attempt in the same circumstances stay
+    """
     path = RESULTS / f"{where}.json"
     record = json.loads(path.read_text()) if path.exists() else {"machine": where, "benches": {}}
-    record["benches"][name] = {**circumstances(), "results": results}
+    now, before = circumstances(), record["benches"].get(name, {"results": []})
+    if not over and now.items() <= before.items():
+        measured = {result["name"] for result in results}
+        results = results + [result for result in before["results"] if result["name"] not in measured]
+    record["benches"][name] = {**now, "results": results}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 

@@ -4,11 +4,13 @@
 #   bench/gpu_run.sh pack TILES       here: wheels into .whl/, the tiles of Kaggle's folder TILES as 8-bit grey into .tiles/
 #   bench/gpu_run.sh WORK RESULTS     there, with the repository and these two: one chunk after another for LIMIT seconds.
 #                                     Call it again until it says that all is done: what is done is not done twice, a
-#                                     training goes on from its last saved epoch.
+#                                     training goes on from its last saved epoch. SALT_COMMIT=$(git rev-parse --short HEAD)
+#                                     says what is measured where .git does not come along.
 #   cp RESULTS/nvidia-*.json bench/results/        here again, then for the tables in docs/
 #   python -c 'import bench.__main__ as b, bench.networks as n; b.write_page(); n.write_page()'
 #
-# WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back.
+# WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back. Put into
+# .gpu/ and carried along, they tell a machine that has lost WORK which benches are done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,9 +37,10 @@ chunk() {   # chunk NAME COMMAND...
     if [ "$left" -lt 60 ]; then echo "time is up before $1: call again"; exit; fi
     echo "== $1"
     timeout --signal INT --kill-after 30 "$left" "${@:2}" 2>&1 | tee -a "$work/log" || status=$?
+    if [ $status = 0 ]; then touch "$work/done/$1"; fi
     bring_back
     case $status in
-        0) touch "$work/done/$1" ;;
+        0) ;;
         124 | 137) echo "time is up within $1: call again"; exit ;;
         *) echo "$1 ended with status $status; a call tries it again"; failed+=" $1" ;;
     esac
@@ -46,28 +49,34 @@ chunk() {   # chunk NAME COMMAND...
 bring_back() {
     local made=$work/out/submissions/$profile
     grep -ls '"device": "cuda"' bench/results/*.json | xargs -r cp -t "$work/results" || true
+    find "$work/done" -name 'bench-*' -printf '%f\n' > "$results/done.txt"
     cp "$work/log" "$work/results/"*.json "$made"/{scores.json,report.html} "$results" 2> /dev/null || true
     tail -n +1 "$work/out/folds/$profile"/fold_*/*.csv > "$results/histories.txt" 2> /dev/null || true
 }
 
-if [ $# -ne 2 ]; then sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; fi
+if [ $# -ne 2 ]; then sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; fi
 if [ "$1" = pack ]; then pack "$2"; exit; fi
 
-work=$1 results=$2 failed=''
-limit=${LIMIT:-570} python=${PYTHON:-python3}
+mkdir -p "$1/done" "$1/results" "$2" bench/results
+work=$(realpath "$1") results=$(realpath "$2") failed=''
+limit=${LIMIT:-530} python=${PYTHON:-python3}       # seconds; less in a call that has less time
 profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
-benches=${BENCHES:-losses metric_rle loader inference train_step smp whole_run scaling training_memory}
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
-mkdir -p "$work/done" "$work/results" "$results" bench/results
+if [ -e .gpu/done.txt ]; then
+    cp .gpu/*.json "$work/results/" 2> /dev/null || true
+    while read -r name; do touch "$work/done/$name"; done < .gpu/done.txt
+fi
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
 
 if compgen -G '.whl/*.whl' > /dev/null; then
     chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
 fi
-for bench in $benches; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+chunk bench-quick "$python" -m bench losses metric_rle loader
+for bench in train_step smp folds_at_once whole_run; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
-chunk networks "$python" -m bench.networks
+for bench in inference switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+chunk bench-networks "$python" -m bench.networks
 echo "${failed:+failed:$failed; of the rest }all is done"

@@ -33,11 +33,11 @@ class Result(TypedDict):
     load: float         # of the machine over the minute before: above 1 others were at work too
 
 
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int,
-            device: torch.device) -> Result:
-    """Run both sides WARM_UP + repeats times, alternating, and print the two medians and their ratio."""
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, device: torch.device,
+            warm_up: int | None = None) -> Result:
+    """Run both sides warm_up (WARM_UP) + repeats times, alternating, and print the two medians and their ratio."""
     load = os.getloadavg()[0]
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP if warm_up is None else min(warm_up, WARM_UP)):
         _seconds(ours, device), _seconds(theirs, device)
     times = [(_seconds(ours, device), _seconds(theirs, device)) for _ in range(repeats)]
     mine, other = (statistics.median(side) for side in zip(*times, strict=True))
@@ -53,6 +53,7 @@ def elsewhere(build: Callable[..., Callable[[], object]], *args) -> Iterator[Cal
     build  a function of a module
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_build, initargs=(build, args)) as pool:
+        pool.submit(os.getpid).result()     # it is built now, not within the first call
         yield lambda: pool.submit(_call).result()
 
 
@@ -104,13 +105,13 @@ def circumstances() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Short hash, with a + if code has changed since; "unknown" outside a clone."""
+    """Short hash, with a + if code has changed since; outside a clone what SALT_COMMIT says, or "unknown"."""
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], capture_output=True, text=True, check=False,
                               cwd=Path(__file__).parents[1]).stdout
 
     if shutil.which("git") is None or not (head := git("rev-parse", "--short", "HEAD").strip()):
-        return "unknown"
+        return os.environ.get("SALT_COMMIT", "unknown")
     return head + ("+" if git("status", "--porcelain", "--", "*.py") else "")
 
 

@@ -3,6 +3,7 @@
     python -m bench.inference
 """
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +38,10 @@ SIZES = {"cuda": Size(px=224, tiles=18_000, batch=64, repeats=1, watched=9_000),
 OURS_AT_ONCE = 64
 
 
-def run(device: torch.device, size: Size | None = None) -> list[Result]:
+def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
-    return [against_article(device, size), *memory_of_both(size)]
+    yield against_article(device, size)
+    yield from memory_of_both(size)
 
 
 def against_article(device: torch.device, size: Size) -> Result:
@@ -53,7 +55,7 @@ def against_article(device: torch.device, size: Size) -> Result:
             np.save(Path(folder, "theirs.npy"), probs)
 
         name = f"flip TTA of {size.tiles:,} {some.kind} tiles at {size.px} px; theirs: PNG files, fp32, two passes"
-        return compare(name, ours, theirs, size.repeats, device)
+        return compare(name, ours, theirs, size.repeats, device, warm_up=1)
 
 
 def memory_of_both(size: Size) -> list[Result]:
@@ -104,4 +106,4 @@ def watched_theirs(folder: Path, files: list[Path], size: Size) -> None:
 
 
 if __name__ == "__main__":
-    run(pick_device())
+    list(run(pick_device()))

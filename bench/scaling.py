@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,20 +46,23 @@ SIZES = {"cuda": Size(px=128, batch=32, tiles=896, test=4_500, encoder="se_resne
          "cpu": Size(px=64, batch=16, tiles=128, test=2_250, encoder="test_resnet")}
 
 
-def run(device: torch.device, size: Size | None = None) -> list[Result]:
+def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
-    return [*epochs(device, size), *memory_of_predicting(size), *starts()]
+    yield from epochs(device, size)
+    yield from memory_of_predicting(size)
+    yield from starts()
 
 
-def epochs(device: torch.device, size: Size) -> list[Result]:
+def epochs(device: torch.device, size: Size) -> Iterator[Result]:
     """One epoch of n times the tiles, against n epochs: above 0.9x it grows no faster than they do."""
     once = training(device, size, size.tiles)
 
     def times(n: int) -> Steps:
         return lambda: [once() for _ in range(n)]
 
-    return [compare(f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
-                    training(device, size, n * size.tiles), times(n), size.repeats, device) for n in TIMES]
+    for n in TIMES:
+        yield compare(f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
+                      training(device, size, n * size.tiles), times(n), size.repeats, device)
 
 
 def training(device: torch.device, size: Size, n: int) -> Steps:
@@ -108,4 +112,4 @@ def begun(what: str, *command: str) -> Result:
 
 
 if __name__ == "__main__":
-    run(pick_device())
+    list(run(pick_device()))

@@ -7,6 +7,7 @@ Counted are ten folds' epochs at both sizes, with validation and score, and the 
 """
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,15 +54,19 @@ class Hours(Result):
     unit: str
 
 
-def run(device: torch.device, size: Size | None = None) -> list[Result]:
+def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
-    epochs = [one_epoch(device, size, replace(stage, batch=size.batch or stage.batch)) for stage in BLOG.train.stages]
+    epochs = []
+    for stage in BLOG.train.stages:
+        epochs.append(one_epoch(device, size, replace(stage, batch=size.batch or stage.batch)))
+        yield epochs[-1]
     tta = inference.against_article(device, size.test)
+    yield tta
     ours, theirs = (hours(epochs, tta, size, side) for side in ("ours", "theirs"))
     name = f"profile blog, EXTRAPOLATED from epochs of {size.train:,} tiles and TTA of {size.test.tiles:,}"
     print(f"{name}: ours {ours:.2f} h, theirs {theirs:.2f} h, {theirs / ours:.1f}x")
-    return [*epochs, tta, Hours(name=name, device=device.type, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
-                                load=max(r["load"] for r in epochs), unit="h")]
+    yield Hours(name=name, device=device.type, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
+                load=max(r["load"] for r in epochs), unit="h")
 
 
 def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
@@ -88,7 +93,7 @@ def one_epoch(device: torch.device, size: Size, stage: Stage) -> Result:
     theirs = article.learner(their_data, UnetResNext50(size.encoder), Path())
     theirs.remove_cb(SaveModelCallback)     # it would save and load at every call here, at the best epochs in truth
     name = f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px; theirs: the article's"
-    return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device)
+    return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device, warm_up=1)
 
 
 def quiet_epoch(learn: Learner, stage: Stage) -> Steps:
@@ -99,4 +104,4 @@ def quiet_epoch(learn: Learner, stage: Stage) -> Steps:
 
 
 if __name__ == "__main__":
-    run(pick_device())
+    list(run(pick_device()))

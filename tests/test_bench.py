@@ -73,6 +73,23 @@ def test_numbers_are_kept_a_bench_at_a_time_and_shown_in_the_page(kept):
     assert page.count("| toaster |") == 2 and page.count("a better claim") == 1
 
 
+def test_what_an_earlier_attempt_measured_stays_until_a_bench_has_come_to_its_end(kept, monkeypatch):
+    def row(name: str, ours: float) -> dict:
+        return {"name": name, "ours": ours}
+
+    def rows() -> list[tuple[str, float]]:
+        record = json.loads((kept / "results" / "toaster.json").read_text())
+        return [(row["name"], row["ours"]) for row in record["benches"]["one"]["results"]]
+    main.keep("toaster", "one", [row("a", 1), row("b", 1)], over=False)
+    main.keep("toaster", "one", [row("a", 2)], over=False)
+    assert rows() == [("a", 2), ("b", 1)]
+    main.keep("toaster", "one", [row("a", 2)])
+    assert rows() == [("a", 2)], "the bench has no such row any more"
+    monkeypatch.setattr(main, "circumstances", lambda: {"commit": "another"})
+    main.keep("toaster", "one", [row("c", 3)], over=False)
+    assert rows() == [("c", 3)]
+
+
 def test_a_bench_that_does_not_exist_is_named(kept, capsys):
     with pytest.raises(SystemExit):
         main.main(["lossses"])

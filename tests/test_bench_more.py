@@ -1,6 +1,8 @@
 """The benches of tiles, steps, predictions and whole runs: both sides do the same work. No test looks at the clock."""
+import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -15,6 +17,7 @@ import torch
 import bench.__main__ as main
 from bench import (
     bare_loop,
+    folds_at_once,
     inference,
     loader,
     memory,
@@ -22,6 +25,7 @@ from bench import (
     pack_tiles,
     scaling,
     smp,
+    switches,
     train_step,
     training_memory,
     truth,
@@ -53,6 +57,12 @@ def few(made_once, monkeypatch):
 def once(monkeypatch):
     """Nothing is repeated for the clock's sake."""
     monkeypatch.setattr("bench.harness.WARM_UP", 0)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Both sides in this process, not each in one of its own, whose imports take seconds."""
+    monkeypatch.setattr(switches, "elsewhere", lambda build, *args: contextlib.nullcontext(build(*args)))
 
 
 def sound(results: list) -> bool:
@@ -115,9 +125,15 @@ def test_all_ways_lead_to_the_same_weights():
 def test_train_step(once):
     results = list(train_step.run(CPU, STEPS))
     assert sound(results)
-    assert sum("theirs: fp32, channels first, fastai's own" in r["name"] for r in results) == 1
-    assert sum(r["name"].startswith("switch: ") for r in results) in (4, 5)     # without bf16, fp32 is no switch
-    assert all(r["per_second"] == pytest.approx(STEPS.steps / r["ours"]) for r in results if "per_second" in r)
+    assert ["theirs: fp32, channels first, fastai's own" in r["name"] for r in results] == [True]
+
+
+def test_switches(once, here):
+    results = list(switches.run(CPU, STEPS))
+    assert sound(results) and all(r["name"].startswith("switch: ") for r in results)
+    assert len(results) in (4, 5)       # without bf16, fp32 is no switch
+    assert all(r["per_second"] == pytest.approx(STEPS.steps / r["theirs"]) for r in results)
+    assert not [*folds_at_once.run(CPU)]
 
 
 def test_smp(once, capsys):
@@ -134,11 +150,11 @@ def test_flops_are_counted_as_in_the_books():
     assert train_step.gflop(layer, 10) == pytest.approx(2 * 2 * 108 * 100 / 1e9)
 
 
-def test_a_switch_that_fails_is_said_and_left_out(once, monkeypatch, capsys):
-    monkeypatch.setattr(train_step, "ON_A_CPU", ("CUDA graph", "optimizer not fused"))
-    [result] = train_step.switches(CPU, STEPS)
+def test_a_switch_that_fails_is_said_and_left_out(once, here, monkeypatch, capsys):
+    monkeypatch.setitem(switches.ONLY, "cpu", ("CUDA graph", "optimizer not fused"))
+    [result] = switches.run(CPU, STEPS)
     assert "optimizer not fused" in result["name"]
-    assert "switch: CUDA graph: left out, " in capsys.readouterr().out
+    assert "CUDA graph: left out, " in capsys.readouterr().out
 
 
 def test_both_ways_predict_the_same(few, tmp_path):
@@ -157,12 +173,13 @@ def test_both_ways_predict_the_same(few, tmp_path):
 
 def test_inference(few, once, monkeypatch):
     monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)      # watched in the test of memory
-    results = inference.run(CPU, TTA)
+    results = list(inference.run(CPU, TTA))
     assert "flip TTA of 6 real tiles" in results[0]["name"] and sound(results) and results[1]["unit"] == "MiB"
 
 
 def test_whole_run(few, once):
-    results = whole_run.run(CPU, whole_run.Size(train=4, valid=2, test=TTA, batch=4, encoder="test_resnet", workers=0))
+    results = list(whole_run.run(CPU, whole_run.Size(train=4, valid=2, test=TTA, batch=4, encoder="test_resnet",
+                                                     workers=0)))
     assert sound(results) and [r["name"][:8] for r in results] == ["epoch of", "epoch of", "flip TTA", "profile "]
     assert results[-1]["unit"] == "h" and "EXTRAPOLATED" in results[-1]["name"]
 
@@ -179,7 +196,7 @@ def test_the_hours_of_a_whole_run_by_hand():
 def test_scaling(few, once, monkeypatch):
     monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)
     monkeypatch.setattr(scaling, "starts", lambda: [])      # imports: seconds, and nothing to learn here
-    results = scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1))
+    results = list(scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1)))
     assert sound(results) and [r["name"].split(";")[0] for r in results] == [
         "epoch of 16 tiles", "epoch of 32 tiles", "memory of predicting 8 tiles, network aside",
         "memory of predicting 16 tiles, network aside"]
@@ -227,9 +244,9 @@ def there(tmp_path, made_once):
                       f'if [ -e {tmp_path}/broken ] && [[ "$*" == *pipeline.train* ]]; then exit 3; fi\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
 
-    def run() -> tuple[str, list[str]]:
-        given = {"PYTHON": str(python), "SALT_TILES": str(made_once), "BENCHES": "losses", "EPOCHS": "3"}
-        done = subprocess.run([RUN_ALL, tmp_path / "work", tmp_path / "results"], env=os.environ | given,
+    def run(script: Path = RUN_ALL) -> tuple[str, list[str]]:
+        given = {"PYTHON": str(python), "SALT_TILES": str(made_once), "EPOCHS": "3"}
+        done = subprocess.run([script, tmp_path / "work", tmp_path / "results"], env=os.environ | given,
                               text=True, check=True, capture_output=True)
         asked = tmp_path / "asked"
         lines = asked.read_text().splitlines() if asked.exists() else []
@@ -242,15 +259,28 @@ def test_gpu_run_does_each_chunk_once_and_what_failed_again(there):
     folder, run = there
     (folder / "broken").touch()
     said, asked = run()
-    assert [line.partition(" --")[0] for line in asked] == ["-m bench losses", *(
-        f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report")),
-        "-m bench.networks"]
-    assert "--profile blog" in asked[1] and "--set train.epochs=3" in asked[1] and "--workers" in asked[3]
+    stages = [f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report")]
+    assert [line.partition(" --")[0] for line in asked if "-m bench" not in line] == stages
+    benches = [name for line in asked if "-m bench " in line for name in line.removeprefix("-m bench ").split()]
+    assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise"}) and asked[-1] == "-m bench.networks"
+    training = next(line for line in asked if "pipeline.train" in line)
+    assert all(words in training for words in ("--profile blog", "--set train.epochs=3", "--workers 2"))
     assert "train ended with status 3" in said and said.splitlines()[-1].startswith("failed: train")
     (folder / "broken").unlink()
     said, asked = run()
     assert len(asked) == 1 and "pipeline.train" in asked[0] and said.splitlines()[-1] == "all is done"
     assert run()[1] == [] and (folder / "results" / "log").exists()
+
+
+def test_gpu_run_knows_what_a_machine_that_is_gone_had_done(there):
+    folder, run = there
+    run()
+    copy = folder / "repository"
+    shutil.copytree(RUN_ALL.parent, copy / "bench")
+    shutil.copytree(folder / "results", copy / ".gpu")
+    shutil.rmtree(folder / "work")
+    said, asked = run(copy / "bench/gpu_run.sh")
+    assert asked and not [line for line in asked if "-m bench" in line] and said.splitlines()[-1] == "all is done"
 
 
 def test_gpu_run_without_arguments_says_how_it_is_used():

@@ -27,6 +27,16 @@ def test_a_gpu_that_this_torch_cannot_use_is_named_with_what_to_choose(monkeypat
         pick_device()
 
 
+def test_a_gpu_that_torch_does_not_see_is_no_reason_to_take_a_week(monkeypatch):
+    """An older driver, or a torch without CUDA: the profile was chosen for the GPU that is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "visible_gpus", lambda: ["0"])
+    with pytest.raises(InputError, match="there is an NVIDIA GPU, but torch .* cannot use it.*CUDA_VISIBLE_DEVICES="):
+        pick_device()
+    monkeypatch.setattr(device, "visible_gpus", lambda: [])
+    assert pick_device().type == "cpu"
+
+
 def test_all_gpus_or_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_devices() == [pick_device()] == [torch.device("cpu")]

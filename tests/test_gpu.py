@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn import functional as F
 
 from pipeline.salt import checkpoints
 from pipeline.salt.callbacks import _scores
@@ -17,6 +18,7 @@ from pipeline.salt.inference import flip_tta
 from pipeline.salt.learner import loss_at_mask_size
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.models import MODELS
+from pipeline.salt.models.blocks import hypercolumn
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
 
@@ -75,6 +77,13 @@ def test_a_step_of_every_network_stays_on_the_gpu(batches, name):
         assert trained.device == validated.device == scores.device == GPU and scores.shape == (12,)
         with torch.no_grad(), autocast(precision, GPU):
             assert to_tile(flip_tta(model, held_out)).device == GPU
+
+
+def test_the_hypercolumn_stays_in_the_short_format():
+    maps = [torch.zeros(2, 4, side, side, dtype=torch.bfloat16, device=GPU) for side in (16, 8, 4)]
+    with autocast("bf16", GPU):
+        assert F.interpolate(maps[1], scale_factor=2, mode="bilinear").dtype == torch.float32, "as autocast has it"
+        assert hypercolumn(maps).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", LOSSES)

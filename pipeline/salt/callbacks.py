@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pipeline.salt import artifacts
-from pipeline.salt.device import autocast, peak_memory
+from pipeline.salt.device import autocast, forget_peak, peak_memory
 from pipeline.salt.engines.ranks import is_first, world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
@@ -70,6 +70,7 @@ class EpochLog(Callback):
         self.title, self.device_, self.rows = title, device, []
 
     def before_epoch(self):
+        forget_peak(self.device_)       # of an earlier fold, and what cuDNN tried out in the first epoch
         self.began, self.sums, self.scores = time.perf_counter(), {}, []
 
     def before_train(self):

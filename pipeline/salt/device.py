@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pipeline.salt.engines import visible_gpus
 from pipeline.salt.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4     # of glibc's malloc.h
@@ -18,9 +19,13 @@ def pick_device() -> torch.device:
     """The GPU if there is one that works, the first of several, else the CPU.
 
     A GPU too old for this build of torch (Kaggle's P100) answers is_available() with True and dies at the first
-    operation, so one real convolution is run; InputError says what to choose instead.
+    operation, so one real convolution is run; InputError says what to choose instead. So it does where the driver has a
+    GPU and torch cannot use it: the profile was chosen for a GPU, and would take a week without.
     """
     if not torch.cuda.is_available():
+        if visible_gpus():
+            raise InputError(f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it: install the build "
+                             "for its driver (https://pytorch.org), or set CUDA_VISIBLE_DEVICES= to use the CPU")
         keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda")
@@ -86,12 +91,18 @@ def device_name(device: torch.device) -> str:
     return f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def forget_peak(device: torch.device) -> None:
+    """Have peak_memory begin anew; on a CPU nothing can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> float:
-    """GiB: most that torch has held on the GPU, or that this process has had in RAM, since it started."""
+    """GiB: most that torch has held on the GPU since forget_peak, or that this process has had in RAM so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource  # not on Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def depthwise_in_fp32(model: nn.Module) -> nn.Module:

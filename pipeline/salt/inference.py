@@ -1,5 +1,6 @@
 """Flip test-time augmentation, the mean over folds, back to 101 px."""
 
+import contextlib
 import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -57,10 +58,12 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
     A tile that no network predicts gets NaN. Sums lie in a file too: memory does not grow with N.
     """
     networks = np.zeros(len(tiles), np.float32)
-    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+    with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
         scratch.truncate(max(tiles.size, 1) * 4)
         artifacts.reserve(scratch.fileno())
         sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)      # an allocated file begins as zeros
+        # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for network, rows in jobs:
             stats = (network.encoder.mean, network.encoder.std)
             turns = np.arange(len(rows)) // batch % len(devices)
@@ -68,7 +71,7 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
                                    size=size, batch=batch, stats=stats, flip=flip, precision=precision, device=device)
                        for turn, device in enumerate(devices)]
             with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
-                for chosen, logits in side_by_side(batches):
+                for chosen, logits in side_by_side(batches, threads):
                     sums[chosen] += logits
                     networks[chosen] += 1
                     bar.update(len(chosen))
@@ -82,22 +85,22 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
         out.flush()
 
 
-def side_by_side(streams: list[Iterator[T]]) -> Iterator[T]:
-    """What all of them yield, as it comes, each in a thread of its own: a GPU is busy while another is waited for.
+def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:
+    """What all of them yield, as it comes, each in its own thread: a GPU is busy while another is waited for.
 
     One alone stays in this thread, the only one for which keep_freed_memory does all it can.
     """
     if len(streams) == 1:
         yield from streams[0]
         return
-    with ThreadPoolExecutor(len(streams)) as pool:
-        pending = {pool.submit(next, stream, None): stream for stream in streams}
-        while pending:
-            for done in wait(pending, return_when=FIRST_COMPLETED).done:
-                stream = pending.pop(done)
-                if (found := done.result()) is not None:
-                    pending[pool.submit(next, stream, None)] = stream
-                    yield found
+    pending = {thread.submit(next, stream, None): (thread, stream)
+               for thread, stream in zip(threads, streams, strict=True)}
+    while pending:
+        for done in wait(pending, return_when=FIRST_COMPLETED).done:
+            thread, stream = pending.pop(done)
+            if (found := done.result()) is not None:
+                pending[thread.submit(next, stream, None)] = thread, stream
+                yield found
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ class Heads(NamedTuple):
 
     logits: Tensor            # (B, 1, H, W) salt, per pixel
     deep: list[Tensor]        # (B, 1, h, w) salt, per pixel of each decoder map
-    empty: Tensor | None      # (B, 1) the tile has salt
+    any_salt: Tensor | None   # (B, 1) logit that the tile has any
 
 
 class ScSE(nn.Module):
@@ -71,8 +71,8 @@ def side(x: Tensor) -> Size:
 
 
 def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
-    """Bilinear, (B, C, h, w) -> (B, C, *size)."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+    """Bilinear, (B, C, h, w) -> (B, C, *size) in x's number format: a GPU's autocast gives fp32, twice the size."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners).to(x.dtype)
 
 
 def hypercolumn(maps: list[Tensor]) -> Tensor:

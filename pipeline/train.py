@@ -7,12 +7,12 @@
     python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
 
 reads   folds/<profile>/folds.csv, data/cache/<source>/, fold_<k>/<size before>.safetensors
-writes  folds/<profile>/fold_<k>/<size>.safetensors (best epoch), <size>.last.safetensors, <size>.csv (history)
+writes  folds/<profile>/fold_<k>/<size>.safetensors (best epoch), <size>.csv (history), <last size>.last.safetensors
 A training that is stopped goes on from its last saved epoch when the same command is run again.
 """
 
 import argparse
-import time
+from pathlib import Path
 
 import pandas as pd
 
@@ -59,14 +59,14 @@ def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
 
 def is_trained(run: Run, fold: int, size: int | str) -> bool:
     origin, files = lineage.checkpoint(run, fold, size), run.files
-    made = (files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size))
+    made = [*(files.checkpoint(fold, size, which) for which in run.profile.kept(size)), files.history(fold, size)]
     return all(artifacts.is_fresh(path, origin) for path in made)
 
 
 def train_fold(run: Run, fold: int, size: int | str) -> None:
     origin = lineage.checkpoint(run, fold, size)
     files = run.files
-    best, last, history = files.checkpoint(fold, size), files.checkpoint(fold, size, "last"), files.history(fold, size)
+    best, history = files.checkpoint(fold, size), files.history(fold, size)
     if is_trained(run, fold, size) and not run.force:
         artifacts.say_fresh(best)
         return
@@ -75,26 +75,30 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
 
     # fastai and torch take seconds to import, so what is up to date does without them.
     from pipeline.salt import checkpoints
-    from pipeline.salt.device import device_name
+    from pipeline.salt.device import device_name, resolve_precision
     from pipeline.salt.fold_setup import set_up_fold
     from pipeline.salt.learner import fit_fold
 
-    began, profile = time.perf_counter(), run.profile
+    profile = run.profile
     start = set_up_fold(run, fold, size)
     device = device_name(start.dls.device)
     title = f"fold {fold}  {size if size == PSEUDO else f'{size} px'}"
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device}, from {start.weights}")
     fitted = fit_fold(start.model, start.dls, start.stage, profile.train, name=title, seed=start.seed,
-                      resume=run.files.resume(fold, size), key=origin.key())
+                      resume=files.resume(fold, size), key=origin.key())
     if not is_first():
         return
 
-    facts = {"profile": profile.name, "fold": fold, "device": device}
-    for path, weights, row in [(best, fitted.best, fitted.best_row), (last, fitted.last, fitted.rows[-1])]:
-        checkpoints.save(path, origin, weights, **facts, epoch=row["epoch"], score=row["meanap"])
+    facts = {"profile": profile.name, "fold": fold, "device": device, "began_with": Path(start.weights).name,
+             "precision": resolve_precision(profile.train.precision, start.dls.device)}
+    epochs = {"best": (fitted.best, fitted.best_row), "last": (fitted.last, fitted.rows[-1])}
+    for which in run.profile.kept(size):
+        weights, row = epochs[which]
+        checkpoints.save(files.checkpoint(fold, size, which), origin, weights, **facts, epoch=row["epoch"],
+                         score=row["meanap"])
     artifacts.publish(history, origin, lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False), **facts,
-                      seconds=round(time.perf_counter() - began, 1))
-    run.files.resume(fold, size).unlink(missing_ok=True)
+                      seconds=round(sum(row["seconds"] for row in fitted.rows), 1))
+    files.resume(fold, size).unlink(missing_ok=True)
     print(f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch "
           f"{fitted.best_row['epoch']}, {fitted.rows[-1]['meanap']:.4f} in the last")
 

@@ -69,7 +69,7 @@ def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def assert_same(ours: dict, theirs: dict) -> None:
-    assert len(ours) == 8 and ours.keys() == theirs.keys()      # 2 folds, 2 sizes, best and last
+    assert len(ours) == 6 and ours.keys() == theirs.keys()      # 2 folds, best of 2 sizes and last of the second
     for path, tensors in ours.items():
         assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
 
@@ -331,7 +331,7 @@ def test_nodes_without_a_common_folder_meet_at_a_url(dealt, nodes, tmp_path, ray
     assert command.returncode == 0 and len(killed) == 1, text
     assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
     ours, theirs = weights(there), weights(tmp_path / "straight")
-    assert len(ours) == len(theirs) == 2
+    assert len(ours) == len(theirs) == 1
     assert all(torch.equal(ours[path][name], w) for path in theirs for name, w in theirs[path].items())
     assert (there / "folds/demo/fold_0/32.csv.json").exists() and not [*there.rglob("*.resume.pt")]
 
@@ -389,11 +389,11 @@ train.main(sys.argv[1:])
     tiles = Cache(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
     for size in (32, 48):
         history = pd.read_csv(out / f"folds/demo/fold_{fold}/{size}.csv")
-        model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.last.safetensors"))
+        model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))
         dls = get_data(fold, folds, size, 6, cache=tiles, stats=(model.encoder.mean, model.encoder.std))
         with torch.inference_mode():
             logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
         score = tile_scores(logits[:, 0].numpy() > 0, tiles.masks[held_out]).mean()
-        assert history["meanap"].iloc[-1] == pytest.approx(score, abs=1e-5)
+        assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
         assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)
         assert len(history) == (EPOCHS if size == 32 else 1)

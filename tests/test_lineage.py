@@ -33,11 +33,8 @@ def made(run: command.Run) -> None:
     for stage in run.profile.train.stages:
         for fold in run.folds:
             origin = lineage.checkpoint(run, fold, stage.size)
-            for path in (
-                run.files.checkpoint(fold, stage.size),
-                run.files.checkpoint(fold, stage.size, "last"),
-                run.files.history(fold, stage.size),
-            ):
+            weights = [run.files.checkpoint(fold, stage.size, which) for which in run.profile.kept(stage.size)]
+            for path in (*weights, run.files.history(fold, stage.size)):
                 make(path, origin, f"{path.name} {fold}")
     predicted = lineage.predictions(run)
     make(run.files.oof(), predicted)

@@ -114,6 +114,10 @@ class Profile:
         """What the steps of training are called, in order: sizes in px, and PSEUDO if it is used."""
         return [stage.size for stage in self.train.stages] + [PSEUDO] * self.pseudo.use
 
+    def kept(self, size: int | str) -> list[str]:
+        """The epochs whose weights stay: a size that another one follows hands on its best; 400 MB each add up."""
+        return ["best"] if size in [stage.size for stage in self.train.stages[:-1]] else ["best", "last"]
+
     def stage(self, size: int | str) -> tuple[Stage, Stage | None]:
         """The stage of this size, or of PSEUDO, and the one before it. InputError if the profile has no such size."""
         stages = self.train.stages

@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     model, weights = checkpoints.network(run.profile.model), "random weights"
     if not args.untrained:
         stage, _ = run.profile.stage(args.size or run.profile.train.stages[-1].size)
-        trained = run.files.checkpoint(run.folds[0], stage.size, run.profile.predict.checkpoint)
+        which = run.profile.predict.checkpoint if "last" in run.profile.kept(stage.size) else "best"
+        trained = run.files.checkpoint(run.folds[0], stage.size, which)
         if not trained.exists():
             raise InputError(f"fold {run.folds[0]} is not trained at {stage.size} px, {artifacts.shown(trained)} is "
                              f"missing: run python -m pipeline.train --fold {run.folds[0]}, or say --untrained")

@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     to_do = []
     for fold in run.folds:
-        path = run.files.pseudo(fold, "masks.npy")
-        if artifacts.is_fresh(path, lineage.pseudo_labels(run, fold)) and not run.force:
-            artifacts.say_fresh(path)
+        origin, made = lineage.pseudo_labels(run, fold), [run.files.pseudo(fold, n) for n in ("tiles.csv", "masks.npy")]
+        if all(artifacts.is_fresh(path, origin) for path in made) and not run.force:
+            artifacts.say_fresh(made[-1])
         else:
             to_do.append(fold)
     if runs_here(args.engine, 1, len(to_do)):

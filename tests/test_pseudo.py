@@ -43,6 +43,15 @@ def test_sure_tiles_come_back_as_they_were_written(tmp_path):
     assert table["coverage"].tolist() == pytest.approx([60 / 101] * 2, abs=1e-5)
 
 
+def test_where_no_tile_is_sure_there_are_none(tmp_path):
+    test = np.zeros((3, 101, 101), np.uint8)
+    cache = Cache(test[:0], test[:0] > 0, test, pd.DataFrame({"id": ["a", "b", "c"], "split": "test"}))
+    files = Files(tmp_path, "sample", "demo")
+    assert pseudo.write(files, 0, cache, np.full((3, 101, 101), 0.5, np.float16), Pseudo(), Origin({}, {})) == 0
+    images, masks, ids = pseudo.read(files, 0, cache)
+    assert images.shape == masks.shape == (0, 101, 101) and masks.dtype == bool and ids == []
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """Both sizes trained, labels chosen, the last step trained with them, and reported."""
@@ -57,7 +66,7 @@ def test_labels_of_a_fold_come_from_its_own_network_alone(out):
     run, _ = command.parse("", [*FLAGS, "--out", str(out)])
     for fold in (0, 1):
         inputs = set(lineage.pseudo_labels(run, fold).inputs)
-        assert inputs == {f"fold_{fold}/48.last.safetensors", "sample/test.npy"}
+        assert inputs == {f"fold_{fold}/48.last.safetensors", "cache/test.npy"}
         assert not {f"fold_{1 - fold}"} & {name.split("/")[0] for name in lineage.checkpoint(run, fold, PSEUDO).inputs}
 
 
@@ -75,6 +84,14 @@ def test_training_gets_the_labelled_tiles_and_validation_does_not(out):
     assert len(labelled) == 8, "with a share of 0 every test tile is sure enough"
     assert labelled < set(start.dls.train.ids) and not labelled & set(start.dls.valid.ids)
     assert len(start.dls.train.ids) == 12 + 8 and start.weights == run.files.checkpoint(0, 48)
+
+
+def test_a_lost_table_is_made_again(out, capsys):
+    table = Files(out, "sample", "demo").pseudo(0, "tiles.csv")
+    before = table.read_text()
+    table.unlink()
+    pseudo_label.main([*FLAGS, "--out", str(out)])
+    assert table.read_text() == before and "labelled" in capsys.readouterr().out
 
 
 def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):

@@ -99,7 +99,9 @@ def origin(settings: dict, inputs: Iterable[Path] = (), **hashes: str) -> Origin
         sidecar = read_sidecar(path)
         if sidecar is None:
             raise InputError(f"{shown(path)} has not been made yet; run python -m pipeline.{_maker(path)} first")
-        found[f"{path.parent.name}/{path.name}"] = sidecar["sha256"]
+        # A data folder may be called otherwise on another machine: what it holds counts.
+        folder = "cache" if path.parent.parent.name == "cache" else path.parent.name
+        found[f"{folder}/{path.name}"] = sidecar["sha256"]
     return Origin(json.loads(json.dumps(settings)), {**found, **hashes})
 
 

@@ -36,5 +36,5 @@ def write(files: Files, fold: int, tiles: Cache, probs: np.ndarray, how: Pseudo,
 
 def read(files: Files, fold: int, tiles: Cache) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images (n, 101, 101) uint8, masks (n, 101, 101) bool and ids of fold k's pseudo-labelled tiles."""
-    table = pd.read_csv(files.pseudo(fold, "tiles.csv"), dtype={"id": str})
+    table = pd.read_csv(files.pseudo(fold, "tiles.csv"), dtype={"row": int, "id": str})
     return tiles.test[table["row"].to_numpy()], np.load(files.pseudo(fold, "masks.npy")), table["id"].tolist()

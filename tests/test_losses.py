@@ -19,7 +19,7 @@ PHI = {"relu": lambda e: e.clamp(min=0), "elu1": lambda e: torch.where(e > 0, e 
 class Heads(NamedTuple):
     logits: Tensor
     deep: list[Tensor]
-    empty: Tensor | None
+    any_salt: Tensor | None
 
 
 def _batch(side: int = 9) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,9 @@ def test_every_weight_learns(model):
     out = model(torch.randn(2, 3, 64, 64))
     if isinstance(out, Heads):
         assert out.logits.shape == (2, 1, 64, 64)
-        assert out.empty.shape == (2, 1)
+        assert out.any_salt.shape == (2, 1)
         assert len(out.deep) == 5 and all(d.shape[:2] == (2, 1) for d in out.deep)
-        out = torch.cat([part.flatten() for part in (out.logits, *out.deep, out.empty)])
+        out = torch.cat([part.flatten() for part in (out.logits, *out.deep, out.any_salt)])
     out.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
@@ -227,7 +227,7 @@ def test_heads_come_in_training_only():
     model = build_model("unet_resnext50", TINY, {"width": 4, "deep_supervision": True})
     x = torch.randn(2, 3, 64, 64)
     heads = model.train()(x)
-    assert heads.empty is None and [d.shape[-1] for d in heads.deep] == [64, 32, 16, 8, 4]
+    assert heads.any_salt is None and [d.shape[-1] for d in heads.deep] == [64, 32, 16, 8, 4]
     assert type(model.eval()(x)) is Tensor
 
 

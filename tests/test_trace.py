@@ -68,7 +68,7 @@ def test_hooked_skips_of_fastai():
 
 def test_heads_and_the_classifiers_way_into_the_logits():
     parts = seen("unet_resnext50", "test_resnet", EVERYTHING)
-    assert [p.output for p in parts.values() if p.output] == ["empty", "salt"] + ["deep"] * 5
+    assert [p.output for p in parts.values() if p.output] == ["any_salt", "salt"] + ["deep"] * 5
     assert parts["classifier"] in parts["logit"].sources and parts["logit"].joined == (32,) * 6
 
 

@@ -22,7 +22,7 @@ def lovasz_hinge(logits: Tensor, masks: Tensor, weight: Weight = "elu1", reducti
     """Convex surrogate of 1 - IoU of the salt, tile by tile.
 
     weight: what a pixel's error e = 1 - logit * (+1 on salt, -1 on rock) counts. "relu" is the paper's max(e, 0);
-    "elu1" is the seed recipe's elu(e) + 1, which never stops pulling at pixels that are already right.
+    "elu1" is the article's elu(e) + 1, which never stops pulling at pixels that are already right.
     Source: Berman, Triki & Blaschko 2018, https://arxiv.org/abs/1705.08790, algorithm 1.
     """
     return _lovasz(logits, masks, _salt_jaccard, weight, reduction)
@@ -63,9 +63,9 @@ def composite(loss: Callable[..., Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """One of LOSSES, made to take what a model with auxiliary heads returns in training as well as plain logits.
 
     Heads are read by attribute: `logits` (B, 1, H, W); `deep`, maps of logits (B, 1, h, w) of any size, or empty; and
-    `empty`, (B, 1) logits that the tile has salt, or None. The value is loss(logits), plus for each deep map its mean
-    over the tiles with salt (0 if there are none) against the mask resized by nearest neighbour, plus CLASSIFIER_SHARE
-    times the classifier's cross-entropy: the loss of the seed's second notebook.
+    `any_salt`, (B, 1) logits that the tile has salt, or None. The value is loss(logits), plus for each deep map its
+    mean over the tiles with salt (0 if there are none) against the mask resized by nearest neighbour, plus
+    CLASSIFIER_SHARE times the classifier's cross-entropy: the loss of the article's second notebook.
     """
     return partial(_composite, loss)
 
@@ -79,8 +79,8 @@ def _composite(loss: Callable[..., Tensor], output: Any, masks: Tensor) -> Tenso
     for deep in output.deep or ():
         small = F.interpolate(masks.float(), size=deep.shape[-2:], mode="nearest")
         total = total + (loss(deep, small, reduction="none") * has_salt).sum() / has_salt.sum().clamp(min=1)
-    if output.empty is not None:
-        total = total + CLASSIFIER_SHARE * bce(output.empty, has_salt[:, None])
+    if output.any_salt is not None:
+        total = total + CLASSIFIER_SHARE * bce(output.any_salt, has_salt[:, None])
     return total
 
 

@@ -14,7 +14,7 @@ from pipeline.salt.folds import coverage_class
 from pipeline.salt.metrics import TILES_AT_ONCE, iou, tile_scores
 
 # Lines to hold a score of real tiles against. The article's: ten folds, best epoch at 224 px, mean and deviation.
-ARTICLE = {"mean": 0.8540, "sd": 0.0090, "label": "seed article, ten folds at 224 px, no TTA"}
+ARTICLE = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
 MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}      # private leaderboard, which is not out of fold
 
 

@@ -163,8 +163,8 @@ def _outlets(box: Box) -> list[str]:
     logits, below = f"logits, {' × '.join(map(str, box.part.shape))}", box.y + BOX[1]
     outlets = {
         "salt": [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt {logits}")],
-        "empty": [_path(f"M {box.middle} {below} v 30"),
-                  _text(box.middle + 10, below + 22, "shape", "logit: is there salt?")],
+        "any_salt": [_path(f"M {box.middle} {below} v 30"),
+                     _text(box.middle + 10, below + 22, "shape", "logit: is there salt?")],
         "deep": [_path(f"M {box.right} {box.port(0.5)} h 24"), _text(box.x + 10, below + 16, "shape", logits)],
     }
     return outlets.get(box.part.output, [])

@@ -146,7 +146,7 @@ class _Follow(TorchFunctionMode):
 
     def outputs(self, out: Tensor | Heads) -> None:
         heads = out if isinstance(out, Heads) else Heads(out, [], None)
-        for what, tensors in {"empty": [heads.empty], "deep": heads.deep, "salt": [heads.logits]}.items():
+        for what, tensors in {"any_salt": [heads.any_salt], "deep": heads.deep, "salt": [heads.logits]}.items():
             for x in tensors:
                 for part in self.known[id(x)][1] if x is not None else ():
                     part.output = part.output or what

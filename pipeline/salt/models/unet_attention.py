@@ -66,9 +66,9 @@ class UnetAttention(nn.Module):
         d2 = self.decoder2(d4, e2)
         d1 = self.decoder1(d2, e1)                                   # (B, w, H, W)
         pixel = self.pixel(self.dropout(hypercolumn([d1, d2, d4, d8])))
-        features, empty = self.classifier(e8)
+        features, any_salt = self.classifier(e8)
         logits = self.logit(spread(features, pixel))                 # (B, 1, H, W)
         if not self.training:
             return logits
         maps = [pixel, d1, d2, d4, d8]
-        return Heads(logits, [head(m) for head, m in zip(self.deep, maps, strict=True)], empty)
+        return Heads(logits, [head(m) for head, m in zip(self.deep, maps, strict=True)], any_salt)

@@ -98,11 +98,11 @@ class UnetResNext50(nn.Module):
         d1 = self.decoder1(d2_skip, side(x))                               # (B, w, H, W)
         maps = [d1, d2, d4, d8, d16]
         column = self.dropout(hypercolumn(maps))                           # (B, 5w, H, W)
-        empty = None
+        any_salt = None
         if self.classifier:
-            features, empty = self.classifier(e32)
+            features, any_salt = self.classifier(e32)
             column = spread(features, column)                              # (B, 6w, H, W)
         logits = self.logit(column)                                        # (B, 1, H, W)
         if not self.training or not (self.deep or self.classifier):
             return logits
-        return Heads(logits, [head(d) for head, d in zip(self.deep, maps, strict=False)], empty)
+        return Heads(logits, [head(d) for head, d in zip(self.deep, maps, strict=False)], any_salt)

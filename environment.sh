@@ -1,6 +1,6 @@
 # Sourced by run_all.sh and run_tests.sh ($extra: the extra of pyproject.toml they need, if any). Finds or makes the Python to
 # use and sets $python to it; $here is the repository.
-#   conda environment with the packages (environment.yml), or Kaggle    that Python, as it is
+#   Kaggle, or an active environment (conda, venv) with the packages    that Python, as it is
 #   anywhere else                                                       .venv, made once, updated when the packages change
 extra=${extra:-}
 
@@ -9,12 +9,14 @@ if [ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]; then
     # Kaggle's image has all but this one; the flags keep pip from touching its torch.
     $python -c 'import pretrainedmodels' 2>/dev/null || $python -m pip install --quiet --no-deps pretrainedmodels munch six ||
         echo "note     pretrainedmodels could not be installed (is the internet off?); timm's copy of the same encoder is used"
-elif [ -n "${CONDA_PREFIX:-}" ] && "$CONDA_PREFIX/bin/python" -c 'import fastai, timm, safetensors' 2>/dev/null; then
-    python=$CONDA_PREFIX/bin/python
+elif active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} && [ -n "$active" ] && [ "$active" != "$here/.venv" ] &&
+    "$active/bin/python" -c 'import fastai, timm, safetensors' 2>/dev/null; then
+    python=$active/bin/python
 else
     python=$here/.venv/bin/python
-    stamp=$here/.venv/installed-$extra-$(cat "$here/pyproject.toml" "$here/constraints.txt" | cksum | cut -d' ' -f1)
-    if [ ! -e "$stamp" ]; then
+    packages=$(cat "$here/pyproject.toml" "$here/constraints.txt" | cksum | cut -d' ' -f1)
+    stamp=$here/.venv/installed-$extra-$packages
+    if [ ! -e "$stamp" ] && [ ! -e "$here/.venv/installed-test-$packages" ]; then      # the extra test has all the others
         found=
         for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
             if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$candidate; break; fi
@@ -28,6 +30,7 @@ else
         echo "install  packages into .venv, once (torch and its CUDA libraries: about 3 GB to fetch, 6 GB on disk)"
         "$python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
             --editable "$here${extra:+[$extra]}"
+        find "$here/.venv" -maxdepth 1 -name 'installed-*' ! -name "*-$packages" -delete    # these are no more
         touch "$stamp"
     fi
 fi

@@ -233,7 +233,7 @@ def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, cap
     capsys.readouterr()
     assert_same(straight, fit(key="new"))
     said = capsys.readouterr().out
-    assert "epochs with other settings, which are lost" in said and said.count(" train ") == 4
+    assert "epochs with other settings are given up" in said and said.count(" train ") == 4
 
 
 @pytest.mark.parametrize("cut", [0, 100, 0.5])

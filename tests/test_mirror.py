@@ -139,7 +139,7 @@ def test_states_follow_at_once_and_go_when_the_training_has_ended(on, url, there
             assert (folder_of(url) / state).read_text() == "epoch 22"
         on("a")
         artifacts.discard(folder_of(url) / state)
-        make(folder_of(url), "folds/demo/fold_0/64.csv", "history")
+        make(folder_of(url), "folds/demo/fold_0/64.csv", "history", "2099-01-01T00:00:00+0000")
         wait_for(lambda: not (there / state).exists() and (there / "folds/demo/fold_0/64.csv.json").exists())
     on("b")
     with mirror.local(["--out", url]):
@@ -158,6 +158,15 @@ def test_a_state_that_could_not_be_put_is_not_lost(on, url, there, monkeypatch):
     with mirror.local(["--out", url]):
         pass
     assert theirs.read_text() == ours.read_text() == "epoch 22"
+
+
+def test_a_training_begun_anew_is_not_taken_for_one_that_has_ended(on, url, there):
+    """The history is of the settings before."""
+    make(there, "folds/demo/fold_0/64.csv", "history", "2026-01-01T00:00:00+0000")
+    state = folder_of(url) / "folds/demo/fold_0/64.resume.pt"
+    artifacts.replace_file(state, lambda tmp: tmp.write_text("epoch 3 of 60"))
+    with mirror.local(["--out", url]):
+        assert state.read_text() == "epoch 3 of 60"
 
 
 def test_notes_never_vouch_for_other_bytes(on, url, there, monkeypatch):

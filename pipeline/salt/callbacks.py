@@ -166,7 +166,7 @@ class Resume(Callback):
             raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training "
                              "starts over") from e
         if state["key"] != self.key:
-            print(f"restart  {artifacts.shown(self.path)}: {state['epochs']} epochs with other settings, which are lost")
+            print(f"restart  {artifacts.shown(self.path)}: {state['epochs']} epochs with other settings are given up")
             return 0
         self.state = state
         return state["epochs"]

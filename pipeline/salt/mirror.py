@@ -82,9 +82,10 @@ class Mirror:
         with self._reaching():
             self.files.invalidate_cache()
             there = {str(PurePosixPath(path).relative_to(self.root)) for path in self.files.find(self.root)}
-            for name in self._here():
-                if name.endswith(RESUME) and name.replace(RESUME, ".csv.json") in there:
-                    artifacts.discard(self.folder / name)       # another machine has ended this training
+            for state in self.folder.rglob(f"*{RESUME}"):
+                history = state.with_name(state.name.replace(RESUME, ".csv")).relative_to(self.folder).as_posix()
+                if _made(self._notes_there(history)).timestamp() > state.stat().st_mtime:
+                    artifacts.discard(state)        # another machine has ended this training
             for name in sorted(filter(self._is_ours, there)):
                 path, notes = self.folder / name, f"{name}.json"
                 if name.endswith(RESUME):
@@ -216,7 +217,7 @@ def _notes(path: Path) -> bytes:
 
 
 def _made(notes: bytes) -> datetime:
-    return datetime.fromisoformat(json.loads(notes)["made"]) if notes else datetime.min.replace(tzinfo=UTC)
+    return datetime.fromisoformat(json.loads(notes)["made"]) if notes else datetime.fromtimestamp(0, UTC)
 
 
 def _stat(path: Path) -> tuple:

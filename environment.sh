@@ -10,7 +10,7 @@ if [ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]; then
     $python -c 'import pretrainedmodels' 2>/dev/null || $python -m pip install --quiet --no-deps pretrainedmodels munch six ||
         echo "note     pretrainedmodels could not be installed (is the internet off?); timm's copy of the same encoder is used"
 elif active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} && [ -n "$active" ] && [ "$active" != "$here/.venv" ] &&
-    "$active/bin/python" -c 'import fastai, timm, safetensors' 2>/dev/null; then
+    "$active/bin/python" -c "import fastai, timm, safetensors${extra:+, pytest}" 2>/dev/null; then
     python=$active/bin/python
 else
     python=$here/.venv/bin/python

@@ -63,7 +63,7 @@ limit=${LIMIT:-530} python=${PYTHON:-python3}       # seconds; less in a call th
 profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 if [ -e .gpu/done.txt ]; then
-    cp .gpu/*.json "$work/results/" 2> /dev/null || true
+    cp .gpu/nvidia-*.json "$work/results/" 2> /dev/null || true
     while read -r name; do touch "$work/done/$name"; done < .gpu/done.txt
 fi
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy

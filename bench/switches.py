@@ -2,8 +2,9 @@
 
     python -m bench.switches
 
-Ours is the product's way in a bare loop of torch, theirs the same with one thing changed: above 1x the product's way
-pays, below 1x the other would. Each has a process of its own: what one sets up or tunes would be there for the next.
+Ours is the product's way, theirs the same with one thing changed: above 1x the product's way pays, below 1x the other
+would. Both are bare loops of torch; in the rows of train.compile both are the product's Learner, and one row holds that
+against the loop. Each has a process of its own: what one sets up or tunes stays with it.
 """
 import contextlib
 import time
@@ -18,9 +19,9 @@ from bench.train_step import SIZES, Size, batch, network, our_steps, said
 from pipeline.salt.device import pick_device, resolve_precision
 
 SWITCHES: dict[str, Way | dict[str, str]] = {       # in the bare loop, or in the profile's section train
-    "our Learner, not a bare loop": {},
-    "our Learner, train.compile=default": {"compile": "default"},
-    "our Learner, train.compile=reduce-overhead": {"compile": "reduce-overhead"},
+    "a bare loop of torch": Way(),
+    "train.compile=default": {"compile": "default"},
+    "train.compile=reduce-overhead": {"compile": "reduce-overhead"},
     "CUDA graph": Way(graph=True),
     "fp32": Way(precision="fp32"),
     "fp32 without TF32": Way(precision="fp32", tf32=False),
@@ -29,7 +30,7 @@ SWITCHES: dict[str, Way | dict[str, str]] = {       # in the bare loop, or in th
     "cuDNN not tuned": Way(tuned=False),
     "freed memory goes back to the system": Way(kept=False),
 }
-ONLY = {"cpu": {"our Learner, not a bare loop", "fp32", "channels first", "optimizer not fused",
+ONLY = {"cpu": {"a bare loop of torch", "fp32", "channels first", "optimizer not fused",
                 "freed memory goes back to the system"},
         "cuda": SWITCHES.keys() - {"freed memory goes back to the system"}}
 
@@ -42,13 +43,16 @@ class Switched(Result):
 def run(device: torch.device, size: Size | None = None) -> Iterator[Switched]:
     size = size or SIZES[device.type]
     px, tiles = size.shapes[0]
-    with elsewhere(bare_steps, size, px, tiles, device) as usual:
+
+    def steps(way: Way | dict[str, str]):
+        return elsewhere(bare_steps if isinstance(way, Way) else our_steps, size, px, tiles, device, way)
+
+    with steps(Way()) as loop, steps({}) as learner:
         for title, way in SWITCHES.items():
-            if title not in ONLY[device.type] or isinstance(way, Way) and same_here(way, Way(), device):
+            if title not in ONLY[device.type] or same_here(way, device):
                 continue
-            changed = (bare_steps, size, px, tiles, device, way) if isinstance(way, Way) else (
-                our_steps, size, px, tiles, device, way)
-            with left_out_if_it_fails(title), elsewhere(*changed) as other:
+            usual = learner if way == Way() or isinstance(way, dict) else loop
+            with left_out_if_it_fails(title), steps(way) as other:
                 start = time.perf_counter()
                 other()
                 first = time.perf_counter() - start
@@ -63,9 +67,11 @@ def bare_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way =
     return bare_loop.steps(network(size), way, *batch(px, tiles, device), size.steps)
 
 
-def same_here(way: Way, other: Way, device: torch.device) -> bool:
-    """Whether two ways differ in nothing but a name for the same number format."""
-    one, two = (vars(w) | {"precision": resolve_precision(w.precision, device)} for w in (way, other))
+def same_here(way: Way | dict[str, str], device: torch.device) -> bool:
+    """Whether a changed loop differs from the product's in nothing but a name for the same number format."""
+    if isinstance(way, dict) or way == Way():
+        return False
+    one, two = (vars(w) | {"precision": resolve_precision(w.precision, device)} for w in (way, Way()))
     return one == two
 
 

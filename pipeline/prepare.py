@@ -14,11 +14,8 @@ from pipeline.salt.tiles import cache, competition
 def main(argv: list[str] | None = None) -> None:
     run, _ = command.parse(__doc__, argv)
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.why})")
-    tiles_csv = run.files.cache("tiles.csv")
-    if run.data and not run.data.is_dir():
-        print(f"kept     {artifacts.shown(tiles_csv.parent)}: decoded from {run.data}, which is not on this machine")
-        return
     origin = lineage.cache(run)
+    tiles_csv = run.files.cache("tiles.csv")
     if all(artifacts.is_fresh(run.files.cache(name), origin) for name in cache.NAMES) and not run.force:
         artifacts.say_fresh(tiles_csv)
         return

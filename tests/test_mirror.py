@@ -57,7 +57,7 @@ def make(folder: Path, name: str, text: str, made: str | None = None) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".lock"}
 
 
 def test_the_folder_is_named_after_the_url(on):
@@ -158,6 +158,71 @@ def test_a_state_that_could_not_be_put_is_not_lost(on, url, there, monkeypatch):
     with mirror.local(["--out", url]):
         pass
     assert theirs.read_text() == ours.read_text() == "epoch 22"
+
+
+def test_nothing_is_taken_away_before_what_follows_it_is_there(on, url, there, monkeypatch):
+    """A machine is lost while it puts the weights of a training that has just ended: the state is still there."""
+    state = folder_of(url) / "folds/demo/fold_0/64.resume.pt"
+    mirrored = Mirror(url)
+    artifacts.replace_file(state, lambda tmp: tmp.write_text("epoch 59"))
+    mirrored.put()
+    make(folder_of(url), "folds/demo/fold_0/64.safetensors", "weights")
+    artifacts.discard(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "put_file", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(InputError):
+            mirrored.put()
+    assert (there / state.relative_to(folder_of(url))).read_text() == "epoch 59"
+    mirrored.put()
+    assert files(there) == {"folds/demo/fold_0/64.safetensors", "folds/demo/fold_0/64.safetensors.json"}
+
+
+def test_what_is_made_anew_while_it_is_fetched_is_not_taken_for_the_old(on, url, there, monkeypatch):
+    make(there, "folds/demo/folds.csv", "old", "2026-01-01T00:00:00+0000")
+    get = LocalFileSystem.get_file
+
+    def slow(self, *args, **kwargs):
+        get(self, *args, **kwargs)
+        make(there, "folds/demo/folds.csv", "new")
+    monkeypatch.setattr(LocalFileSystem, "get_file", slow)
+    Mirror(url).fetch()
+    assert artifacts.read_sidecar(folder_of(url) / "folds/demo/folds.csv") is None
+    monkeypatch.setattr(LocalFileSystem, "get_file", get)
+    Mirror(url).fetch()
+    assert (folder_of(url) / "folds/demo/folds.csv").read_text() == "new"
+
+
+def test_what_goes_while_it_is_fetched_is_let_go(on, url, there, monkeypatch):
+    for name in ("folds/demo/fold_0/64.resume.pt", "folds/demo/fold_0/64.csv"):
+        make(there, name, "there for a moment")
+    (there / "folds/demo/fold_0/64.resume.pt.json").unlink()
+
+    def gone(self, path, *args, **kwargs):
+        raise FileNotFoundError(path)
+    monkeypatch.setattr(LocalFileSystem, "get_file", gone)
+    Mirror(url).fetch()
+    assert not files(folder_of(url))
+
+
+def test_a_state_keeps_the_time_at_which_it_was_written(on, url, there):
+    """So that of two machines the one that got furthest is gone on with."""
+    state = there / "folds/demo/fold_0/64.resume.pt"
+    artifacts.replace_file(state, lambda tmp: tmp.write_text("epoch 10"))
+    os.utime(state, (1000, 1000))
+    Mirror(url).fetch()
+    ours = folder_of(url) / "folds/demo/fold_0/64.resume.pt"
+    assert ours.stat().st_mtime == 1000
+    state.write_text("epoch 20")
+    os.utime(state, (2000, 2000))
+    with mirror.local(["--out", url]):
+        assert ours.read_text() == "epoch 20"
+
+
+def test_what_ended_the_stage_is_what_is_said(on, url, monkeypatch):
+    monkeypatch.setattr(LocalFileSystem, "put_file", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(KeyboardInterrupt), mirror.local(["--out", url]):
+        make(folder_of(url), "folds/demo/folds.csv", "ids")
+        raise KeyboardInterrupt
 
 
 def test_a_training_begun_anew_is_not_taken_for_one_that_has_ended(on, url, there):
@@ -263,7 +328,7 @@ def test_a_run_goes_from_machine_to_machine(on, url, there, tmp_path, capsys):
     data.rename(tmp_path / "hidden")
     for fold in (0, 1):
         on(f"machine {fold}")
-        assert "kept     " in stage(prepare)
+        assert "fresh" in stage(prepare)
         assert stage(train, f"--fold={fold}").count("trained") == 2
     on("a")
     (tmp_path / "hidden").rename(data)

@@ -41,7 +41,8 @@ class Run:
 
 def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], object] = lambda p: None):
     """(Run, other arguments) from the flags that every stage takes and those that `add` adds."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("--data", metavar="DIR", help="folder with Kaggle's files, zipped or not, or 'sample' "
                         "(default: data/, then Kaggle's mount, then the sample)")
     parser.add_argument("--out", metavar="DIR", type=Path,
@@ -124,8 +125,8 @@ def _data(named: str | None, out: Path) -> Path | None:
     if named:
         folder = Path(named).expanduser().resolve()
         if not folder.is_dir():
-            if Files(out, folder.name, "").cache("tiles.csv").exists():
-                return folder       # its tiles were decoded on another machine; only prepare needs the files themselves
+            if mirror.url_of(out) and Files(out, folder.name, "").cache("tiles.csv").exists():
+                return folder       # another machine has decoded its tiles
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
             raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "

@@ -100,6 +100,7 @@ class Profile:
     about: str
     run_folds: int                                 # folds 0 .. run_folds-1 are trained, of folds.k
     workers: int = 1                               # of them at once where there is no GPU
+    needs_gpu: bool = False                        # a CPU would take a week
     sample: Sample = Sample()
     folds: Folds = Folds()
     model: Model = Model()
@@ -149,7 +150,7 @@ PROFILES = {p.name: p for p in [
     ),
     Profile(
         name="baseline", about="the article's first attempt: fastai's DynamicUnet on resnet34, one fold of ten, a GPU",
-        run_folds=1,
+        run_folds=1, needs_gpu=True,
         model=Model(name="dynamic_unet", encoder="resnet34"),
         train=Train(stages=(Stage(size=128, batch=32, epochs=20, lr=2e-3),), loss="lovasz_hinge", schedule="fine_tune",
                     wd=1e-2),      # rate and decay: what unet_learner and fine_tune take where nothing is said
@@ -157,7 +158,7 @@ PROFILES = {p.name: p for p in [
     ),
     Profile(
         name="blog", about="the article's recipe to the letter: ten folds, 128 px then 224 px, a GPU",
-        run_folds=10,
+        run_folds=10, needs_gpu=True,
         train=Train(stages=(Stage(size=128, batch=32, epochs=60, lr=1e-3),
                             Stage(size=224, batch=16, epochs=20, lr=1e-3))),
         submit=Submit(black_empty=False, full_empty=False),

@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pipeline.salt.engines import visible_gpus
 from pipeline.salt.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4     # of glibc's malloc.h
@@ -19,13 +18,9 @@ def pick_device() -> torch.device:
     """The GPU if there is one that works, the first of several, else the CPU.
 
     A GPU too old for this build of torch (Kaggle's P100) answers is_available() with True and dies at the first
-    operation, so one real convolution is run; InputError says what to choose instead. So it does where the driver has a
-    GPU and torch cannot use it: the profile was chosen for a GPU, and would take a week without.
+    operation, so one real convolution is run; InputError says what to choose instead.
     """
     if not torch.cuda.is_available():
-        if visible_gpus():
-            raise InputError(f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it: install the build "
-                             "for its driver (https://pytorch.org), or set CUDA_VISIBLE_DEVICES= to use the CPU")
         keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda")
@@ -59,7 +54,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what this process frees for what it allocates next, as torch itself does on a GPU.
 
     Otherwise large tensors go back to the system at the end of every step, and come again in the next one page by page,
-    each filled with zeros first: a third or more of the time of a step of UnetResNext50. Measured: bench/train_step.py.
+    each filled with zeros first: a third or more of the time of a step of UnetResNext50. Measured: bench/switches.py.
     https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):      # musl has none

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
@@ -12,6 +13,8 @@ from pipeline.salt import checkpoints, pseudo
 from pipeline.salt.command import Run
 from pipeline.salt.config import PSEUDO, Stage
 from pipeline.salt.device import pick_device
+from pipeline.salt.engines import visible_gpus
+from pipeline.salt.errors import InputError
 from pipeline.salt.learner import seed_everything
 from pipeline.salt.models.weights import load_imagenet
 from pipeline.salt.tiles import cache
@@ -30,9 +33,15 @@ class Fold:
 
 
 def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
-    """The network of fold k as its training at `size` (or the step PSEUDO) begins, and the tiles it is given."""
+    """The network of fold k as its training at `size` (or the step PSEUDO) begins, and the tiles it is given.
+
+    InputError where the profile needs a GPU and torch cannot use the one that is there.
+    """
     gc.collect()    # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
-    profile = run.profile
+    profile, device = run.profile, pick_device()
+    if profile.needs_gpu and device.type == "cpu" and visible_gpus():
+        raise InputError(f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
+                         "install the build of torch for its driver (https://pytorch.org), or use --profile cpu")
     stage, before = profile.stage(size)
     seed = profile.train.seed + fold
     seed_everything(seed)
@@ -46,6 +55,6 @@ def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
     folds = pd.read_csv(run.files.folds, dtype={"id": str})
     tiles = cache.read(run.files)
     dls = get_data(fold, folds, stage.size, stage.batch, cache=tiles, how=profile.augment,
-                   stats=(model.encoder.mean, model.encoder.std), device=pick_device(),
+                   stats=(model.encoder.mean, model.encoder.std), device=device,
                    more=pseudo.read(run.files, fold, tiles) if size == PSEUDO else None)
     return Fold(model, dls, stage, seed, weights)

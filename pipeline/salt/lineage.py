@@ -19,6 +19,9 @@ from pipeline.salt.tiles import competition
 def cache(run: Run) -> Origin:
     if run.data is None:      # the sample follows from its numbers alone
         return artifacts.origin({"sample": settings_of(run.profile.sample)})
+    if not run.data.is_dir():       # another machine has decoded it, and here there is nothing to hold that against
+        made = artifacts.read_sidecar(run.files.cache("tiles.csv"))
+        return Origin(made["settings"], made["inputs"])
     return artifacts.origin({"files": artifacts.hash_of(competition.inputs(run.data))})
 
 

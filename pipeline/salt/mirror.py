@@ -6,11 +6,13 @@ it has finished and the states of trainings are put there, every few seconds. ht
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from threading import Event, Thread
 from urllib.parse import quote, unquote
@@ -44,7 +46,7 @@ def local(argv: list[str]) -> Iterator[list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--out", "--profile", "--engine"):
         parser.add_argument(flag)
-    parser.add_argument("--fold", action="append")
+    parser.add_argument("--fold", action="append", type=int)
     try:
         flags, others = parser.parse_known_args(argv)
         url = flags.out or ""
@@ -69,7 +71,7 @@ def elsewhere(argv: list[str]) -> list[str]:
 class Mirror:
     """profile, folds  all that is looked at below folds/ and submissions/; None: everything"""
 
-    def __init__(self, url: str, profile: str | None = None, folds: list[str] | None = None):
+    def __init__(self, url: str, profile: str | None = None, folds: list[int] | None = None):
         self.url, self.folder, self.profile, self.folds = url, folder_of(url), profile, folds
         self.seen: dict[str, tuple] = {}    # what the URL has, as it was in the folder when it was got or put
         with self._reaching():
@@ -78,53 +80,63 @@ class Mirror:
 
     def fetch(self) -> None:
         """Get what is there and newer than here."""
-        got = 0
-        with self._reaching():
+        with self._reaching(), self._alone():
             self.files.invalidate_cache()
             there = {str(PurePosixPath(path).relative_to(self.root)) for path in self.files.find(self.root)}
-            for state in self.folder.rglob(f"*{RESUME}"):
-                history = state.with_name(state.name.replace(RESUME, ".csv")).relative_to(self.folder).as_posix()
-                if _made(self._notes_there(history)).timestamp() > state.stat().st_mtime:
-                    artifacts.discard(state)        # another machine has ended this training
-            for name in sorted(filter(self._is_ours, there)):
-                path, notes = self.folder / name, f"{name}.json"
-                if name.endswith(RESUME):
-                    if path.exists() and path.stat().st_mtime > self._written(name):
-                        continue
-                    self._get(name)
-                    got += 1
-                elif notes in there:
-                    theirs, mine = self._notes_there(name), _notes(path)
-                    if not path.exists() or _made(theirs) > _made(mine):
-                        artifacts.discard(path)
-                        self._get(name)
-                        self._get(notes)
-                        got += 1
-                    elif theirs != mine:
-                        continue            # ours is newer, and is put
-                else:
-                    continue                # half put, or none of ours
-                self.seen[name] = _stat(path)
-        print(f"mirror   {self.url} in {self.folder}, {got} files fetched", flush=True)
+            for name in filter(self._is_ours, there):
+                with contextlib.suppress(FileNotFoundError):        # another machine has just taken it away
+                    if name.endswith(RESUME):
+                        self._fetch_state(name)
+                    elif f"{name}.json" in there:       # otherwise half put, or none of ours
+                        self._fetch_artifact(name)
+            for name in self._here():
+                history = name.removesuffix(RESUME) + ".csv"
+                if name.endswith(RESUME) and _written(self.folder / name) < _made(self._notes_there(history)):
+                    artifacts.discard(self.folder / name)       # another machine has ended this training
+        print(f"mirror   {self.url} in {self.folder}", flush=True)
+
+    def _fetch_artifact(self, name: str) -> None:
+        path, theirs = self.folder / name, self._notes_there(name)
+        mine = _notes(path)
+        if not path.exists() or _made(theirs) > _made(mine):
+            artifacts.discard(path)
+            self._get(name)
+            if self._notes_there(name) != theirs:
+                return                              # it was made anew meanwhile
+            artifacts.replace_file(artifacts.sidecar_of(path), lambda tmp: tmp.write_bytes(theirs))
+        elif theirs != mine:
+            return                                  # ours is newer, and is put
+        self.seen[name] = _stat(path)
+
+    def _fetch_state(self, name: str) -> None:
+        path = self.folder / name
+        try:
+            written = self.files.modified(f"{self.root}/{name}").timestamp()
+        except NotImplementedError:
+            written = time.time()
+        if not path.exists() or _written(path) < written:
+            self._get(name)
+            os.utime(path, (written, written))
+            self.seen[name] = _stat(path)
 
     def put(self) -> None:
-        """Put what is finished here and not yet there, and take away there what is gone here."""
+        """Put what is finished here and not yet there, then take away there what is gone here."""
         with self._reaching():
             here = self._here()
-            for name in self.seen.keys() - here.keys():
-                self._remove(f"{name}.json", name)
-                del self.seen[name]
             for name, stat in here.items():
                 path = self.folder / name
                 notes = _notes(path)
                 if self.seen.get(name) != stat and not (notes and notes == self._notes_there(name)):
                     self._remove(f"{name}.json")        # the old notes must not vouch for new bytes
-                    self._put(name)
+                    self._put(name, lambda half, path=path: self.files.put_file(str(path), half))
                     if _stat(path) != stat:
                         continue                        # it was made anew meanwhile
                     if notes:
-                        self.files.pipe_file(f"{self.root}/{name}.json", notes)
+                        self._put(f"{name}.json", lambda half, notes=notes: self.files.pipe_file(half, notes))
                 self.seen[name] = stat
+            for name in self.seen.keys() - here.keys():
+                self._remove(f"{name}.json", name)
+                del self.seen[name]
 
     @contextlib.contextmanager
     def following(self, at_work: bool) -> Iterator[None]:
@@ -140,13 +152,16 @@ class Mirror:
         thread = Thread(target=follow, daemon=True)
         if at_work:
             thread.start()
+        failed = True
         try:
             yield
+            failed = False
         finally:
             over.set()
             if at_work:
                 thread.join()
-            self.put()
+            with contextlib.suppress(*[InputError] * failed):       # what ended the stage is what is said
+                self.put()
 
     def _here(self) -> dict[str, tuple]:
         """The finished artifacts and the states of trainings in the folder, as they are now."""
@@ -165,18 +180,18 @@ class Mirror:
             case ["data", "cache", *_]:
                 return True
             case ["folds" | "submissions", profile, first, *_] if self.profile in (None, profile):
-                return self.folds is None or not first.startswith("fold_") or first.removeprefix("fold_") in self.folds
+                return self.folds is None or not first.startswith("fold_") or first in {f"fold_{k}" for k in self.folds}
         return False
 
     def _get(self, name: str) -> None:
         artifacts.replace_file(self.folder / name, lambda tmp: self.files.get_file(f"{self.root}/{name}", str(tmp)))
 
-    def _put(self, name: str) -> None:
+    def _put(self, name: str, write: Callable[[str], object]) -> None:
         """Beside its place, then moved there: not every file system puts a file at once or not at all."""
         place = PurePosixPath(self.root, name)
         half = place.with_name(f".tmp-{platform.node()}-{place.name}")
         self.files.makedirs(str(place.parent), exist_ok=True)
-        self.files.put_file(str(self.folder / name), str(half))
+        write(str(half))
         self.files.mv(str(half), str(place))
 
     def _remove(self, *names: str) -> None:
@@ -184,18 +199,19 @@ class Mirror:
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm_file(f"{self.root}/{name}")
 
-    def _written(self, name: str) -> float:
-        """When, in seconds since 1970; endlessly late where the file system does not know."""
-        try:
-            return self.files.modified(f"{self.root}/{name}").timestamp()
-        except NotImplementedError:
-            return float("inf")
-
     def _notes_there(self, name: str) -> bytes:
         try:
             return self.files.cat_file(f"{self.root}/{name}.json")
         except FileNotFoundError:
             return b""
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Folds that begin together on one machine wait for the first of them to fetch the tiles."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -216,8 +232,12 @@ def _notes(path: Path) -> bytes:
         return b""
 
 
-def _made(notes: bytes) -> datetime:
-    return datetime.fromisoformat(json.loads(notes)["made"]) if notes else datetime.fromtimestamp(0, UTC)
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _made(notes: bytes) -> float:
+    return datetime.fromisoformat(json.loads(notes)["made"]).timestamp() if notes else 0
 
 
 def _stat(path: Path) -> tuple:

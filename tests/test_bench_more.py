@@ -23,6 +23,7 @@ from bench import (
     memory,
     networks,
     pack_tiles,
+    precision,
     scaling,
     smp,
     switches,
@@ -34,6 +35,7 @@ from bench import (
 from bench.bare_loop import Way
 from bench.baselines import article
 from bench.tiles import tiles
+from pipeline.salt.artifacts import Files
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 from pipeline.salt.tiles import competition
 from pipeline.salt.tiles.loaders import IMAGENET, TileLoader
@@ -281,6 +283,34 @@ def test_gpu_run_knows_what_a_machine_that_is_gone_had_done(there):
     shutil.rmtree(folder / "work")
     said, asked = run(copy / "bench/gpu_run.sh")
     assert asked and not [line for line in asked if "-m bench" in line] and said.splitlines()[-1] == "all is done"
+
+
+def test_the_difference_of_two_formats_by_hand():
+    # Of three differences the mean is 0.01, their deviation 0.01, the error of the mean that over the root of three.
+    assert precision.compared([0.0, 0.01, 0.02]) == {"difference": 0.01, "standard_error": 0.00577}
+
+
+def test_both_formats_are_trained_from_the_same_seeds(made_once, tmp_path, monkeypatch):
+    asked = []
+
+    def ran(command: list[str], **kwargs) -> None:
+        asked.append(command)
+        out = Path(next(flag for flag in command if flag.startswith("--out=")).removeprefix("--out="))
+        for fold, score in [(0, 0.7), (1, 0.8)]:
+            history = Files(out, "tiny", "cpu").history(fold, precision.SIZE)
+            history.parent.mkdir(parents=True, exist_ok=True)
+            history.write_text(f"meanap\n0.1\n{score + ('bf16' in out.name) / 100}\n")
+    monkeypatch.setattr(subprocess, "run", ran)
+    monkeypatch.setattr(precision, "RESULTS", tmp_path)
+    monkeypatch.setattr(precision, "circumstances", dict)       # which asks git
+    precision.main(str(made_once), str(tmp_path / "work"))
+    [path] = tmp_path.glob("*.precision.json")
+    record = json.loads(path.read_text())
+    assert record["difference"] == 0.01 and record["standard_error"] == 0 and len(record["rows"]) == 8
+    assert record["rows"][0] == {"seed": 100, "bf16": pytest.approx(0.76), "fp32": pytest.approx(0.75)}
+    train = [command for command in asked if "pipeline.train" in command]
+    assert len(train) == 16 and all(f"--set=train.precision={name}" in command for name, command in
+                                    zip(precision.FORMATS * 8, train, strict=True))
 
 
 def test_gpu_run_without_arguments_says_how_it_is_used():

@@ -69,7 +69,10 @@ def elsewhere(argv: list[str]) -> list[str]:
 
 
 class Mirror:
-    """profile, folds  all that is looked at below folds/ and submissions/; None: everything"""
+    """A folder of this machine and what is at the URL.
+
+    profile, folds  all that is looked at below folds/ and submissions/; None: everything
+    """
 
     def __init__(self, url: str, profile: str | None = None, folds: list[int] | None = None):
         self.url, self.folder, self.profile, self.folds = url, folder_of(url), profile, folds
@@ -114,10 +117,13 @@ class Mirror:
             written = self.files.modified(f"{self.root}/{name}").timestamp()
         except NotImplementedError:
             written = time.time()
-        if not path.exists() or _written(path) < written:
+        apart = written - (_written(path) if path.exists() else 0)      # s; some file systems know whole ones only
+        if apart < -1:
+            return                                  # ours is newer, and is put
+        if apart > 1:
             self._get(name)
             os.utime(path, (written, written))
-            self.seen[name] = _stat(path)
+        self.seen[name] = _stat(path)
 
     def put(self) -> None:
         """Put what is finished here and not yet there, then take away there what is gone here."""

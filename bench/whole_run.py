@@ -47,7 +47,8 @@ class Size:
 
 
 SIZES = {"cuda": Size(train=3_232, valid=360, test=replace(inference.SIZES["cuda"], tiles=3_600)),
-         "cpu": Size(train=4, valid=1, batch=4, test=replace(inference.SIZES["cpu"], px=224, tiles=4, repeats=1))}
+         # Enough that an epoch is made of its tiles, not of what begins and ends it.
+         "cpu": Size(train=64, valid=16, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1))}
 
 
 class Hours(Result):

@@ -72,11 +72,11 @@ if compgen -G '.whl/*.whl' > /dev/null; then
     chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
 fi
 chunk bench-quick "$python" -m bench losses metric_rle loader
-for bench in train_step smp folds_at_once whole_run; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+for bench in train_step smp whole_run inference folds_at_once; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
-for bench in inference switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+for bench in switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 chunk bench-networks "$python" -m bench.networks
 echo "${failed:+failed:$failed; of the rest }all is done"

@@ -48,7 +48,7 @@ class Size:
 
 SIZES = {"cuda": Size(train=3_232, valid=360, test=replace(inference.SIZES["cuda"], tiles=3_600)),
          # Enough that an epoch is made of its tiles, not of what begins and ends it.
-         "cpu": Size(train=64, valid=16, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1))}
+         "cpu": Size(train=32, valid=8, batch=8, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1))}
 
 
 class Hours(Result):

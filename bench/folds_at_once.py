@@ -41,7 +41,6 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
             name = f"folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: in turn"
             yield compare(name, bare_loop.on_streams(several), lambda usual=usual, n=n: [usual() for _ in range(n)],
                           size.repeats, device)
-            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

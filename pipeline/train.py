@@ -92,7 +92,7 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
     facts = {"profile": profile.name, "fold": fold, "device": device, "began_with": Path(start.weights).name,
              "precision": resolve_precision(profile.train.precision, start.dls.device)}
     epochs = {"best": (fitted.best, fitted.best_row), "last": (fitted.last, fitted.rows[-1])}
-    for which in run.profile.kept(size):
+    for which in profile.kept(size):
         weights, row = epochs[which]
         checkpoints.save(files.checkpoint(fold, size, which), origin, weights, **facts, epoch=row["epoch"],
                          score=row["meanap"])

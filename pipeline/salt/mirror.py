@@ -83,10 +83,12 @@ class Mirror:
 
     def fetch(self) -> None:
         """Get what is there and newer than here."""
+        from tqdm import tqdm
         with self._reaching(), self._alone():
             self.files.invalidate_cache()
             there = {str(PurePosixPath(path).relative_to(self.root)) for path in self.files.find(self.root)}
-            for name in filter(self._is_ours, there):
+            wanted = sorted(filter(self._is_ours, there))
+            for name in tqdm(wanted, desc="fetching", unit="file", leave=False, disable=None):
                 with contextlib.suppress(FileNotFoundError):        # another machine has just taken it away
                     if name.endswith(RESUME):
                         self._fetch_state(name)
@@ -115,7 +117,7 @@ class Mirror:
         path = self.folder / name
         try:
             written = self.files.modified(f"{self.root}/{name}").timestamp()
-        except NotImplementedError:
+        except NotImplementedError:         # this file system does not tell
             written = time.time()
         apart = written - (_written(path) if path.exists() else 0)      # s; some file systems know whole ones only
         if apart < -1:

@@ -10,10 +10,10 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from bench.harness import circumstances, machine, shown, write_between
+from bench.harness.compare import circumstances, machine, shown, write_between
 from pipeline.salt.device import pick_device
 
-# modules of this folder with run(device) -> Iterable[Result]
+# modules of bench.speed with run(device) -> Iterable[Result]
 BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "switches", "folds_at_once", "smp",
            "inference", "whole_run", "scaling", "training_memory")
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device()
     for name in names:
         results = []
-        for result in import_module(f"bench.{name}").run(device):
+        for result in import_module(f"bench.speed.{name}").run(device):
             results.append(result)
             keep(machine(device), name, results, over=False)
         if results:

@@ -7,7 +7,7 @@
 #                                     training goes on from its last saved epoch. SALT_COMMIT=$(git rev-parse --short HEAD)
 #                                     says what is measured where .git does not come along.
 #   cp RESULTS/nvidia-*.json bench/results/        here again, then for the tables in docs/
-#   python -c 'import bench.__main__ as b, bench.networks as n; b.write_page(); n.write_page()'
+#   python -c 'import bench.__main__ as b, bench.experiments.networks as n; b.write_page(); n.write_page()'
 #
 # WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back. Put into
 # .gpu/ and carried along, they tell a machine that has lost WORK which benches are done.
@@ -78,5 +78,5 @@ for stage in prepare make_folds train predict submit report; do
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
 for bench in switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
-chunk bench-networks "$python" -m bench.networks
+chunk bench-networks "$python" -m bench.experiments.networks
 echo "${failed:+failed:$failed; of the rest }all is done"

@@ -4,7 +4,9 @@
     python -m pipeline --data DIR --profile blog
 """
 
-from pipeline.salt import artifacts, command, lineage
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
 from pipeline.salt.errors import InputError
 
 

@@ -7,7 +7,9 @@ reads   data/cache/<source>/tiles.csv
 writes  folds/<profile>/folds.csv: id, fold, coverage, z
 """
 
-from pipeline.salt import artifacts, command, lineage
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
 from pipeline.salt.errors import InputError
 from pipeline.salt.folds import SCHEMES
 from pipeline.salt.tiles import cache

@@ -15,8 +15,10 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, command, lineage
-from pipeline.salt.engines import ENGINES, runs_here
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
+from pipeline.salt.launch import ENGINES, runs_here
 from pipeline.salt.tiles import cache
 
 
@@ -31,9 +33,9 @@ def main(argv: list[str] | None = None) -> None:
         ENGINES[args.engine]("pipeline.predict", {"all folds": command.job(run, args, run.folds)}, 1)
         return
 
-    from pipeline.salt import checkpoints
     from pipeline.salt.device import pick_devices, resolve_precision
     from pipeline.salt.inference import predict_to_file
+    from pipeline.salt.training import checkpoints
 
     tiles, how, devices = cache.read(run.files), run.profile.predict, pick_devices()
     step, size = run.profile.steps[-1], run.profile.train.stages[-1].size

@@ -7,7 +7,9 @@ reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_su
 writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ where there is no data
 """
 
-from pipeline.salt import artifacts, command, lineage
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
 from pipeline.salt.tiles import cache, competition
 
 
@@ -26,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
               "accepted the rules):\n"
               f"         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/")
         numbers = run.profile.sample
-        from pipeline.salt.tiles import sample
+        from pipeline.salt.tiles import synthetic as sample
         with artifacts.writing(folder):
             sample.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     tiles = competition.read(folder)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, command, lineage
-from pipeline.salt.command import Run
-from pipeline.salt.engines import ENGINES, runs_here
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
+from pipeline.salt.cli import Run
+from pipeline.salt.launch import ENGINES, runs_here
 from pipeline.salt.tiles import cache
 
 
@@ -40,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def label_fold(run: Run, fold: int) -> None:
-    from pipeline.salt import checkpoints, pseudo
     from pipeline.salt.device import pick_devices, resolve_precision
     from pipeline.salt.inference import predict_to_file
+    from pipeline.salt.training import checkpoints, pseudo
 
     origin, path = lineage.pseudo_labels(run, fold), run.files.pseudo(fold, "masks.npy")
     profile, tiles, devices = run.profile, cache.read(run.files), pick_devices()

@@ -13,9 +13,11 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, command, lineage
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
 from pipeline.salt.artifacts import read_sidecar
-from pipeline.salt.command import Run
+from pipeline.salt.cli import Run
 from pipeline.salt.config import PROFILES, settings_of
 from pipeline.salt.tiles import cache
 
@@ -34,8 +36,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(run: Run, origin: artifacts.Origin) -> None:
-    from pipeline.salt import page, scores
     from pipeline.salt.metrics import PROBABILITY_CUTS
+    from pipeline.salt.reporting import html as page
+    from pipeline.salt.reporting import scores
 
     files, profile, tiles = run.files, run.profile, cache.read(run.files)
     sent = read_sidecar(files.result("submission.csv.gz"))

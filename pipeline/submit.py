@@ -13,7 +13,9 @@ import subprocess
 
 import numpy as np
 
-from pipeline.salt import artifacts, command, lineage, submission
+from pipeline.salt import artifacts, submission
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import best_threshold
 from pipeline.salt.tiles import cache, competition

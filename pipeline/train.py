@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.salt import artifacts, command, lineage
-from pipeline.salt.command import Run
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
+from pipeline.salt import stages as lineage
+from pipeline.salt.cli import Run
 from pipeline.salt.config import PSEUDO
-from pipeline.salt.engines import ENGINES, runs_here, visible_gpus
-from pipeline.salt.engines.ranks import is_first, joined
+from pipeline.salt.distributed import is_first, joined
+from pipeline.salt.launch import ENGINES, runs_here, visible_gpus
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,10 +76,10 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
         print(f"retrain  {artifacts.shown(best)}: {'; '.join(told)}")
 
     # fastai and torch take seconds to import, so what is up to date does without them.
-    from pipeline.salt import checkpoints
     from pipeline.salt.device import device_name, resolve_precision
-    from pipeline.salt.fold_setup import set_up_fold
-    from pipeline.salt.learner import fit_fold
+    from pipeline.salt.training import checkpoints
+    from pipeline.salt.training.fold import set_up_fold
+    from pipeline.salt.training.learner import fit_fold
 
     profile = run.profile
     start = set_up_fold(run, fold, size)

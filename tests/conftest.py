@@ -13,7 +13,7 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
 from pipeline.salt.tiles.cache import Cache  # noqa: E402
-from pipeline.salt.tiles.sample import make_sample  # noqa: E402
+from pipeline.salt.tiles.synthetic import make_sample  # noqa: E402
 
 LIBRARIES = ["`torch.jit.script.*` is deprecated", "The 'mode.chained_assignment' option is deprecated"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.salt.config import PROFILES, Profile, profile_named, settings_of
 from pipeline.salt.errors import InputError
-from pipeline.salt.settings import LIMITS, changed, check
+from pipeline.salt.overrides import LIMITS, changed, check
 
 DEMO = PROFILES["demo"]
 

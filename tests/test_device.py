@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.salt import command, device, fold_setup
+from pipeline.salt import cli as command
+from pipeline.salt import device
 from pipeline.salt.device import depthwise_in_fp32, pick_device, pick_devices, resolve_precision
 from pipeline.salt.errors import InputError
+from pipeline.salt.training import fold as fold_setup
 
 GPU = torch.device("cuda")
 

@@ -54,7 +54,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep what this process frees for what it allocates next, as torch itself does on a GPU.
 
     Otherwise large tensors go back to the system at the end of every step, and come again in the next one page by page,
-    each filled with zeros first: a third or more of the time of a step of UnetResNext50. Measured: bench/switches.py.
+    each filled with zeros first: a third or more of the time of a step of UnetResNext50. Measured:
+    bench/speed/switches.py.
     https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):      # musl has none
@@ -104,7 +105,7 @@ def depthwise_in_fp32(model: nn.Module) -> nn.Module:
     """Have depthwise convolutions compute in fp32 under autocast; for a CPU, in place.
 
     oneDNN's bf16 backward of a depthwise convolution is 2 to 18 times slower than its fp32 one, and an EfficientNet is
-    made of them. Measured: bench/cpu_depthwise.py.
+    made of them. Measured: bench/speed/cpu_depthwise.py.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:

@@ -18,7 +18,7 @@ from threading import Event, Thread
 from urllib.parse import quote, unquote
 
 from pipeline.salt import artifacts
-from pipeline.salt.engines.ranks import world_size
+from pipeline.salt.distributed import world_size
 from pipeline.salt.errors import InputError
 
 EVERY = 5.0     # seconds between two looks at what is new in the folder

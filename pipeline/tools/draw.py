@@ -9,7 +9,8 @@ Nothing is drawn by hand: the picture is what happens to an image on its way thr
 """
 from pathlib import Path
 
-from pipeline.salt import artifacts, command
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,9 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     run, args = command.parse(__doc__, argv, add)
     import torch
 
+    from pipeline.salt.inspection.drawing import draw
+    from pipeline.salt.inspection.trace import trace
     from pipeline.salt.models import build_model
-    from pipeline.salt.models.drawing import draw
-    from pipeline.salt.models.trace import trace
 
     settings, size = run.profile.model, args.size or run.profile.train.stages[0].size
     with torch.device("meta"):

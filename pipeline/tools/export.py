@@ -12,7 +12,8 @@ Input `image` (B, 3, H, W), grey in three equal channels, 0..1; normalisation is
 import importlib.util
 from pathlib import Path
 
-from pipeline.salt import artifacts, command
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
 from pipeline.salt.errors import InputError
 
 CHECKED = [(1, 101), (2, 128), (1, 224)]     # batch, and side in px: Kaggle's tile, the article's two stages
@@ -29,8 +30,8 @@ def main(argv: list[str] | None = None) -> None:
         if not importlib.util.find_spec(package):
             raise InputError(f"{package} is not installed; get it with: pip install onnx onnxruntime")
 
-    from pipeline.salt import checkpoints
-    from pipeline.salt.models.onnx_file import difference, to_onnx
+    from pipeline.salt.inspection.onnx import difference, to_onnx
+    from pipeline.salt.training import checkpoints
 
     model, weights = checkpoints.network(run.profile.model), "random weights"
     if not args.untrained:

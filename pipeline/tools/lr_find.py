@@ -9,7 +9,8 @@ writes  folds/<profile>/fold_<k>/<size>.lr_find.png
 
 import tempfile
 
-from pipeline.salt import artifacts, command
+from pipeline.salt import artifacts
+from pipeline.salt import cli as command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     from fastai.learner import Recorder
     from matplotlib import pyplot as plt
 
-    from pipeline.salt.fold_setup import set_up_fold
-    from pipeline.salt.learner import build_learner
+    from pipeline.salt.training.fold import set_up_fold
+    from pipeline.salt.training.learner import build_learner
 
     prepared = set_up_fold(run, fold, size)
     with tempfile.TemporaryDirectory() as scratch:

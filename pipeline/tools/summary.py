@@ -5,7 +5,7 @@
 
 prints  one line a part, in the order in which they work; nothing is computed, only shapes are
 """
-from pipeline.salt import command
+from pipeline.salt import cli as command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,8 +13,8 @@ def main(argv: list[str] | None = None) -> None:
         "--size", type=int, metavar="PX", help="side of the image (default: the profile's first size)"))
     import torch
 
+    from pipeline.salt.inspection.trace import trace
     from pipeline.salt.models import build_model
-    from pipeline.salt.models.trace import trace
 
     settings, size = run.profile.model, args.size or run.profile.train.stages[0].size
     with torch.device("meta"):

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from fastai.vision.models.unet import DynamicUnet as FastaiUnet
 from torch import Tensor, nn
 
-from pipeline.salt.models.chain import Chain
-from pipeline.salt.models.encoders import build_chain
+from pipeline.salt.models.encoders.sequential import Chain
+from pipeline.salt.models.encoders.table import build_chain
 
 BUILT_AT = (128, 128)   # px, the image that fastai sends through the body to find where its sides change
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import BAM, ScSE, pad_to_multiple, side
-from pipeline.salt.models.pyramid import timm_pyramid
+from pipeline.salt.models.encoders.timm_encoder import timm_pyramid
 
 
 class Shuffle(nn.Sequential):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.salt.models.blocks import resize, side
-from pipeline.salt.models.encoders import build_encoder
+from pipeline.salt.models.encoders.table import build_encoder
 
 
 class ResNetUNet(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import BAM, Classifier, Heads, hypercolumn, resize, side, spread
-from pipeline.salt.models.chain import with_full_size_stem, without_early_pool
-from pipeline.salt.models.encoders import STRIDES, build_chain
+from pipeline.salt.models.encoders.sequential import with_full_size_stem, without_early_pool
+from pipeline.salt.models.encoders.table import STRIDES, build_chain
 
 
 class Decoder(nn.Module):

@@ -13,8 +13,8 @@ from fastai.layers import ConvLayer
 from torch import Tensor, nn
 
 from pipeline.salt.models.blocks import Classifier, Heads, ScSE, Size, hypercolumn, resize, side, spread
-from pipeline.salt.models.chain import without_early_pool
-from pipeline.salt.models.encoders import build_encoder
+from pipeline.salt.models.encoders.sequential import without_early_pool
+from pipeline.salt.models.encoders.table import build_encoder
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,119 @@
+"""An encoder that is a plain sequence of layers, which a network may look into, change and cut."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.salt.errors import InputError
+from pipeline.salt.models.encoders.timm_encoder import Encoder, Stats
+
+IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # mean, std
+PROBE = 64   # px, side of the image that is sent through a network to find where it shrinks
+Layers = dict[str, nn.Module]
+
+
+class Chain(Encoder):
+    """Layers one after the other, named as their weights are in the classifier; those in `taps` give the maps."""
+
+    def __init__(self, name: str, layers: Layers, taps: Sequence[str], channels: Sequence[int],
+                 strides: Sequence[int], stats: tuple[Stats, Stats] = IMAGENET):
+        super().__init__(name, tuple(channels), tuple(strides), *stats)
+        self.taps = tuple(taps)
+        for key, layer in layers.items():
+            self.add_module(key, layer)
+
+    def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
+        """after: one layer for each map, which it passes before it goes on; shapes unchanged."""
+        maps = []
+        for key, layer in self.named_children():
+            x = layer(x)
+            if key in self.taps:
+                x = after[len(maps)](x) if after else x
+                maps.append(x)
+        return maps
+
+
+def chain_of(name: str, network: nn.Module, stats: tuple[Stats, Stats]) -> Chain:
+    """The layers of a classifier, tapped before each change of size.
+
+    InputError for a network that is no plain sequence of layers which shrink the image.
+    """
+    try:
+        return _tapped(name, _trunk(network), stats)
+    except Exception as error:   # each network has its own way to fail when called layer by layer
+        raise InputError(f"encoder {name!r} is no plain sequence of layers that shrink the image step by step: take a "
+                         "ResNet or an EfficientNet, such as resnet34.") from error
+
+
+def without_early_pool(encoder: Encoder) -> Encoder:
+    """The same encoder (in place) without the max-pool of its stem: every later map at twice the resolution.
+
+    InputError for an encoder that has none.
+    """
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, nn.MaxPool2d):
+            encoder.set_submodule(name, nn.Identity())
+            encoder.strides = (encoder.strides[0], *(stride // 2 for stride in encoder.strides[1:]))
+            return encoder
+    raise InputError(f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
+                     "such as resnet34 or se_resnext50_32x4d.")
+
+
+def with_full_size_stem(encoder: Encoder) -> Encoder:
+    """The same encoder (in place), its first convolution at stride 1: every map at twice the resolution."""
+    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+    first.stride = (1, 1)
+    encoder.strides = tuple(stride // 2 for stride in encoder.strides)
+    return encoder
+
+
+def _trunk(network: nn.Module) -> Layers:
+    """What comes before the classifier: up to the last map that timm names, else up to the last convolution."""
+    parts = dict(network.named_children())
+    if hasattr(network, "feature_info"):
+        last = network.feature_info[-1]["module"]
+    else:
+        last = [key for key, part in parts.items() if key != "classifier" and _convolves(part)][-1]
+    top = list(parts).index(last.split(".")[0])
+    flat = _flat(dict(list(parts.items())[:top + 1]), torch.zeros(1, 3, PROBE, PROBE))
+    end = list(flat).index(last.replace(".", "_")) if last.replace(".", "_") in flat else len(flat)
+    return dict(list(flat.items())[:end + 1])
+
+
+def _flat(layers: Layers, x: Tensor) -> Layers:
+    """The same layers, those apart that shrink x (1, C, H, W) to less than half: each may be tapped for one map."""
+    flat = {}
+    for key, layer in layers.items():
+        y = _eval(layer, x)
+        if isinstance(layer, nn.Sequential) and 2 * y.shape[-1] < x.shape[-1]:
+            inner = _flat(dict(layer.named_children()), x)
+            flat |= {f"{key}_{name}": part for name, part in inner.items()}
+        else:
+            flat[key] = layer
+        x = y
+    return flat
+
+
+def _tapped(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> Chain:
+    x = torch.zeros(1, 3, PROBE, PROBE)
+    taps: dict[int, tuple[str, int]] = {}   # stride -> layer and channels; of equal maps the last one counts
+    for key, layer in layers.items():
+        x = _eval(layer, x)
+        taps[PROBE // x.shape[-1]] = key, x.shape[1]
+    taps.pop(1, None)
+    if x.ndim != 4 or len(taps) < 2 or list(taps) != sorted(taps):
+        raise TypeError(f"maps {taps}, the last {tuple(x.shape)}")
+    keys, channels = zip(*taps.values(), strict=True)
+    return Chain(name, layers, keys, channels, list(taps), stats)
+
+
+def _eval(layer: nn.Module, x: Tensor) -> Tensor:
+    training = layer.training
+    with torch.no_grad():
+        y = layer.eval()(x)
+    layer.train(training)
+    return y
+
+
+def _convolves(part: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d) for layer in part.modules())

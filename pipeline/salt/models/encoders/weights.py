@@ -1,0 +1,144 @@
+"""ImageNet weights for an encoder: a file that is there first, the known addresses after, and never half a network."""
+import pickle
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlparse
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.salt.errors import InputError
+from pipeline.salt.models.encoders.table import ENCODERS, classifier
+from pipeline.salt.models.encoders.timm_encoder import Encoder
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+TIMEOUT = 20   # seconds without a byte before the next address is tried
+
+
+def load_imagenet(encoder: Encoder, source: Path | None) -> str:
+    """Fill `encoder` and say where its weights came from.
+
+    source  a file; a folder that may hold one; or None: torch hub's cache, then the known addresses.
+    InputError when none can be had, and for a file that is broken or belongs to another architecture.
+    """
+    file = find_weights(encoder.name, source)
+    if file is None:
+        file = _download(encoder.name, source)
+    state = _read(file)
+    encoder.load_state_dict(_encoder_part(encoder, state, file))
+    return str(file)
+
+
+def find_weights(name: str, source: Path | None) -> Path | None:
+    """The local file that would be used for encoder `name`; None when its weights would have to be downloaded."""
+    if source is not None and not source.exists():
+        raise InputError(f"--weights {source}: no such file or folder; name one, or say --weights none to train "
+                         "from scratch.")
+    if source is not None and source.is_file():
+        return source
+    known = {_file_name(url) for url in _addresses(name)}
+    ours = re.compile(rf"{re.escape(name)}([.-].*)?")
+    for folder in filter(None, (source, _cache())):
+        files = sorted(f for f in folder.glob("*") if f.suffix in SUFFIXES)
+        # A known name first: `resnet34-b627a593.pth` before somebody's `resnet34-old.pth`.
+        for file in sorted(files, key=lambda f: f.name not in known):
+            if file.name in known or ours.fullmatch(file.stem):
+                return file
+    return None
+
+
+def _addresses(name: str) -> list[str]:
+    if name in ENCODERS:
+        return list(ENCODERS[name].urls)
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is None:
+        return []
+    hub = [f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors"] if cfg.hf_hub_id else []
+    return hub + [url for url in [cfg.url] if url]
+
+
+def _file_name(url: str) -> str:
+    """The last part of an address; on the Hugging Face hub, where all are `model.safetensors`, the repository."""
+    parts = urlparse(url).path.split("/")
+    return f"{parts[2]}.safetensors" if parts[-1] == "model.safetensors" else parts[-1]
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _download(name: str, source: Path | None) -> Path:
+    tried = [str(source)] if source else []
+    for url in _addresses(name):
+        file = _cache() / _file_name(url)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with _timeout():
+                torch.hub.download_url_to_file(url, str(file))
+            _read(file)
+            return file
+        except (OSError, HTTPException, InputError) as error:   # no network, no such address; or cut short
+            file.unlink(missing_ok=True)
+            tried.append(f"{url} ({error})")
+    raise InputError(f"no ImageNet weights for encoder {name!r} (tried: {'; '.join(tried) or 'no address is known'}); "
+                     "give a file with --weights FILE, or train from scratch with --weights none.")
+
+
+@contextmanager
+def _timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, LookupError, ValueError, RuntimeError, EOFError, OSError) as error:
+        # What torch says here ends in advice to unpickle anything; a user should not follow it.
+        raise InputError(f"{file}: not a whole file of weights that is safe to read ({type(error).__name__}); "
+                         "fetch it again.") from error
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise InputError(f"{file}: holds no state dict but a {type(state).__name__}; give a file of weights.")
+    return state
+
+
+def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of `state` under the encoder's own keys; InputError unless every one is there, and fits."""
+    with torch.device("meta"):
+        whole = set(classifier(encoder.name).state_dict())
+    names = {_flat(key): key for key in whole}
+    part, missing, mismatched = {}, [], []
+    for key, tensor in encoder.state_dict().items():
+        theirs = names[_flat(key)]
+        if theirs in state and state[theirs].shape == tensor.shape:
+            part[key] = state[theirs]
+        elif key.endswith("num_batches_tracked"):
+            part[key] = tensor
+        else:
+            (mismatched if theirs in state else missing).append(theirs)
+    unexpected = sorted(set(state) - whole)
+    for what, keys in {"missing": missing, "of another shape": mismatched, "unexpected": unexpected}.items():
+        if keys:
+            raise InputError(f"{file}: weights of another architecture than {encoder.name!r}, {len(keys)} keys are "
+                             f"{what}, first {', '.join(keys[:3])}; give the file of this encoder.")
+    return part
+
+
+def _flat(key: str) -> str:
+    """A key as it reads in any cut of one network: a pyramid of timm's has `body.stages_0` for `stages.0`."""
+    return key.removeprefix("body.").replace(".", "_")

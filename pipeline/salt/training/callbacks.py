@@ -1,0 +1,237 @@
+"""What happens around fastai's training loop: number format, record of the epochs, resuming. No callback waits for the
+GPU within an epoch: losses and scores stay on the device until the epoch has ended."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelStepException
+from fastai.torch_core import get_model, rank_distrib
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pipeline.salt import artifacts
+from pipeline.salt.device import autocast, forget_peak, peak_memory
+from pipeline.salt.distributed import is_first, world_size
+from pipeline.salt.errors import InputError
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.tiles.geometry import to_tile
+
+
+class Autocast(Callback):
+    """Forward and loss in `precision`; with fp16 the loss is scaled, and a step that overflows is left out."""
+
+    order = 10
+
+    def __init__(self, precision: str, device: torch.device):
+        self.precision, self.device_ = precision, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def before_batch(self):
+        self.context = autocast(self.precision, self.device_)
+        self.context.__enter__()
+
+    def after_loss(self):
+        self.context.__exit__(None, None, None)
+
+    def before_backward(self):
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+    def before_step(self):
+        if self.scaler.is_enabled():
+            self.scaler.step(self.opt.opt)
+            self.scaler.update()
+            raise CancelStepException
+
+
+class RankShare(Callback):
+    """Where several processes train one network: leaves of each batch this one's part, every n-th tile."""
+
+    order = Autocast.order - 1
+
+    def before_batch(self):
+        mine = slice(rank_distrib(), None, world_size())
+        self.learn.xb, self.learn.yb = tuple(x[mine] for x in self.xb), tuple(y[mine] for y in self.yb)
+
+
+class EpochLog(Callback):
+    """One row an epoch, printed and kept in `rows`; a progress bar over the batches where someone watches.
+
+    columns  epoch (from 1), train_loss, valid_loss, meanap (101 px, threshold 0.5), lr (at the epoch's end), seconds,
+             tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
+    Raises InputError when the training loss is no longer finite.
+    """
+
+    order = 65
+
+    def __init__(self, title: str, device: torch.device):
+        self.title, self.device_, self.rows = title, device, []
+
+    def before_epoch(self):
+        forget_peak(self.device_)       # of an earlier fold, and what cuDNN tried out in the first epoch
+        self.began, self.sums, self.scores = time.perf_counter(), {}, []
+
+    def before_train(self):
+        text = f"{self.title} epoch {self.epoch + 1}/{self.n_epoch}"
+        self.bar = tqdm(total=len(self.dls.train), desc=text, leave=False, disable=None if is_first() else True)
+
+    def after_batch(self):
+        n, loss = len(self.yb[0]), self.loss.detach()
+        if n:       # the last batch may have fewer tiles than there are processes
+            total, count = self.sums.get(self.training, (0, 0))
+            self.sums[self.training] = (total + loss * n, count + n)
+        if self.training:
+            self.bar.update()
+        else:
+            self.scores.append(_scores(self.pred, self.yb[0]))
+
+    def after_train(self):
+        self.bar.close()
+        self.train_loss = self._mean(True)       # waits for the device: what follows times training alone
+        self.trained = time.perf_counter() - self.began
+        if self.train_loss != self.train_loss or abs(self.train_loss) == float("inf"):
+            raise InputError(f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
+                             "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32")
+
+    def after_epoch(self):
+        if not self.scores:       # an epoch that a resumed training skips
+            return
+        scores = torch.cat(self.scores).double()
+        score, tiles = self._over_ranks(scores.sum(), len(scores))
+        self.rows.append({
+            "epoch": self.epoch + 1, "train_loss": round(self.train_loss, 5), "valid_loss": round(self._mean(False), 5),
+            "meanap": round(score / tiles, 5), "lr": float(self.opt.hypers[-1]["lr"]),
+            "seconds": round(time.perf_counter() - self.began, 2),
+            "tiles_per_second": round(self.sums[True][1] * world_size() / self.trained, 1),
+            "memory": round(peak_memory(self.device_), 2),
+        })
+        row = self.rows[-1]
+        left = (self.n_epoch - row["epoch"]) * row["seconds"]
+        print(f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
+              f"valid {row['valid_loss']:.4f}  score {row['meanap']:.4f}  {row['seconds']:.0f} s, "
+              f"{left / 60:.0f} min left", flush=True)
+
+    def _mean(self, training: bool) -> float:
+        total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
+        return total / count if count else float("nan")
+
+    def _over_ranks(self, *numbers: Tensor | float) -> list[float]:
+        """Each number, added up over the processes that train this network."""
+        if world_size() == 1:
+            return [float(n) for n in numbers]
+        sums = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device_)
+        torch.distributed.all_reduce(sums)
+        return sums.tolist()
+
+
+class KeepBest(Callback):
+    """Keeps a copy of the weights of the epoch with the highest score, on the model's device. Runs after EpochLog."""
+
+    order = EpochLog.order + 1
+
+    def __init__(self, log: EpochLog):
+        self.log, self.score, self.weights = log, -1.0, None
+
+    def after_epoch(self):
+        row = self.log.rows[-1] if self.log.rows else None
+        if row and row["epoch"] == self.epoch + 1 and row["meanap"] > self.score:
+            self.score = row["meanap"]
+            self.weights = {k: v.detach().clone() for k, v in get_model(self.model).state_dict().items()}
+
+
+class Resume(Callback):
+    """Saves the whole state of the training at an epoch's end, and goes on from it: weights, optimizer, random states.
+
+    path   the state's file; it goes away when the training ends
+    key    what the training is made from; a state with another key is not used
+    every  seconds between saves: at most so much work is lost
+    On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/test_learner.py).
+    """
+
+    order = KeepBest.order + 1
+
+    def __init__(self, path: Path, key: str, log: EpochLog, best: KeepBest, every: float = 120.0):
+        self.path, self.key, self.log, self.best, self.every = path, key, log, best, every
+        self.state, self.saved = None, time.perf_counter()
+
+    def load(self) -> int:
+        """How many epochs are done already; the state is put in place when training begins."""
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as e:
+            raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training "
+                             "starts over") from e
+        if state["key"] != self.key:
+            print(f"restart  {artifacts.shown(self.path)}: {state['epochs']} epochs with other settings are given up")
+            return 0
+        self.state = state
+        return state["epochs"]
+
+    def before_train(self):
+        if self.state is None:
+            return
+        state, self.state = self.state, None
+        get_model(self.model).load_state_dict(state["model"])
+        self.opt.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.learn.autocast.scaler.load_state_dict(state["scaler"])
+        self.log.rows[:] = state["rows"]
+        self.best.score = state["best_score"]
+        device = next(self.model.parameters()).device
+        self.best.weights = {k: v.to(device) for k, v in state["best"].items()}
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available() and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        version, internal, gauss = state["shuffle_rng"]
+        self.dls.train.rng.setstate((version, tuple(internal), gauss))
+
+    def after_epoch(self):
+        done = self.epoch + 1
+        due = is_first() and time.perf_counter() - self.saved >= self.every
+        if self.state is not None or done == self.n_epoch or not due:
+            return
+        state = {
+            "key": self.key, "epochs": done, "rows": self.log.rows,
+            "model": get_model(self.model).state_dict(), "optimizer": self.opt.state_dict(),
+            "best": self.best.weights, "best_score": self.best.score,
+            "scaler": self.learn.autocast.scaler.state_dict(),      # empty unless fp16
+            "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "shuffle_rng": self.dls.train.rng.getstate(),
+        }
+        artifacts.replace_file(self.path, partial(_save, state))
+        self.saved = time.perf_counter()
+
+
+class FrozenFirst(Callback):
+    """Holds all but the last group of parameters still for one epoch; BatchNorm goes on learning, as in fastai."""
+
+    order = Resume.order + 1        # a state that was left is in place before unfreezing forgets it, as fastai does
+
+    def before_train(self):
+        if self.epoch == 0:
+            self.learn.freeze()
+        elif self.epoch == 1:
+            self.learn.unfreeze()
+
+
+def _save(state: dict, path: Path) -> None:
+    with open(path, "wb") as f:      # given a path, torch writes it itself and does not say that the disk is full
+        torch.save(_plain(state), f)
+
+
+def _plain(value):
+    """The same with Python's numbers for numpy's, which fastai's schedule makes: torch.load takes no others unseen."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _scores(logits: Tensor, masks: Tensor) -> Tensor:
+    """(B, 1, S, S) logits and (B, 1, 101, 101) masks -> (B,) Kaggle scores."""
+    return tile_scores(to_tile(logits, masks.shape[-2:])[:, 0] > 0, masks[:, 0] > 0.5)

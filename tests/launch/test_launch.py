@@ -1,0 +1,400 @@
+"""Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
+import importlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import make_folds, prepare, train
+from pipeline.salt import distributed as ranks
+from pipeline.salt.config import Model
+from pipeline.salt.errors import InputError
+from pipeline.salt.launch import local, runs_here
+from pipeline.salt.launch.local import in_processes
+from pipeline.salt.launch.ray_cluster import share
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.tiles.cache import Cache
+from pipeline.salt.tiles.geometry import to_tile
+from pipeline.salt.tiles.loaders import get_data
+from pipeline.salt.training import checkpoints
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 8
+SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "workers=1", "folds.k=2", "train.64.size=32",
+         "train.96.size=48", "train.batch=6", f"train.32.epochs={EPOCHS}", "train.48.epochs=1",
+         "model.options.width=8", "train.precision=fp32"]
+
+
+def flags(out: Path | str, *more: str) -> list[str]:
+    return ["--data=sample", f"--out={out}", "--profile=demo", *(f"--set={s}" for s in SMALL), *more]
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory) -> Path:
+    """Tiles and folds, nothing trained; not to be changed."""
+    out = tmp_path_factory.mktemp("dealt") / "out"
+    for stage in (prepare, make_folds):
+        stage.main(flags(out))
+    return out
+
+
+@pytest.fixture
+def out(dealt, tmp_path) -> Path:
+    return shutil.copytree(dealt, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def straight(dealt, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights that this process gives, one fold after the other."""
+    out = shutil.copytree(dealt, tmp_path_factory.mktemp("straight") / "out")
+    train.main(flags(out))
+    return weights(out)
+
+
+def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {str(path.relative_to(out)): load_file(path) for path in sorted(out.rglob("*.safetensors"))}
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    assert len(ours) == 6 and ours.keys() == theirs.keys()      # 2 folds, best of 2 sizes and last of the second
+    for path, tensors in ours.items():
+        assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
+
+
+@pytest.fixture(scope="module")
+def fast_clock(tmp_path_factory) -> str:
+    """A folder for PYTHONPATH with which the clock runs 1000 times too fast: a state is saved after every epoch."""
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "sitecustomize.py").write_text(
+        "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n")
+    return str(folder)
+
+
+# ---- processes of this machine, with a stage that only says where it runs
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> str:
+    """A stage: `--fail` ends in a sentence, `--crash` in a traceback, `--sleep` takes a minute."""
+    (tmp_path / "toy.py").write_text("""
+import os, sys, time
+said = " ".join(sys.argv[1:])
+began = time.time()
+if "--fail" in said:
+    sys.exit("error: there is no salt")
+if "--crash" in said:
+    raise RuntimeError("a fault of ours")
+time.sleep(60 if "--sleep" in said else 0.3)
+print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ["OMP_NUM_THREADS"],
+      "began", began, "ended", time.time())
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return "toy"
+
+
+def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-7"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    in_processes(toy, {f"fold {k}": [f"fold={k}"] for k in range(5)}, None)
+    first, *lines = capfd.readouterr().out.splitlines()
+    assert first == "engine   2 processes on 2 GPUs: fold 0, fold 1, fold 2, fold 3, fold 4"
+    assert sorted(line.split()[0] for line in lines) == [f"fold={k}" for k in range(5)]
+    seen = [re.match(r"fold=\d gpu (\S+) threads (\d+) began (\S+) ended (\S+)", line).groups() for line in lines]
+    assert {threads for _, threads, _, _ in seen} == {"4"}
+    for gpu in ("3", "GPU-7"):
+        times = sorted((float(began), float(ended)) for name, _, began, ended in seen if name == gpu)
+        assert len(times) >= 2 and all(a[1] <= b[0] for a, b in zip(times, times[1:], strict=False)), "one at a time"
+
+
+def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0"])
+    in_processes(toy, {"a": ["a"], "b": ["b"]}, 2)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "engine   2 processes on 1 GPU: a, b" and all(" gpu 0 " in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("flag, words", [("--fail", "^there is no salt$"), ("--crash", "fold 1: its .* status 1")])
+def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
+    began = time.monotonic()
+    with pytest.raises(InputError, match=words):
+        in_processes(toy, {"fold 0": ["--sleep"], "fold 1": [flag], "fold 2": ["never begun"]}, 2)
+    said = capfd.readouterr().out
+    assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
+    assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash") and "KeyboardInterrupt" not in said
+    assert not left("--sleep")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_stops_the_workers(toy, monkeypatch, handlers, stop):
+    sleep, stopped = time.sleep, []
+
+    def stopping(seconds: float) -> None:
+        if not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), stop)
+        sleep(seconds)
+    monkeypatch.setattr(time, "sleep", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        in_processes(toy, {"a": ["--sleep=a"], "b": ["--sleep=b"]}, 2)
+    assert not left("--sleep=a") and not left("--sleep=b")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.fixture
+def handlers():
+    """Signals as in a shell's foreground, whoever started the tests."""
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def left(word: str) -> list[str]:
+    """Command lines of toys that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"toy" in command and word.encode() in command:
+            found.append(path.parent.name)
+    return found
+
+
+def test_when_several_processes_are_used(monkeypatch):
+    for gpus, workers, jobs, here in [(0, None, 5, True), (1, None, 5, True), (2, None, 5, False), (2, None, 1, True),
+                                      (2, 1, 5, True), (1, 2, 5, False), (0, 2, 5, False), (2, None, 0, True)]:
+        monkeypatch.setattr("pipeline.salt.launch.visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
+        assert runs_here("local", workers, jobs) == here, (gpus, workers, jobs)
+    assert not runs_here("ray", None, 1) and runs_here("ray", None, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert runs_here("local", 4, 5) and runs_here("ray", None, 5)
+
+
+# ---- the real stage
+
+def test_two_workers_give_the_same_weights(out, straight, capfd):
+    train.main(flags(out, "--workers", "2"))
+    said = capfd.readouterr().out
+    assert said.count("trained") == 4 and "engine   2 processes on the CPU: fold 0, fold 1" in said
+    assert_same(weights(out), straight)
+    train.main(flags(out, "--workers", "2"))
+    assert capfd.readouterr().out.count("fresh") == 4
+
+
+def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch, capfd):
+    state, is_working, killed = out / "folds/demo/fold_0/32.resume.pt", local._Worker.is_working, []
+
+    def killing(worker) -> bool:
+        if worker.title == "fold 0" and state.exists():
+            worker.process.kill()
+            worker.process.wait()
+            killed.append(worker.process.pid)
+        return is_working(worker)
+    monkeypatch.setenv("PYTHONPATH", fast_clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(local._Worker, "is_working", killing)
+        with pytest.raises(InputError, match="fold 0: its process was killed by signal 9"):
+            train.main(flags(out, "--workers", "2"))
+    assert len(killed) == 1
+    capfd.readouterr()
+    train.main(flags(out, "--workers", "2"))
+    assert 0 < capfd.readouterr().out.count("fold 0  32 px  epoch") < EPOCHS, "it went on, not from the start"
+    assert_same(weights(out), straight)
+
+
+# ---- Ray
+
+@pytest.mark.parametrize("nodes, workers, wanted", [
+    ([{"CPU": 16, "GPU": 8}], None, (8, {"num_gpus": 1})),
+    ([{"CPU": 16, "GPU": 1}] * 4, 4, (4, {"num_gpus": 1})),
+    ([{"CPU": 16, "GPU": 1}] * 4, 10, (10, {"num_gpus": 1 / 3})),      # three on a GPU: ten find room
+    ([{"CPU": 16, "GPU": 2}, {"CPU": 4}], None, (2, {"num_gpus": 1})),
+    ([{"CPU": 2}], 2, (2, {"num_cpus": 1})),
+    ([{"CPU": 2}], None, (1, {"num_cpus": 2})),
+    ([{"CPU": 16}, {"CPU": 8}, {}], None, (2, {"num_cpus": 8})),      # {}: a head that computes nothing
+    ([{"CPU": 2}], 5, (5, {"num_cpus": 1})),
+])
+def test_what_a_task_asks_of_the_cluster(nodes, workers, wanted):
+    assert share(nodes, workers) == wanted
+
+
+def test_without_ray_it_says_what_to_install(out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")):
+        train.main(flags(out, "--engine", "ray"))
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory) -> Path:
+    """Where the cluster's workers keep what --out URL gives them."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(fast_clock, nodes):
+    """Environment of a command that finds a cluster of its own, with two CPUs."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
+    folder = tempfile.mkdtemp(prefix="ray-")       # pytest's own folders are too deep for the names of Ray's sockets
+    port = free_port()
+    token = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = token | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+                           "XDG_CACHE_HOME": str(nodes),
+                           "RAY_worker_niceness": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
+                             "--num-gpus=0", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
+                             "--include-dashboard=false"],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    while not said or "--block" not in said[-1]:       # it says so when it is ready
+        said.append(head.stdout.readline())
+        assert said[-1], "".join(said)
+    yield token | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(ROOT)}
+    head.terminate()
+    head.communicate(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def on_ray(environment: dict[str, str], stage: str, *args: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", f"pipeline.{stage}", *args, "--engine", "ray", "--workers", "2"],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def running_tasks(fast_clock: str) -> list[int]:
+    """Processes of this cluster's workers, which know it by its clock."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if (folder / "cmdline").exists()
+            and (folder / "cmdline").read_bytes().startswith(b"ray::run_job")
+            and fast_clock.encode() in (folder / "environ").read_bytes()]
+
+
+def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, straight, ray_cluster, fast_clock):
+    state = out / "folds/demo/fold_0/32.resume.pt"
+    with on_ray(ray_cluster, "train", *flags(out)) as command:
+        while not state.exists() and command.poll() is None:
+            time.sleep(0.01)
+        killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
+        text = command.stdout.read()
+    assert command.returncode == 0 and len(killed) == 2, text
+    assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
+    assert_same(weights(out), straight)
+
+
+def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
+    """Where the command is given there may be no GPU."""
+    pseudo = ["--set=pseudo.use=true", "--set=pseudo.share=0"]
+    train.main(flags(out, *pseudo))
+    for stage, tasks, more in [("pseudo_label", "fold 0, fold 1", []), ("train", "fold 0, fold 1", ["--pseudo"]),
+                               ("predict", "all folds", [])]:
+        elsewhere = shutil.copytree(out, out.parent / f"{stage} here")
+        importlib.import_module(f"pipeline.{stage}").main(flags(elsewhere, *pseudo, *more))
+        with on_ray(ray_cluster, stage, *flags(out, *pseudo, *more)) as command:
+            text = command.stdout.read()
+        assert command.returncode == 0 and re.search(rf"engine +Ray, .*: {tasks}\n", text), text
+        made = {path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.suffix in (".npy", ".safetensors")}
+        assert made == {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".npy", ".safetensors")}
+        assert all((out / path).read_bytes() == (elsewhere / path).read_bytes() for path in made)
+
+
+def test_nodes_without_a_common_folder_meet_at_a_url(dealt, nodes, tmp_path, ray_cluster, fast_clock):
+    """A node is lost with all that lay on it; another one goes on from the state that it had put."""
+    there, more = tmp_path / "bucket", ["--fold=0", "--size=32", "--set=train.32.epochs=120"]
+    shutil.copytree(dealt, there), shutil.copytree(dealt, tmp_path / "straight")
+    train.main(flags(tmp_path / "straight", *more))
+    environment = ray_cluster | {"XDG_CACHE_HOME": str(tmp_path / "here")}
+    with on_ray(environment, "train", *flags(f"file://{there}", *more)) as command:
+        while not (there / "folds/demo/fold_0/32.resume.pt").exists() and command.poll() is None:
+            time.sleep(0.01)
+        killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
+        shutil.rmtree(nodes / "salt-segmentation")
+        text = command.stdout.read()
+    assert command.returncode == 0 and len(killed) == 1, text
+    assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
+    ours, theirs = weights(there), weights(tmp_path / "straight")
+    assert len(ours) == len(theirs) == 1
+    assert all(torch.equal(ours[path][name], w) for path in theirs for name, w in theirs[path].items())
+    assert (there / "folds/demo/fold_0/32.csv.json").exists() and not [*there.rglob("*.resume.pt")]
+
+
+def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
+    with on_ray(ray_cluster, "train", *flags(out, "--set", "train.loss=lovas")) as command:
+        text = command.stdout.read()
+    assert command.returncode == 1 and "Traceback" not in text, text
+    assert "error: train.loss=lovas is no loss that is known" in text
+
+
+# ---- one fold over several processes
+
+def test_without_accelerate_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")), ranks.joined():
+        pass
+
+
+def test_two_processes_train_one_network(out, tmp_path):
+    """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
+    folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
+    fold = folds["fold"].value_counts().idxmax()
+    held_out = (folds["fold"] == fold).to_numpy()
+    assert held_out.sum() == 13, "batches of 12 and 1: the second process has no part of the last"
+    script = tmp_path / "both.py"
+    script.write_text("""
+import sys, torch
+from pipeline import train
+from pipeline.salt.training import learner
+fit = learner.fit_fold
+
+def compared(*args, **kwargs):
+    fitted = fit(*args, **kwargs)
+    for name, w in [*fitted.last.items(), *fitted.best.items()]:
+        both = [torch.empty_like(w), torch.empty_like(w)]
+        torch.distributed.all_gather(both, w)
+        assert torch.equal(*both), name
+    print(f"the same in {torch.distributed.get_world_size()}")
+    return fitted
+learner.fit_fold = compared
+train.main(sys.argv[1:])
+""")
+    launch = [sys.executable, "-m", "accelerate.commands.launch",
+              "--multi_gpu",    # the way through torchrun, which needs no GPU; for CPUs accelerate would take MPI
+              "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+              f"--main_process_port={free_port()}", str(script), *flags(out, f"--fold={fold}")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(launch, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
+    model = checkpoints.network(Model(encoder="test_resnet", options={"width": 8}))
+    tiles = Cache(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
+    for size in (32, 48):
+        history = pd.read_csv(out / f"folds/demo/fold_{fold}/{size}.csv")
+        model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))
+        dls = get_data(fold, folds, size, 6, cache=tiles, stats=(model.encoder.mean, model.encoder.std))
+        with torch.inference_mode():
+            logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
+        score = tile_scores(logits[:, 0].numpy() > 0, tiles.masks[held_out]).mean()
+        assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
+        assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)
+        assert len(history) == (EPOCHS if size == 32 else 1)

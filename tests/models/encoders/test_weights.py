@@ -1,0 +1,171 @@
+"""ImageNet weights: all of them or none, and a sentence that says why not. Files are made on the spot."""
+import pickle
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.salt.errors import InputError
+from pipeline.salt.models.encoders import weights
+from pipeline.salt.models.encoders.table import build_encoder, classifier
+from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
+
+NAME = "test_resnet"
+FILE = "test_resnet.r160_in1k.safetensors"      # as it comes from the hub
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> dict[str, torch.Tensor]:
+    """A whole classifier's state dict."""
+    return classifier(NAME).state_dict()
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """torch hub's cache, empty, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
+    return tmp_path / "hub" / "hub" / "checkpoints"
+
+
+def _no_network(url, dst, **_):
+    raise URLError("no network")
+
+
+def loaded(source, imagenet) -> str:
+    encoder = build_encoder(NAME)
+    said = load_imagenet(encoder, source)
+    for key, tensor in encoder.body.state_dict().items():
+        assert torch.equal(tensor, imagenet[key]), key
+    return said
+
+
+@pytest.mark.parametrize("name, save", [("any.pth", torch.save), ("any.safetensors", save_file),
+                                        ("fastai.pth", lambda state, path: torch.save({"model": state}, path))])
+def test_a_file_of_any_kind(name, save, imagenet, tmp_path):
+    save(imagenet, tmp_path / name)
+    assert loaded(tmp_path / name, imagenet) == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoder, file", [
+    ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k.safetensors"),
+    ("se_resnext50_32x4d", "se_resnext50_32x4d-a260b3a4.pth"),
+    ("se_resnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
+    ("legacy_seresnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
+    ("se_resnext50_32x4d", "se_resnext50_32x4d.imagenet.safetensors"),
+    ("resnet34", "resnet34-b627a593.pth"),
+    ("xresnet50", "xrn50_940.pth"),
+    ("xresnet34", "xresnet34.pth"),
+    ("resnet34", "resnet34-mine.pt"),
+])
+def test_a_folder_is_searched_for_the_encoders_name(encoder, file, tmp_path):
+    for other in ("resnet3.pth", "resnet345.pth", "tf_efficientnet_lite02.pth", "resnet34.txt"):
+        (tmp_path / other).touch()
+    assert find_weights(encoder, tmp_path) is None
+    (tmp_path / file).touch()
+    assert find_weights(encoder, tmp_path) == tmp_path / file
+
+
+def test_the_published_file_goes_before_others_and_the_folder_before_the_cache(cache, tmp_path):
+    cache.mkdir(parents=True)
+    (cache / FILE).touch()
+    assert find_weights(NAME, tmp_path) == find_weights(NAME, None) == cache / FILE
+    (tmp_path / "test_resnet-a.pth").touch()
+    assert find_weights(NAME, tmp_path) == tmp_path / "test_resnet-a.pth"
+    (tmp_path / FILE).touch()
+    assert find_weights(NAME, tmp_path) == tmp_path / FILE
+
+
+def test_what_the_encoder_does_not_have_may_be_missing(imagenet, tmp_path):
+    wanted = {k: v for k, v in imagenet.items() if not k.startswith("fc.") and "num_batches" not in k}
+    torch.save(wanted, tmp_path / "w.pth")
+    encoder = build_encoder(NAME)
+    load_imagenet(encoder, tmp_path / "w.pth")
+    assert torch.equal(encoder.body.conv1[0].weight, imagenet["conv1.0.weight"])
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda w: w.pop("layer1.0.conv1.weight"), "1 keys are missing, first layer1.0.conv1.weight"),
+    (lambda w: w.update({"layer9.weight": torch.zeros(1)}), "1 keys are unexpected, first layer9.weight"),
+    (lambda w: w.update({"layer1.0.conv1.weight": torch.zeros(1)}), "of another shape, first layer1.0.conv1.weight"),
+])
+def test_weights_of_another_architecture(change, says, imagenet, tmp_path):
+    changed = dict(imagenet)
+    change(changed)
+    torch.save(changed, tmp_path / "w.pth")
+    encoder = build_encoder(NAME)
+    before = encoder.body.conv1[0].weight.clone()
+    with pytest.raises(InputError, match=f"w.pth: weights of another architecture.*{says}"):
+        load_imagenet(encoder, tmp_path / "w.pth")
+    assert torch.equal(encoder.body.conv1[0].weight, before)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code in a file of weights was run",))
+
+
+def _cut(path, imagenet):
+    (torch.save if path.suffix == ".pth" else save_file)(imagenet, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("name, write", [
+    ("w.pth", _cut),
+    ("w.safetensors", _cut),
+    ("w.pth", lambda path, _: path.touch()),
+    ("w.safetensors", lambda path, _: path.touch()),
+    ("w.pth", lambda path, _: path.write_text("<html>404</html>")),
+    ("w.pth", lambda path, _: path.write_bytes(pickle.dumps(Bomb(), protocol=2))),
+    ("w.pth", lambda path, _: torch.save([1, 2], path)),
+])
+def test_a_broken_file(name, write, imagenet, tmp_path):
+    write(tmp_path / name, imagenet)
+    with pytest.raises(InputError, match=name):
+        load_imagenet(build_encoder(NAME), tmp_path / name)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="nowhere.pth: no such file or folder"):
+        load_imagenet(build_encoder(NAME), tmp_path / "nowhere.pth")
+
+
+def test_when_none_can_be_had(tmp_path):
+    encoder = build_encoder("tf_efficientnet_lite0")
+    with pytest.raises(InputError) as e:
+        load_imagenet(encoder, tmp_path)
+    said = str(e.value)
+    for part in (str(tmp_path), "huggingface.co/timm/tf_efficientnet_lite0.in1k", "github.com/", "no network",
+                 "--weights FILE", "--weights none"):
+        assert part in said
+    with pytest.raises(InputError, match="no address is known"):
+        load_imagenet(build_encoder("xresnet34"), None)
+
+
+def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, monkeypatch):
+    whole = classifier("resnet18").state_dict()
+    tried = []
+
+    def download(url, dst, **_):
+        tried.append(url)
+        if len(tried) == 1:
+            raise URLError("host down")
+        torch.save(whole, dst)
+        if len(tried) == 2:
+            with open(dst, "r+b") as file:
+                file.truncate(1000)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(weights, "_addresses", lambda name: [f"https://x/{i}.pth" for i in "abc"])
+    assert load_imagenet(build_encoder("resnet18"), None) == str(cache / "c.pth")
+    assert [url[-5] for url in tried] == ["a", "b", "c"]
+    assert [file.name for file in cache.iterdir()] == ["c.pth"]
+
+
+def test_published_weights(salt_weights):
+    encoder = build_encoder("tf_efficientnet_lite0").eval()
+    said = load_imagenet(encoder, salt_weights)
+    assert said.endswith("tf_efficientnet_lite0.in1k.safetensors")
+    with pytest.raises(InputError, match="of another architecture than 'tf_efficientnet_lite2'"):
+        load_imagenet(build_encoder("tf_efficientnet_lite2"), find_weights("tf_efficientnet_lite0", salt_weights))

@@ -1,0 +1,346 @@
+"""Training one fold: it learns, it stops with a sentence, and it goes on as if it had never been stopped."""
+
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.salt import artifacts
+from pipeline.salt.config import Model, Stage, Train
+from pipeline.salt.errors import InputError
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.tiles.geometry import to_tile
+from pipeline.salt.tiles.loaders import get_data
+from pipeline.salt.training import checkpoints, learner
+from pipeline.salt.training.callbacks import EpochLog
+from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
+
+STAGE = Stage(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
+TRAIN = Train(stages=(STAGE,), precision="fp32")
+COLUMNS = ["epoch", "train_loss", "valid_loss", "meanap", "lr", "seconds", "tiles_per_second", "memory"]
+MEASURED = COLUMNS[5:]  # of the machine, not of the training
+
+
+@pytest.fixture
+def fit(drawn, tmp_path):
+    """fit(...) one fold of `drawn` anew, each time from the same weights; a state that was left is found."""
+
+    def fit(
+        train: Train = TRAIN, stage: Stage = STAGE, key: str = "key", seed: int = 3, save_every: float = 0.0
+    ) -> Fitted:
+        torch.manual_seed(0)
+        model = checkpoints.network(Model(encoder="test_resnet", weights="none", options={"width": 8}))
+        folds = pd.DataFrame({"id": drawn.train_tiles["id"], "fold": np.arange(36) % 3})
+        dls = get_data(0, folds, stage.size, stage.batch, cache=drawn)
+        torch.manual_seed(random.randrange(2**31))  # what was drawn before must not matter
+        state = tmp_path / "32.resume.pt"
+        fitted = fit_fold(
+            model, dls, stage, train, name="fold 0", seed=seed, resume=state, key=key, save_every=save_every
+        )
+        state.unlink(missing_ok=True)  # as the stage does
+        return fitted
+
+    return fit
+
+
+def assert_same(a: Fitted, b: Fitted) -> None:
+    for ours, theirs in [(a.best, b.best), (a.last, b.last)]:
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(a.rows).drop(columns=MEASURED), pd.DataFrame(b.rows).drop(columns=MEASURED), check_exact=True
+    )
+
+
+def stop_in_epoch(monkeypatch, epoch: int) -> None:
+    """Ctrl-C during the second training batch of the epoch."""
+    after_batch, seen = EpochLog.after_batch, []
+
+    def stops(self):
+        after_batch(self)
+        if self.training and self.epoch + 1 == epoch:
+            seen.append(1)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochLog, "after_batch", stops)
+
+
+def stopped(fit, monkeypatch, epoch: int, **kwargs) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_epoch(patch, epoch)
+        fit(**kwargs)
+
+
+def test_it_learns_and_tells_what_it_did(fit, capsys):
+    stage = Stage(size=32, batch=8, epochs=10, lr=1e-2)
+    fitted = fit(stage=stage)
+    history = pd.DataFrame(fitted.rows)
+    assert list(history) == COLUMNS and history["epoch"].tolist() == list(range(1, 11))
+    assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
+    assert history["meanap"].iloc[-1] > 0.25 + 0.2, "3 of the 12 tiles held out are empty: an empty answer scores 0.25"
+    assert history["meanap"].between(0, 1).all() and (history[["lr", *MEASURED]] > 0).all(axis=None)
+    assert history["lr"].max() <= 1e-2 and history["lr"].iloc[-1] < 1e-4, "one cycle ends near zero"
+    said = capsys.readouterr().out
+    assert said.count("epoch") == 10 and f"score {fitted.rows[0]['meanap']:.4f}" in said
+
+
+def test_weights_are_those_of_the_best_and_of_the_last_epoch(fit, drawn):
+    fitted = fit(stage=Stage(size=32, batch=8, epochs=5, lr=1e-2))
+    scores = [row["meanap"] for row in fitted.rows]
+    assert fitted.best_row["epoch"] == int(np.argmax(scores)) + 1 and fitted.best_row["meanap"] == max(scores)
+    folds = pd.DataFrame({"id": drawn.train_tiles["id"], "fold": np.arange(36) % 3})
+    model = checkpoints.network(Model(encoder="test_resnet", weights="none", options={"width": 8}))
+    for weights, row in [(fitted.best, fitted.best_row), (fitted.last, fitted.rows[-1])]:
+        model.load_state_dict(weights)
+        model.eval()
+        with torch.inference_mode():
+            logits = torch.cat([to_tile(model(x)) for x, _ in get_data(0, folds, 32, 8, cache=drawn).valid])
+        score = tile_scores(logits[:, 0].numpy() > 0, drawn.masks[::3]).mean()
+        assert score == pytest.approx(row["meanap"], abs=0.005)  # a pixel at the threshold may fall either way
+    assert all(w.device.type == "cpu" and w.is_contiguous() for w in fitted.best.values())
+
+
+def test_the_same_seed_gives_the_same_and_another_does_not(fit):
+    first = fit()
+    assert_same(first, fit())
+    other = fit(seed=4)
+    assert any(not torch.equal(first.last[k], other.last[k]) for k in first.last)
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_path, epoch, capsys):
+    straight = fit()
+    stopped(fit, monkeypatch, epoch)
+    capsys.readouterr()
+    assert_same(straight, fit())
+    assert capsys.readouterr().out.count("epoch") == 4 - (epoch - 1), "what was done is not done again"
+
+
+def test_stopped_twice_and_long_after_the_last_save(fit, monkeypatch, tmp_path):
+    straight = fit()
+    stopped(fit, monkeypatch, 2)
+    stopped(fit, monkeypatch, 4, save_every=1e9)  # goes on from epoch 1, saves nothing
+    assert_same(straight, fit())
+
+
+def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
+    straight = fit()
+    np.savez(tmp_path / "tiles.npz", images=drawn.images, masks=drawn.masks)
+    program = f"""
+        import os, signal, warnings
+        warnings.simplefilter("ignore")
+        from pathlib import Path
+        import numpy as np, pandas as pd, torch
+        from pipeline.salt import artifacts
+        from pipeline.salt.training import checkpoints
+        from pipeline.salt.config import Model, Stage, Train
+        from pipeline.salt.training.learner import fit_fold
+        from pipeline.salt.tiles.loaders import get_data
+        from pipeline.salt.tiles.cache import Cache
+        saves, replace_file = [], artifacts.replace_file
+        def dies_in_the_third_save(path, write):
+            saves.append(path)
+            def half(tmp):
+                tmp.write_bytes(b"half")
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace_file(path, half if len(saves) == 3 else write)
+        artifacts.replace_file = dies_in_the_third_save
+        tiles = np.load({str(tmp_path / "tiles.npz")!r})
+        folds = pd.DataFrame({{"id": [f"{{i:04}}" for i in range(36)], "fold": np.arange(36) % 3}})
+        torch.manual_seed(0)
+        model = checkpoints.network(Model(encoder="test_resnet", weights="none", options={{"width": 8}}))
+        stage = Stage(size=32, batch=12, epochs=4, lr=4e-3)
+        dls = get_data(0, folds, 32, 12, cache=Cache(tiles["images"], tiles["masks"], None, None))
+        fit_fold(model, dls, stage, Train(stages=(stage,), precision="fp32"), name="", seed=3,
+                 resume=Path({str(tmp_path / "32.resume.pt")!r}), key="key", save_every=0)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    resumed = fit()
+    assert_same(straight, resumed)
+
+
+FINE_TUNE = Train(stages=(STAGE,), precision="fp32", schedule="fine_tune", wd=1e-2)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_fine_tune_is_fastais_bit_for_bit(fit, monkeypatch, epochs):
+    stage = Stage(size=32, batch=12, epochs=epochs, lr=4e-3)
+    ours = fit(FINE_TUNE, stage)
+    monkeypatch.setattr(learner, "fine_tune", lambda learn, epochs, lr, start_epoch: learn.fine_tune(epochs, lr))
+    theirs = fit(FINE_TUNE, stage, save_every=1e9)
+    assert all(torch.equal(ours.last[k], theirs.last[k]) for k in ours.last)
+    for column in ("train_loss", "valid_loss", "meanap", "lr"):
+        assert [row[column] for row in ours.rows] == [row[column] for row in theirs.rows]
+    assert [row["epoch"] for row in ours.rows] == list(range(1, epochs + 2))
+
+
+def test_fine_tune_begins_with_the_encoder_held_still(fit, monkeypatch):
+    start = fit(stage=Stage(size=32, batch=12, epochs=1, lr=1e-9)).last
+    after_first = {}
+    after_epoch = EpochLog.after_epoch
+
+    def looks(self):
+        after_epoch(self)
+        if self.epoch == 0:
+            after_first.update({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(EpochLog, "after_epoch", looks)
+    last = fit(FINE_TUNE, Stage(size=32, batch=12, epochs=2, lr=4e-3)).last
+    convolutions = [k for k, v in start.items() if v.dim() == 4]
+    moved = {k for k in convolutions if not torch.allclose(after_first[k], start[k], atol=1e-6)}
+    assert moved == {k for k in convolutions if not k.startswith("encoder.")}
+    norms = [k for k, v in start.items() if k.startswith("encoder.") and k.endswith("weight") and v.dim() == 1]
+    assert any(not torch.allclose(after_first[k], start[k], atol=1e-6) for k in norms), "BatchNorm goes on"
+    assert any(not torch.allclose(last[k], start[k], atol=1e-6) for k in convolutions if k.startswith("encoder."))
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_fine_tune_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, epoch):
+    stage = Stage(size=32, batch=12, epochs=3, lr=4e-3)
+    straight = fit(FINE_TUNE, stage)
+    stopped(fit, monkeypatch, epoch, train=FINE_TUNE, stage=stage)
+    assert_same(straight, fit(FINE_TUNE, stage))
+
+
+def test_fine_tune_is_not_shared_out_to_several_processes(fit, monkeypatch):
+    monkeypatch.setattr(learner, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="fine_tune trains in one process"):
+        fit(FINE_TUNE)
+
+
+def test_compiled_training_is_not_shared_out_to_several_processes(fit, monkeypatch):
+    monkeypatch.setattr(learner, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="train.compile=default is for one process"):
+        fit(replace(TRAIN, compile="default"))
+
+
+def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, capsys):
+    straight = fit(key="new")
+    stopped(fit, monkeypatch, 3, key="old", seed=9)
+    capsys.readouterr()
+    assert_same(straight, fit(key="new"))
+    said = capsys.readouterr().out
+    assert "epochs with other settings are given up" in said and said.count(" train ") == 4
+
+
+@pytest.mark.parametrize("cut", [0, 100, 0.5])
+def test_a_damaged_state_is_said(fit, monkeypatch, tmp_path, cut):
+    stopped(fit, monkeypatch, 2)
+    state = (tmp_path / "32.resume.pt").read_bytes()
+    (tmp_path / "32.resume.pt").write_bytes(state[: int(cut * len(state)) if isinstance(cut, float) else cut])
+    with pytest.raises(InputError, match=r"32\.resume\.pt is damaged .*delete it"):
+        fit()
+
+
+def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path):
+    def full(state, f):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"no space left to write .*32\.resume\.pt"):
+        fit()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training_in_words(fit, monkeypatch, tmp_path, value):
+    monkeypatch.setitem(LOSSES, "bce", lambda logits, masks: logits.sum() * 0 + value)
+    with pytest.raises(InputError, match=r"fold 0: the training loss is (nan|inf) in epoch 1; .*train\.lr"):
+        fit(Train(stages=(STAGE,), precision="fp32", loss="bce"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_nobody_knows_is_said(fit):
+    with pytest.raises(InputError, match="train.loss=lovasz_hing is no loss.*did you mean lovasz_hinge"):
+        fit(Train(stages=(STAGE,), loss="lovasz_hing"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains(fit, loss):
+    stage = Stage(size=32, batch=12, epochs=1, lr=1e-3)
+    assert np.isfinite(fit(Train(stages=(stage,), precision="fp32", loss=loss), stage).rows[0]["train_loss"])
+
+
+def test_bf16_trains_and_leaves_nothing_behind(fit):
+    fitted = fit(Train(stages=(STAGE,), precision="bf16"))
+    assert all(np.isfinite([row["train_loss"], row["valid_loss"]]).all() for row in fitted.rows)
+    assert {w.dtype for w in fitted.last.values()} <= {torch.float32, torch.int64}
+    assert not torch.is_autocast_enabled("cpu")
+    exact = fit()
+    assert fitted.rows[0]["train_loss"] == pytest.approx(exact.rows[0]["train_loss"], rel=0.05)
+    assert fitted.rows[0]["train_loss"] != exact.rows[0]["train_loss"], "bf16 rounds: otherwise it did not run"
+
+
+def test_a_number_format_that_the_machine_has_not_is_said(fit):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, which has fp16; the sentence is for machines without")
+    with pytest.raises(InputError, match="fp16 needs a GPU; use bf16 or fp32"):
+        fit(Train(stages=(STAGE,), precision="fp16"))
+
+
+def test_weight_decay_and_learning_rate_reach_the_optimizer(fit):
+    plain = fit()
+    for stage, wd in [(STAGE, 0.5), (Stage(size=32, batch=12, epochs=4, lr=1e-3), TRAIN.wd)]:
+        other = fit(Train(stages=(stage,), precision="fp32", wd=wd), stage)
+        assert any(not torch.equal(plain.last[k], other.last[k]) for k in plain.last)
+
+
+def test_a_state_is_saved_no_more_often_than_asked(fit, monkeypatch):
+    saved = []
+    monkeypatch.setattr(artifacts, "replace_file", lambda path, write: saved.append(path))
+    fit(save_every=1e9)
+    assert saved == []
+    fit(save_every=0)
+    assert len(saved) == 3, "after each of four epochs but the last"
+
+
+def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):
+    """A scaler that works in fp32 on a CPU too, and doubles its scale at every third step of eight."""
+    made, scaler = [], torch.amp.GradScaler
+
+    def always(device: str, enabled: bool) -> torch.amp.GradScaler:
+        made.append(scaler(device, init_scale=8.0, growth_interval=3))
+        return made[-1]
+
+    plain = fit()
+    monkeypatch.setattr(torch.amp, "GradScaler", always)
+    straight = fit()
+    assert_same(straight, plain)        # a power of two more or less, and no step left out
+    stopped(fit, monkeypatch, 3)
+    assert_same(fit(), straight)
+    assert [s.get_scale() for s in (made[0], made[-1])] == [32.0, 32.0]
+
+
+def test_compiled_it_learns_the_same(fit, monkeypatch):
+    """To rounding, and the weights keep their names; torch's own kernels, as making others takes minutes."""
+    compile_module, modes = torch.nn.Module.compile, []
+
+    def traced(self, mode: str, **kwargs) -> None:
+        modes.append(mode)
+        compile_module(self, backend="aot_eager", **kwargs)
+
+    plain = fit()
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    compiled = fit(replace(TRAIN, compile="reduce-overhead"))
+    assert modes == ["reduce-overhead"] and counters["unique_graphs"] - before >= 2
+    assert compiled.last.keys() == plain.last.keys()
+    for a, b in zip(compiled.rows, plain.rows, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["valid_loss"] == pytest.approx(b["valid_loss"], rel=1e-3)

@@ -5,6 +5,7 @@
 
 writes  bench/results/<machine>.json after each comparison, and the table in docs/speed.md
 """
+
 import argparse
 import json
 from importlib import import_module
@@ -14,16 +15,29 @@ from bench.harness.compare import circumstances, machine, shown, write_between
 from pipeline.salt.device import pick_device
 
 # modules of bench.speed with run(device) -> Iterable[Result]
-BENCHES = ("losses", "metric_rle", "cpu_depthwise", "loader", "train_step", "switches", "folds_at_once", "smp",
-           "inference", "whole_run", "scaling", "training_memory")
+BENCHES = (
+    "losses",
+    "metric_rle",
+    "cpu_depthwise",
+    "loader",
+    "train_step",
+    "switches",
+    "folds_at_once",
+    "smp",
+    "inference",
+    "whole_run",
+    "scaling",
+    "training_memory",
+)
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("benches", nargs="*", metavar="bench", default=BENCHES, help=", ".join(BENCHES))
     names = parser.parse_args(argv).benches
     if unknown := set(names) - set(BENCHES):
@@ -64,11 +78,13 @@ def table() -> str:
     rows = ["| machine | what | ours | theirs | ratio | load | date | commit |", "|---|---|--:|--:|--:|--:|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
-        for bench in record.get("benches", {}).values():        # other files of numbers lie here too
-            rows += [f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
-                     f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x "
-                     f"| {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
-                     for r in bench["results"]]
+        for bench in record.get("benches", {}).values():  # other files of numbers lie here too
+            rows += [
+                f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
+                f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x "
+                f"| {r['load']:.1f} | {bench['date']} | {bench['commit']} |"
+                for r in bench["results"]
+            ]
     return "\n".join(rows) + "\n"
 
 

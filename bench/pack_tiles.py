@@ -5,6 +5,7 @@
 reads   DIR/train.zip, test.zip, train.csv, depths.csv, sample_submission.csv
 writes  the same into .tiles; it prepares to the same cache
 """
+
 import csv
 import io
 import shutil

@@ -1,7 +1,7 @@
 """The stages in order, with their state; the flags choose the run, as on every stage.
 
-    python -m pipeline
-    python -m pipeline --data DIR --profile blog
+python -m pipeline
+python -m pipeline --data DIR --profile blog
 """
 
 from pipeline.salt import artifacts
@@ -17,8 +17,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f"out      {run.files.out}\n")
     for stage, what, products in lineage.stages(run):
         print(f"{stage:<24} {state(products):<22} {what}")
-    print("\nrun one with the same flags, for example: python -m pipeline.train --size "
-          f"{run.profile.train.stages[0].size} --fold 0; all of them: ./run_all.sh")
+    print(
+        "\nrun one with the same flags, for example: python -m pipeline.train --size "
+        f"{run.profile.train.stages[0].size} --fold 0; all of them: ./run_all.sh"
+    )
 
 
 def state(products: list[lineage.Product]) -> str:

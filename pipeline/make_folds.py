@@ -22,16 +22,20 @@ def main(argv: list[str] | None = None) -> None:
         artifacts.say_fresh(path)
         return
     if (told := artifacts.differences(path, origin)) and not run.force:
-        raise InputError(f"{artifacts.shown(path)} was dealt otherwise ({'; '.join(told)}), and networks may have been "
-                         "trained on it; --force deals anew, --out or another --profile keeps it")
+        raise InputError(
+            f"{artifacts.shown(path)} was dealt otherwise ({'; '.join(told)}), and networks may have been "
+            "trained on it; --force deals anew, --out or another --profile keeps it"
+        )
     how = run.profile.folds
     tiles = cache.read(run.files).train_tiles
     table = tiles[["id", "coverage", "z"]].copy()
     table.insert(1, "fold", SCHEMES[how.scheme](tiles, how.k, how.seed))
     artifacts.publish(path, origin, lambda tmp: table.to_csv(tmp, index=False))
     sizes = table["fold"].value_counts()
-    print(f"dealt    {artifacts.shown(path)}: {how.k} folds of {sizes.min()} to {sizes.max()} tiles, "
-          f"scheme {how.scheme}, seed {how.seed}")
+    print(
+        f"dealt    {artifacts.shown(path)}: {how.k} folds of {sizes.min()} to {sizes.max()} tiles, "
+        f"scheme {how.scheme}, seed {how.seed}"
+    )
 
 
 if __name__ == "__main__":

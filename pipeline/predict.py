@@ -52,10 +52,25 @@ def main(argv: list[str] | None = None) -> None:
     ]:
         began = time.perf_counter()
         jobs = ((with_fold(fold), rows_of(fold)) for fold in run.folds)
-        artifacts.publish(path, origin, lambda tmp, images=images, jobs=jobs, title=title: predict_to_file(
-            tmp, images, jobs, title, size=size, batch=how.batch, flip=how.flip, precision=precision, devices=devices))
-        print(f"predict  {artifacts.shown(path)}: {len(images)} tiles, folds {', '.join(map(str, run.folds))}, "
-              f"{time.perf_counter() - began:.0f} s")
+        artifacts.publish(
+            path,
+            origin,
+            lambda tmp, images=images, jobs=jobs, title=title: predict_to_file(
+                tmp,
+                images,
+                jobs,
+                title,
+                size=size,
+                batch=how.batch,
+                flip=how.flip,
+                precision=precision,
+                devices=devices,
+            ),
+        )
+        print(
+            f"predict  {artifacts.shown(path)}: {len(images)} tiles, folds {', '.join(map(str, run.folds))}, "
+            f"{time.perf_counter() - began:.0f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -24,19 +24,24 @@ def main(argv: list[str] | None = None) -> None:
     folder = run.data
     if folder is None:
         folder = run.files.sample
-        print(f"sample   making tiles in {artifacts.shown(folder)}; for the real ones (with a Kaggle account that has "
-              "accepted the rules):\n"
-              f"         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/")
+        print(
+            f"sample   making tiles in {artifacts.shown(folder)}; for the real ones (with a Kaggle account that has "
+            "accepted the rules):\n"
+            f"         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
+        )
         numbers = run.profile.sample
         from pipeline.salt.tiles import synthetic as sample
+
         with artifacts.writing(folder):
             sample.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     tiles = competition.read(folder)
     for note in tiles.notes:
         print(f"note     {note}")
     cache.write(tiles, run.files, origin)
-    print(f"prepared {artifacts.shown(tiles_csv.parent)}: {len(tiles.images)} tiles with a mask, "
-          f"{len(tiles.test)} to predict")
+    print(
+        f"prepared {artifacts.shown(tiles_csv.parent)}: {len(tiles.images)} tiles with a mask, "
+        f"{len(tiles.test)} to predict"
+    )
 
 
 if __name__ == "__main__":

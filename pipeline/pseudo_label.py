@@ -53,9 +53,17 @@ def label_fold(run: Run, fold: int) -> None:
     network = checkpoints.load(trained, checkpoints.network(profile.model))
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         probs = Path(scratch, "probs.npy")
-        predict_to_file(probs, tiles.test, [(network, np.arange(len(tiles.test)))], f"fold {fold}", size=size,
-                        batch=profile.predict.batch, flip=profile.predict.flip,
-                        precision=resolve_precision(profile.train.precision, devices[0]), devices=devices)
+        predict_to_file(
+            probs,
+            tiles.test,
+            [(network, np.arange(len(tiles.test)))],
+            f"fold {fold}",
+            size=size,
+            batch=profile.predict.batch,
+            flip=profile.predict.flip,
+            precision=resolve_precision(profile.train.precision, devices[0]),
+            devices=devices,
+        )
         n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, origin)
     print(f"labelled {artifacts.shown(path)}: {n} of {len(tiles.test)} test tiles are sure enough for fold {fold}")
 

@@ -21,8 +21,8 @@ from pipeline.salt.cli import Run
 from pipeline.salt.config import PROFILES, settings_of
 from pipeline.salt.tiles import cache
 
-SHOWN = 6       # tiles of each kind
-SEED = 0        # of the test tiles that are shown
+SHOWN = 6  # tiles of each kind
+SEED = 0  # of the test tiles that are shown
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,20 +55,29 @@ def write(run: Run, origin: artifacts.Origin) -> None:
     folds = scores.per_fold(ran, histories)
     settings, usual = (page.flat(settings_of(p)) for p in (profile, PROFILES[profile.name]))
     found = {
-        "profile": profile.name, "about": profile.about, "made": time.strftime("%Y-%m-%d"),
+        "profile": profile.name,
+        "about": profile.about,
+        "made": time.strftime("%Y-%m-%d"),
         "data": {"source": files.source, "labelled": len(tiles.masks), "test": len(test)},
-        "folds_ran": list(run.folds), "folds_of": profile.folds.k,
-        "threshold": sent["threshold"], "checkpoint": profile.predict.checkpoint,
+        "folds_ran": list(run.folds),
+        "folds_of": profile.folds.k,
+        "threshold": sent["threshold"],
+        "checkpoint": profile.predict.checkpoint,
         "out_of_fold": scores.pooled(ran) | {"at_half": cuts[0.5]} | scores.spread([fold["score"] for fold in folds]),
         "test": None if tiles.truth is None else scores.pooled(test),
-        "folds": folds, "sizes": scores.per_size(folds),
-        "thresholds": {str(cut): score for cut, score in cuts.items()}, "classes": scores.per_class(ran),
+        "folds": folds,
+        "sizes": scores.per_size(folds),
+        "thresholds": {str(cut): score for cut, score in cuts.items()},
+        "classes": scores.per_class(ran),
         "empty": scores.empty_shares(tiles.train_tiles["coverage"], ran, sent["empty"]),
         **scores.machines([read_sidecar(files.history(fold, size)) for fold in run.folds for size in sizes]),
         "settings": settings,
     }
-    artifacts.publish(files.result("scores.json"), origin,
-                      lambda tmp: tmp.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n"))
+    artifacts.publish(
+        files.result("scores.json"),
+        origin,
+        lambda tmp: tmp.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n"),
+    )
 
     some = test[~test["black"]]
     groups = {kind: page.pictures(rows, labelled) for kind, rows in scores.examples(ran, SHOWN).items()}
@@ -81,8 +90,10 @@ def tell(run: Run, found: dict) -> None:
     """The last lines of a run."""
     for name, part in [("out of fold", found["out_of_fold"]), ("test", found["test"])]:
         if part:
-            print(f"{name:<12} {part['score']:.4f} on {part['tiles']:,} tiles "
-                  f"(empty masks alone: {part['all_empty']:.4f})")
+            print(
+                f"{name:<12} {part['score']:.4f} on {part['tiles']:,} tiles "
+                f"(empty masks alone: {part['all_empty']:.4f})"
+            )
     print(f"{'submission':<12} {artifacts.shown(run.files.result('submission.csv.gz'))}")
     print(f"{'report':<12} {artifacts.shown(run.files.result('report.html'))}")
 

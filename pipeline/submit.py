@@ -22,8 +22,11 @@ from pipeline.salt.tiles import cache, competition
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv, lambda p: p.add_argument(
-        "--upload", action="store_true", help="submit to Kaggle through its own client"))
+    run, args = command.parse(
+        __doc__,
+        argv,
+        lambda p: p.add_argument("--upload", action="store_true", help="submit to Kaggle through its own client"),
+    )
     origin, path = lineage.submission(run), run.files.result("submission.csv.gz")
     if artifacts.is_fresh(path, origin) and not run.force:
         artifacts.say_fresh(path)
@@ -41,8 +44,12 @@ def write(run: command.Run, origin: artifacts.Origin, path) -> None:
         ran = np.flatnonzero(np.isfinite(oof[:, 0, 0]))
         threshold, _ = best_threshold(oof[ran], tiles.masks[ran])
     black = tiles.test_tiles["black"].to_numpy()
-    masks = submission.masks(np.load(run.files.result("test.npy"), mmap_mode="r"), threshold,
-                             black=black if rules.black_empty else None, full_empty=rules.full_empty)
+    masks = submission.masks(
+        np.load(run.files.result("test.npy"), mmap_mode="r"),
+        threshold,
+        black=black if rules.black_empty else None,
+        full_empty=rules.full_empty,
+    )
     ids = tiles.test_tiles["id"].tolist()
     empty = float((~masks.any(axis=(1, 2))).mean())
     artifacts.publish(path, origin, lambda tmp: submission.write(tmp, ids, masks), threshold=threshold, empty=empty)
@@ -51,8 +58,10 @@ def write(run: command.Run, origin: artifacts.Origin, path) -> None:
 
 def upload(path, message: str) -> None:
     if shutil.which("kaggle") is None:
-        raise InputError("the kaggle client is not installed; pip install kaggle, or upload "
-                         f"{artifacts.shown(path)} on https://www.kaggle.com/c/{competition.SLUG}/submit")
+        raise InputError(
+            "the kaggle client is not installed; pip install kaggle, or upload "
+            f"{artifacts.shown(path)} on https://www.kaggle.com/c/{competition.SLUG}/submit"
+        )
     submit = ["kaggle", "competitions", "submit", "-c", competition.SLUG, "-f", str(path), "-m", message]
     if subprocess.run(submit, check=False).returncode:
         raise InputError(f"the kaggle client did not take {artifacts.shown(path)}; what it says stands above")

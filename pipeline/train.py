@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         for fold in run.folds if here else sorted({*run.folds} - {*to_do}):
             for size in sizes:
                 train_fold(run, fold, size)
-                wait_for_ranks()        # the next size starts from what the first of them publishes
+                wait_for_ranks()  # the next size starts from what the first of them publishes
     if not here:
         jobs = {f"fold {fold}": command.job(run, args, [fold]) for fold in to_do}
         ENGINES[args.engine]("pipeline.train", jobs, workers)
@@ -86,23 +86,44 @@ def train_fold(run: Run, fold: int, size: int | str) -> None:
     device = device_name(start.dls.device)
     title = f"fold {fold}  {size if size == PSEUDO else f'{size} px'}"
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device}, from {start.weights}")
-    fitted = fit_fold(start.model, start.dls, start.stage, profile.train, name=title, seed=start.seed,
-                      resume=files.resume(fold, size), key=origin.key())
+    fitted = fit_fold(
+        start.model,
+        start.dls,
+        start.stage,
+        profile.train,
+        name=title,
+        seed=start.seed,
+        resume=files.resume(fold, size),
+        key=origin.key(),
+    )
     if not is_first():
         return
 
-    facts = {"profile": profile.name, "fold": fold, "device": device, "began_with": Path(start.weights).name,
-             "precision": resolve_precision(profile.train.precision, start.dls.device)}
+    facts = {
+        "profile": profile.name,
+        "fold": fold,
+        "device": device,
+        "began_with": Path(start.weights).name,
+        "precision": resolve_precision(profile.train.precision, start.dls.device),
+    }
     epochs = {"best": (fitted.best, fitted.best_row), "last": (fitted.last, fitted.rows[-1])}
     for which in profile.kept(size):
         weights, row = epochs[which]
-        checkpoints.save(files.checkpoint(fold, size, which), origin, weights, **facts, epoch=row["epoch"],
-                         score=row["meanap"])
-    artifacts.publish(history, origin, lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False), **facts,
-                      seconds=round(sum(row["seconds"] for row in fitted.rows), 1))
+        checkpoints.save(
+            files.checkpoint(fold, size, which), origin, weights, **facts, epoch=row["epoch"], score=row["meanap"]
+        )
+    artifacts.publish(
+        history,
+        origin,
+        lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False),
+        **facts,
+        seconds=round(sum(row["seconds"] for row in fitted.rows), 1),
+    )
     files.resume(fold, size).unlink(missing_ok=True)
-    print(f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch "
-          f"{fitted.best_row['epoch']}, {fitted.rows[-1]['meanap']:.4f} in the last")
+    print(
+        f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch "
+        f"{fitted.best_row['epoch']}, {fitted.rows[-1]['meanap']:.4f} in the last"
+    )
 
 
 if __name__ == "__main__":

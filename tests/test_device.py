@@ -18,6 +18,7 @@ GPU = torch.device("cuda")
 
 def test_a_gpu_that_this_torch_cannot_use_is_named_with_what_to_choose(monkeypatch):
     """Kaggle's P100 says that it is available, and fails at the first operation."""
+
     class Conv2d:
         def __init__(self, *args, **kwargs):
             raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
@@ -33,8 +34,10 @@ def test_a_gpu_that_torch_does_not_see_is_no_reason_to_take_a_week(monkeypatch, 
     """An older driver, or a torch without CUDA; the demo, which is quick without, is trained."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(fold_setup, "visible_gpus", lambda: ["0"])
-    for profile, words in [("blog", "profile blog needs a GPU, and torch .* cannot use the one here"),
-                           ("demo", "make_folds|No such file")]:
+    for profile, words in [
+        ("blog", "profile blog needs a GPU, and torch .* cannot use the one here"),
+        ("demo", "make_folds|No such file"),
+    ]:
         run, _ = command.parse("", ["--data=sample", f"--out={tmp_path}", f"--profile={profile}"])
         with pytest.raises((InputError, OSError), match=words):
             fold_setup.set_up_fold(run, 0, run.profile.steps[0])
@@ -53,8 +56,9 @@ def test_all_gpus_or_the_cpu(monkeypatch):
 @pytest.mark.parametrize("in_hardware, wanted", [(True, "bf16"), (False, "fp16")])
 def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, wanted):
     """A T4 says yes to torch's question unless emulation is left out of it."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
-                        lambda including_emulation=True: including_emulation or in_hardware)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or in_hardware
+    )
     assert resolve_precision("auto", GPU) == wanted
     assert resolve_precision("fp32", GPU) == "fp32"
 
@@ -87,8 +91,9 @@ if sys.argv[1] == "keep":
 before = work()
 print(work() - before)
 """
-    given_back, kept = (int(subprocess.check_output([sys.executable, "-c", faults, how]))
-                        for how in ("as it comes", "keep"))
+    given_back, kept = (
+        int(subprocess.check_output([sys.executable, "-c", faults, how])) for how in ("as it comes", "keep")
+    )
     if given_back < 10_000:
         pytest.skip("another allocator, or one with huge pages: nothing to see")
     assert kept < 100

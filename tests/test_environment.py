@@ -1,4 +1,5 @@
 """The packages are named once, in pyproject.toml; what installs them elsewhere defers to it."""
+
 import re
 import tomllib
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Folds: a partition, the same everywhere, and even where they promise to be."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +15,14 @@ def tiles() -> pd.DataFrame:
     rng = np.random.RandomState(1)
     n = 1003
     share = np.where(rng.random_sample(n) < 0.39, 0, rng.randint(1, 10201, n) / 10201)
-    return pd.DataFrame({
-        "id": [f"{i:010x}" for i in np.sort(rng.permutation(2**20)[:n])],
-        "coverage": share, "z": rng.randint(50, 960, n), "black": (share == 0) & (rng.random_sample(n) < 0.05)})
+    return pd.DataFrame(
+        {
+            "id": [f"{i:010x}" for i in np.sort(rng.permutation(2**20)[:n])],
+            "coverage": share,
+            "z": rng.randint(50, 960, n),
+            "black": (share == 0) & (rng.random_sample(n) < 0.05),
+        }
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -47,8 +53,14 @@ def test_kfold_is_scikit_learns():
 def test_coverage_deals_by_hand():
     # Order: no salt and not black, e above a; black, c; a tenth, f; full, d and b. Dealt two at a time, so each of
     # (e, a), (c, f), (d, b) is split between the folds.
-    tiles = pd.DataFrame({"id": list("abcdef"), "coverage": [0, 1, 0, 1, 0, 0.1], "z": [300, 500, 50, 400, 200, 60],
-                          "black": [False, False, True, False, False, False]})
+    tiles = pd.DataFrame(
+        {
+            "id": list("abcdef"),
+            "coverage": [0, 1, 0, 1, 0, 0.1],
+            "z": [300, 500, 50, 400, 200, 60],
+            "black": [False, False, True, False, False, False],
+        }
+    )
     for seed in range(20):
         a, b, c, d, e, f = coverage(tiles, 2, seed)
         assert {e, a} == {c, f} == {d, b} == {0, 1}

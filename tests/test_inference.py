@@ -48,10 +48,12 @@ def tiles(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 101, 101), dtype=np.uint8)
 
 
-def predict(path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False,
-            devices: int = 1) -> np.ndarray:
-    predict_to_file(path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32",
-                    devices=[CPU] * devices)
+def predict(
+    path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False, devices: int = 1
+) -> np.ndarray:
+    predict_to_file(
+        path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32", devices=[CPU] * devices
+    )
     return np.load(path)
 
 
@@ -162,16 +164,17 @@ def test_networks_are_asked_for_one_at_a_time(tmp_path):
 
 def test_devices_share_the_batches_and_work_at_once(tmp_path):
     images, rows = tiles(11), np.array([10, 3, 5, 0, 7, 2, 1, 9, 4])
-    both = Barrier(2, timeout=60)       # breaks, and the test fails, if one device waits for the other
+    both = Barrier(2, timeout=60)  # breaks, and the test fails, if one device waits for the other
 
     def patient(x: Tensor) -> Tensor:
         both.wait()
         return leaning(x)
 
-    jobs = [(Network(patient), rows[:8]), (Network(patient), rows[5:])]      # batches of 2: 4 and 2 of them
+    jobs = [(Network(patient), rows[:8]), (Network(patient), rows[5:])]  # batches of 2: 4 and 2 of them
     shared = predict(tmp_path / "shared.npy", images, jobs, batch=2, flip=True, devices=2)
-    alone = predict(tmp_path / "alone.npy", images, [(Network(leaning), rows[:8]), (Network(leaning), rows[5:])],
-                    batch=2, flip=True)
+    alone = predict(
+        tmp_path / "alone.npy", images, [(Network(leaning), rows[:8]), (Network(leaning), rows[5:])], batch=2, flip=True
+    )
     assert np.array_equal(shared, alone, equal_nan=True) and np.isnan(shared[[6, 8]]).all()
     assert [len(network.shapes) for network, _ in jobs] == [2, 1], "the other half went to a copy"
 

@@ -1,4 +1,5 @@
 """The losses: against the papers' definitions spelled out in float64, other people's code, and a pencil."""
+
 import math
 from typing import NamedTuple
 
@@ -53,8 +54,9 @@ def _symmetric_by_definition(logits: Tensor, masks: Tensor, weight: str) -> Tens
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("weight", losses.WEIGHTS)
-@pytest.mark.parametrize("ours, definition", [(lovasz_hinge, _lovasz_by_definition),
-                                              (symmetric_lovasz, _symmetric_by_definition)])
+@pytest.mark.parametrize(
+    "ours, definition", [(lovasz_hinge, _lovasz_by_definition), (symmetric_lovasz, _symmetric_by_definition)]
+)
 def test_lovasz_and_its_gradient_are_those_of_the_definition(ours, definition, weight, device):
     logits, masks = _batch()
     o = logits.to(device, copy=True).requires_grad_()
@@ -92,7 +94,7 @@ def test_one_sort_gives_the_mean_of_two_hinges(weight):
     logits, masks = 3 * torch.randn(8, 1, 101, 101), (torch.rand(8, 1, 101, 101) < 0.3).float()
     o = logits.clone().requires_grad_()
     two = (lovasz_hinge(o, masks, weight) + lovasz_hinge(-o, 1 - masks, weight)) / 2
-    expected, = torch.autograd.grad(two, o)
+    (expected,) = torch.autograd.grad(two, o)
     one = symmetric_lovasz(o, masks, weight)
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(torch.autograd.grad(one, o)[0], expected, rtol=1e-3, atol=1e-8)
@@ -140,7 +142,8 @@ def test_bce_by_pencil():
     logits, masks = torch.full((1, 1, 1, 2), math.log(3)), torch.tensor([[[[1.0, 0.0]]]])
     assert bce(logits, masks).item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
     assert LOSSES["bce_lovasz"](logits, masks).item() == pytest.approx(
-        bce(logits, masks).item() + symmetric_lovasz(logits, masks).item())
+        bce(logits, masks).item() + symmetric_lovasz(logits, masks).item()
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -185,7 +188,7 @@ class TestEvery:
         assert all(((logits[i] > 0) == masks[i].bool()).all() for i in taught)
 
     def test_no_step_waits_for_data_or_has_a_shape_that_depends_on_it(self, name):
-        o, t = (torch.empty(2, 1, 16, 16, device="meta") for _ in range(2))     # holds no data: reading any would raise
+        o, t = (torch.empty(2, 1, 16, 16, device="meta") for _ in range(2))  # holds no data: reading any would raise
         o.requires_grad_()
         heads = Heads(o, [o[..., ::2, ::2]], o[:, :, 0, 0])
         composite(LOSSES[name])(heads, t).backward()
@@ -211,7 +214,7 @@ class TestEvery:
         salted = masks.flatten(1).any(1)
         expected = loss(logits, masks) + 0.05 * F.binary_cross_entropy(empty.sigmoid()[:, 0], salted.float())
         for maps in deep:
-            every = 8 // maps.shape[-1]         # nearest neighbour: every 1st, 2nd, 4th pixel
+            every = 8 // maps.shape[-1]  # nearest neighbour: every 1st, 2nd, 4th pixel
             expected = expected + loss(maps[salted], masks[salted][..., ::every, ::every])
         torch.testing.assert_close(composite(loss)(Heads(logits, deep, empty), masks), expected)
         torch.testing.assert_close(composite(loss)(Heads(logits, [], None), masks), loss(logits, masks))
@@ -224,4 +227,4 @@ class TestEvery:
         loss.backward()
         assert deep.grad.count_nonzero() == 0
         main = LOSSES[name](logits, torch.zeros(3, 1, 8, 8)).item()
-        assert loss.item() == pytest.approx(main + 0.05 * math.log(2))      # a classifier that says 1/2
+        assert loss.item() == pytest.approx(main + 0.05 * math.log(2))  # a classifier that says 1/2

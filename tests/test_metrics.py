@@ -1,4 +1,5 @@
 """The score, against a definition in fractions and numbers worked out by hand."""
+
 import csv
 import os
 from fractions import Fraction
@@ -35,32 +36,35 @@ def test_scores_are_those_of_the_definition_in_numpy_and_in_torch(pair):
     assert metrics.meanap(pred, truth) == pytest.approx(np.mean(expected))
 
 
-@pytest.mark.parametrize("shared, pred_only, truth_only, score", [
-    (5, 0, 0, 1.0),         # identical
-    (0, 0, 0, 1.0),         # both empty
-    (0, 3, 0, 0.0),         # salt where there is none
-    (0, 0, 3, 0.0),         # none where there is salt
-    (0, 2, 2, 0.0),         # beside each other
-    (1, 1, 0, 0.0),         # IoU 1/2 does not exceed 0.50
-    (11, 9, 0, 0.1),        # IoU 0.55 exceeds 0.50, not itself
-    (3, 2, 0, 0.2),         # IoU 0.60 exceeds 0.50 and 0.55
-    (7, 2, 1, 0.4),         # IoU 0.70
-    (4, 0, 1, 0.6),         # IoU 0.80 exceeds 0.50 .. 0.75
-    (19, 1, 0, 0.9),        # IoU 0.95 exceeds all but itself
-    (96, 4, 0, 1.0),        # IoU 0.96 exceeds all ten
-])
+@pytest.mark.parametrize(
+    "shared, pred_only, truth_only, score",
+    [
+        (5, 0, 0, 1.0),  # identical
+        (0, 0, 0, 1.0),  # both empty
+        (0, 3, 0, 0.0),  # salt where there is none
+        (0, 0, 3, 0.0),  # none where there is salt
+        (0, 2, 2, 0.0),  # beside each other
+        (1, 1, 0, 0.0),  # IoU 1/2 does not exceed 0.50
+        (11, 9, 0, 0.1),  # IoU 0.55 exceeds 0.50, not itself
+        (3, 2, 0, 0.2),  # IoU 0.60 exceeds 0.50 and 0.55
+        (7, 2, 1, 0.4),  # IoU 0.70
+        (4, 0, 1, 0.6),  # IoU 0.80 exceeds 0.50 .. 0.75
+        (19, 1, 0, 0.9),  # IoU 0.95 exceeds all but itself
+        (96, 4, 0, 1.0),  # IoU 0.96 exceeds all ten
+    ],
+)
 def test_score_by_pencil(shared, pred_only, truth_only, score):
     pred, truth = np.zeros((2, 1, 10, 10), dtype=bool)
-    pred.flat[:shared + pred_only] = True
+    pred.flat[: shared + pred_only] = True
     truth.flat[:shared] = True
-    truth.flat[shared + pred_only:shared + pred_only + truth_only] = True
+    truth.flat[shared + pred_only : shared + pred_only + truth_only] = True
     assert metrics.tile_scores(pred, truth).tolist() == [score]
     both = shared + pred_only + truth_only
     assert metrics.iou(pred, truth).tolist() == [shared / both if both else 1.0]
 
 
 def test_no_threshold_passes_itself_at_any_size_of_tile():
-    union = 20 * np.arange(1, 2600)                     # up to a tile of 228 x 228
+    union = 20 * np.arange(1, 2600)  # up to a tile of 228 x 228
     for k in range(10, 20):
         intersection = union // 20 * k
         assert (metrics.score_of_counts(intersection, union) == (k - 10) / 10).all()
@@ -84,14 +88,14 @@ def test_an_empty_prediction_on_the_competition_tiles():
 
 
 def test_a_score_on_tensors_is_a_tensor_and_waits_for_nothing():
-    masks = torch.empty(3, 8, 8, dtype=torch.bool, device="meta")       # holds no data: reading any would raise
+    masks = torch.empty(3, 8, 8, dtype=torch.bool, device="meta")  # holds no data: reading any would raise
     assert metrics.meanap(masks, masks).shape == ()
     assert metrics.tile_scores(masks, masks).shape == (3,)
 
 
 def test_best_threshold_is_the_best_of_its_candidates():
     rng = np.random.default_rng(0)
-    truth = rng.random((metrics.TILES_AT_ONCE + 7, 9, 9)) < 0.5         # more than one chunk
+    truth = rng.random((metrics.TILES_AT_ONCE + 7, 9, 9)) < 0.5  # more than one chunk
     probs = np.clip(0.1 + 0.5 * truth + rng.normal(0, 0.08, truth.shape), 0, 1).astype(np.float16)
     best, scores = metrics.best_threshold(probs, truth)
     expected = {k / 100: metrics.meanap(probs > k / 100, truth) for k in range(30, 71, 2)}
@@ -100,11 +104,14 @@ def test_best_threshold_is_the_best_of_its_candidates():
     assert 0.3 <= best < 0.4 and scores[best] == max(scores.values())
 
 
-@pytest.mark.parametrize("salt, rock, best", [
-    (0.90, 0.10, 0.50),         # any candidate separates them
-    (0.45, 0.10, 0.44),         # 0.30 .. 0.44 do
-    (0.90, 0.55, 0.56),         # 0.56 .. 0.70 do
-])
+@pytest.mark.parametrize(
+    "salt, rock, best",
+    [
+        (0.90, 0.10, 0.50),  # any candidate separates them
+        (0.45, 0.10, 0.44),  # 0.30 .. 0.44 do
+        (0.90, 0.55, 0.56),  # 0.56 .. 0.70 do
+    ],
+)
 def test_of_equal_thresholds_the_one_nearest_a_half_is_taken(salt, rock, best):
     truth = np.zeros((2, 4, 4), dtype=bool)
     truth[:, 1:3] = True

@@ -17,8 +17,18 @@ from pipeline.salt.artifacts import origin
 from pipeline.salt.errors import InputError
 from pipeline.salt.mirror import Mirror, folder_of, url_of
 
-SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "folds.k=2", "train.64.size=32", "train.96.size=48",
-         "train.batch=6", "train.epochs=1", "model.options.width=8", "train.precision=fp32"]
+SMALL = [
+    "sample.train=25",
+    "sample.test=2",
+    "run_folds=2",
+    "folds.k=2",
+    "train.64.size=32",
+    "train.96.size=48",
+    "train.batch=6",
+    "train.epochs=1",
+    "model.options.width=8",
+    "train.precision=fp32",
+]
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,8 +46,10 @@ def there(tmp_path) -> Path:
 @pytest.fixture
 def on(tmp_path, monkeypatch):
     """on("a"): from now on this is machine a."""
+
     def on(machine: str) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+
     on("a")
     return on
 
@@ -64,7 +76,10 @@ def test_the_folder_is_named_after_the_url(on):
     for url in ("s3://bucket/run", "gs://b/a run/with:colon", "memory://x"):
         assert url_of(folder_of(url)) == url and folder_of(url) == folder_of(url + "/")
     assert url_of(Path("/home/me/run")) is None
-    assert mirror.elsewhere(["--fold=3", f"--out={folder_of('s3://bucket/run')}"]) == ["--fold=3", "--out=s3://bucket/run"]
+    assert mirror.elsewhere(["--fold=3", f"--out={folder_of('s3://bucket/run')}"]) == [
+        "--fold=3",
+        "--out=s3://bucket/run",
+    ]
     assert mirror.elsewhere(["--out=/home/me/run", "--force"]) == ["--out=/home/me/run", "--force"]
 
 
@@ -78,12 +93,16 @@ def test_flags_without_a_url_stay_as_they_are(monkeypatch):
 def test_what_one_machine_makes_the_other_has(on, url, there):
     with mirror.local(["--out", url]) as flags:
         assert flags[:2] == ["--out", url] and flags[2] == f"--out={folder_of(url)}"
-        for name in ("folds/demo/folds.csv", "folds/demo/fold_3/64.safetensors", "submissions/demo/test.npy",
-                     "data/cache/sample/images.npy"):
+        for name in (
+            "folds/demo/folds.csv",
+            "folds/demo/fold_3/64.safetensors",
+            "submissions/demo/test.npy",
+            "data/cache/sample/images.npy",
+        ):
             make(folder_of(url), name, name)
         (folder_of(url) / "data/sample").mkdir()
-        (folder_of(url) / "data/sample/large.zip").touch()              # raw files are not results
-        (folder_of(url) / "folds/demo/fold_3/half.npy").touch()         # nor is what has no notes
+        (folder_of(url) / "data/sample/large.zip").touch()  # raw files are not results
+        (folder_of(url) / "folds/demo/fold_3/half.npy").touch()  # nor is what has no notes
         (folder_of(url) / "folds/demo/.tmp-1-32.resume.pt").touch()
     assert len(files(there)) == 8
     ours = folder_of(url)
@@ -100,15 +119,22 @@ def test_a_fold_carries_its_own_weights_alone(on, url, there):
     make(there, "folds/demo/folds.csv", "ids")
     with mirror.local(["--out", url, "--profile", "demo", "--fold=1"]):
         assert {name for name in files(folder_of(url)) if not name.endswith(".json")} == {
-            "folds/demo/fold_1/64.npy", "folds/demo/folds.csv"}
+            "folds/demo/fold_1/64.npy",
+            "folds/demo/folds.csv",
+        }
         make(folder_of(url), "folds/demo/fold_0/64.npy", "not asked for")
     assert (there / "folds/demo/fold_0/64.npy").read_text() == "weights"
 
 
-@pytest.mark.parametrize("here, there_, left", [("2026-01-01T00:00:01+0000", "2026-01-01T00:00:02+0000", "theirs"),
-                                                ("2026-01-01T00:00:02+0000", "2026-01-01T00:00:01+0000", "ours"),
-                                                # clocks of two zones: the second is the later one
-                                                ("2026-01-01T09:00:00+0900", "2026-01-01T01:00:00+0000", "theirs")])
+@pytest.mark.parametrize(
+    "here, there_, left",
+    [
+        ("2026-01-01T00:00:01+0000", "2026-01-01T00:00:02+0000", "theirs"),
+        ("2026-01-01T00:00:02+0000", "2026-01-01T00:00:01+0000", "ours"),
+        # clocks of two zones: the second is the later one
+        ("2026-01-01T09:00:00+0900", "2026-01-01T01:00:00+0000", "theirs"),
+    ],
+)
 def test_the_newer_one_wins_on_both_sides(on, url, there, here, there_, left):
     make(folder_of(url), "folds/demo/folds.csv", "ours", here)
     make(there, "folds/demo/folds.csv", "theirs", there_)
@@ -184,6 +210,7 @@ def test_what_is_made_anew_while_it_is_fetched_is_not_taken_for_the_old(on, url,
     def slow(self, *args, **kwargs):
         get(self, *args, **kwargs)
         make(there, "folds/demo/folds.csv", "new")
+
     monkeypatch.setattr(LocalFileSystem, "get_file", slow)
     Mirror(url).fetch()
     assert artifacts.read_sidecar(folder_of(url) / "folds/demo/folds.csv") is None
@@ -199,6 +226,7 @@ def test_what_goes_while_it_is_fetched_is_let_go(on, url, there, monkeypatch):
 
     def gone(self, path, *args, **kwargs):
         raise FileNotFoundError(path)
+
     monkeypatch.setattr(LocalFileSystem, "get_file", gone)
     Mirror(url).fetch()
     assert not files(folder_of(url))
@@ -242,6 +270,7 @@ def test_notes_never_vouch_for_other_bytes(on, url, there, monkeypatch):
         put(self, *args, **kwargs)
         if path.read_text() == "old":
             make(folder_of(url), "folds/demo/folds.csv", "new")
+
     monkeypatch.setattr(LocalFileSystem, "put_file", slow)
     with mirror.local(["--out", url]):
         for _ in range(3):
@@ -266,6 +295,7 @@ def test_a_place_that_is_away_for_a_while_loses_nothing(on, url, there, quick, m
             failed.append(True)
             raise ConnectionResetError("the network is gone")
         return put(self, *args, **kwargs)
+
     monkeypatch.setattr(LocalFileSystem, "put_file", failing)
     with mirror.local(["--out", url]):
         make(folder_of(url), "folds/demo/folds.csv", "ids")
@@ -276,8 +306,10 @@ def test_a_place_that_is_away_for_a_while_loses_nothing(on, url, there, quick, m
 def test_a_place_that_stays_away_is_one_sentence_and_the_next_call_puts_it(on, url, there, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LocalFileSystem, "put_file", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(InputError, match=r"^--out file://.*division by zero \(what is done is kept in /"), \
-                mirror.local(["--out", url]):
+        with (
+            pytest.raises(InputError, match=r"^--out file://.*division by zero \(what is done is kept in /"),
+            mirror.local(["--out", url]),
+        ):
             make(folder_of(url), "folds/demo/folds.csv", "ids")
     assert not files(there)
     with mirror.local(["--out", url]):
@@ -285,12 +317,19 @@ def test_a_place_that_stays_away_is_one_sentence_and_the_next_call_puts_it(on, u
     assert files(there) == {"folds/demo/folds.csv", "folds/demo/folds.csv.json"}
 
 
-@pytest.mark.parametrize("url, words", [("nowhere://bucket/run", "Protocol not known: nowhere"),
-                                        ("s3://bucket/run", "Install s3fs to access S3")])
+@pytest.mark.parametrize(
+    "url, words",
+    [("nowhere://bucket/run", "Protocol not known: nowhere"), ("s3://bucket/run", "Install s3fs to access S3")],
+)
 def test_an_unknown_url_is_one_sentence(on, url, words, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    ended = subprocess.run([sys.executable, "-m", "pipeline.make_folds", "--out", url], capture_output=True, text=True,
-                           check=False, cwd=ROOT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.make_folds", "--out", url],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert ended.returncode == 1 and ended.stderr.startswith(f"error: --out {url}: {words}"), ended.stderr
     assert ended.stderr.count("\n") == 1 and not ended.stdout
 
@@ -321,6 +360,7 @@ def test_a_run_goes_from_machine_to_machine(on, url, there, tmp_path, capsys):
         with mirror.local(flags) as local:
             stage.main(local)
         return capsys.readouterr().out
+
     prepare.main([f"--out={tmp_path}/elsewhere", "--data=sample", "--profile=demo", *(f"--set={s}" for s in SMALL)])
     shutil.copytree(tmp_path / "elsewhere/data/sample", data)
     stage(prepare)

@@ -379,7 +379,7 @@ def test_upload_hands_the_submission_to_the_kaggle_client(ran, tmp_path, monkeyp
     assert "did not take" in refused(submit, out=ran[0], more=("--upload",))
 
 
-@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")      # fastai's Learner.load
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
 def test_the_rate_finder_draws_and_leaves_the_rest_alone(out):
     before = tree(out)
     assert "valley" in run(lr_find, out=out, more=("--size", "48", "--fold", "1"))

@@ -1,4 +1,5 @@
 """Kaggle's run-length code: both ways, against a pixel-by-pixel encoder, and every way to get it wrong."""
+
 import csv
 import os
 from pathlib import Path
@@ -17,10 +18,7 @@ SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 7), st.integers(1, 7))
 def test_the_example_of_the_competition_page():
     # "1 3 10 5" is said there to mean the pixels 1, 2, 3, 10, 11, 12, 13, 14. Down the columns of a 4 x 4 tile these
     # are column 0, rows 0-2; column 2, rows 1-3; column 3, rows 0-1.
-    mask = np.array([[1, 0, 0, 1],
-                     [1, 0, 1, 1],
-                     [1, 0, 1, 0],
-                     [0, 0, 1, 0]], dtype=bool)
+    mask = np.array([[1, 0, 0, 1], [1, 0, 1, 1], [1, 0, 1, 0], [0, 0, 1, 0]], dtype=bool)
     assert rle.encode(mask[None]) == ["1 3 10 5"]
     np.testing.assert_array_equal(rle.decode("1 3 10 5", (4, 4)), mask)
 
@@ -32,7 +30,12 @@ def test_a_batch_of_the_masks_at_the_edges():
     second_column[:, 1] = True
     # Column-major pixel of row r, column c: 101 c + r + 1. (100, 0) -> 101, (0, 100) -> 10101, (100, 100) -> 10201.
     assert rle.encode(np.stack([empty, full, corners, second_column, full])) == [
-        "", "1 10201", "1 1 101 1 10101 1 10201 1", "102 101", "1 10201"]
+        "",
+        "1 10201",
+        "1 1 101 1 10101 1 10201 1",
+        "102 101",
+        "1 10201",
+    ]
 
 
 @settings(deadline=None)
@@ -53,21 +56,24 @@ def test_runs_that_touch_are_valid():
     np.testing.assert_array_equal(rle.decode("1 2 3 1", (2, 2)), [[True, True], [True, False]])
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("1", "odd count"),
-    ("1 2 3", "odd count"),
-    ("a 2", "not a list of whole numbers"),
-    ("1 2.0", "not a list of whole numbers"),
-    ("0 3", "start below 1"),
-    ("-4 3", "start below 1"),
-    ("3 0", "length below 1"),
-    ("3 -1", "length below 1"),
-    ("1 5 5 2", "overlaps or precedes"),
-    ("9 2 1 1", "overlaps or precedes"),
-    ("10201 2", "out of range"),
-    ("10202 1", "out of range"),
-    ("1 99999999999999999999", "out of range"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("1", "odd count"),
+        ("1 2 3", "odd count"),
+        ("a 2", "not a list of whole numbers"),
+        ("1 2.0", "not a list of whole numbers"),
+        ("0 3", "start below 1"),
+        ("-4 3", "start below 1"),
+        ("3 0", "length below 1"),
+        ("3 -1", "length below 1"),
+        ("1 5 5 2", "overlaps or precedes"),
+        ("9 2 1 1", "overlaps or precedes"),
+        ("10201 2", "out of range"),
+        ("10202 1", "out of range"),
+        ("1 99999999999999999999", "out of range"),
+    ],
+)
 def test_a_wrong_code_is_refused_in_words(text, complaint):
     with pytest.raises(ValueError, match=complaint):
         rle.decode(text)

@@ -4,6 +4,7 @@ A PNG file a tile, three equal channels, the random changes one after another; f
 for flip TTA, added up in one float64 array. Where the article's own code is wrong (its flip pass switches the other
 random changes on, and does not always flip back), this is what it means.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ from bench.baselines.losses import symmetric_lovasz
 from bench.baselines.metric import meanap_by_histogram
 
 
-def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch.device, only: set[str] | None = None,
-             **kwargs) -> DataLoaders:
+def get_data(
+    folder: Path, held_out: set[str], size: int, bs: int, device: torch.device, only: set[str] | None = None, **kwargs
+) -> DataLoaders:
     """DataLoaders over folder/images and folder/masks; `held_out` ids are for validation.
 
     only    of all ids there, these
@@ -38,15 +40,29 @@ def get_data(folder: Path, held_out: set[str], size: int, bs: int, device: torch
         get_y=lambda image: folder / "masks" / image.name,
         splitter=FuncSplitter(lambda image: image.stem in held_out),
         item_tfms=Resize(size),
-        batch_tfms=[IntToFloatTensor(div_mask=255), Flip(), Brightness(0.1, p=0.25), Zoom(max_zoom=1.1, p=0.25),
-                    Normalize.from_stats(*imagenet_stats, cuda=False)])     # goes where the batches are
+        batch_tfms=[
+            IntToFloatTensor(div_mask=255),
+            Flip(),
+            Brightness(0.1, p=0.25),
+            Zoom(max_zoom=1.1, p=0.25),
+            Normalize.from_stats(*imagenet_stats, cuda=False),
+        ],
+    )  # goes where the batches are
     return block.dataloaders(folder / "images", bs=bs, device=device, **kwargs)
 
 
 def learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
     """path  where SaveModelCallback keeps the best epoch"""
-    return Learner(dls, model, loss_func=loss, lr=1e-3, wd=1e-7, metrics=[meanapv1], path=path,
-                   cbs=SaveModelCallback(monitor="meanapv1", comp=np.greater))
+    return Learner(
+        dls,
+        model,
+        loss_func=loss,
+        lr=1e-3,
+        wd=1e-7,
+        metrics=[meanapv1],
+        path=path,
+        cbs=SaveModelCallback(monitor="meanapv1", comp=np.greater),
+    )
 
 
 def loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -69,8 +85,9 @@ def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
         mirrored, _ = learn.get_preds(dl=tiles, cbs=Mirror())
         logits += mirrored[:, 0].flip(-1).numpy()
     probs = 1 / (1 + np.exp(-logits / 2))
-    return np.stack([np.asarray(Image.fromarray(p.astype(np.float32)).resize((101, 101), Image.Resampling.BILINEAR))
-                     for p in probs])
+    return np.stack(
+        [np.asarray(Image.fromarray(p.astype(np.float32)).resize((101, 101), Image.Resampling.BILINEAR)) for p in probs]
+    )
 
 
 class Mirror(Callback):

@@ -1,4 +1,5 @@
 """Training steps in a bare loop of torch, every trick a switch; several folds at once."""
+
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,20 +16,20 @@ from pipeline.salt.losses import symmetric_lovasz
 
 Steps = Callable[[], object]
 
-PATIENCE = 120      # s that a process waits for the others; one that could not begin must not hold them for ever
+PATIENCE = 120  # s that a process waits for the others; one that could not begin must not hold them for ever
 
 
 @dataclass(frozen=True)
 class Way:
     """How a step is taken; as the product does it if nothing is said."""
 
-    precision: str = "auto"         # auto | fp32 | bf16 | fp16
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
     channels_last: bool = True
-    fused: bool = True              # the optimizer is one kernel
-    tf32: bool = True               # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
-    tuned: bool = True              # cuDNN tries its algorithms for each shape, keeps the fastest
-    kept: bool = True               # on a CPU, freed memory; once kept, in that process kept for ever
-    graph: bool = False             # the whole step is recorded once as a CUDA graph, then replayed
+    fused: bool = True  # the optimizer is one kernel
+    tf32: bool = True  # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
+    tuned: bool = True  # cuDNN tries its algorithms for each shape, keeps the fastest
+    kept: bool = True  # on a CPU, freed memory; once kept, in that process kept for ever
+    graph: bool = False  # the whole step is recorded once as a CUDA graph, then replayed
 
 
 def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> Steps:
@@ -43,8 +44,15 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
     precision = resolve_precision(way.precision, device)
     x = x.contiguous(memory_format=layout)
     model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=1e-7,
-                                  fused=way.fused, capturable=way.graph)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=1e-3,
+        betas=(0.9, 0.99),
+        eps=1e-5,
+        weight_decay=1e-7,
+        fused=way.fused,
+        capturable=way.graph,
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def step() -> None:
@@ -62,6 +70,7 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
             one = recorded() if way.graph else step
             for _ in range(count):
                 one()
+
     return many
 
 
@@ -73,6 +82,7 @@ def on_streams(several: list[Steps]) -> Steps:
         for one, stream in zip(several, streams, strict=True):
             with torch.cuda.stream(stream):
                 one()
+
     return together
 
 

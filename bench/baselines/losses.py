@@ -1,4 +1,5 @@
 """The Lovász hinge as most notebooks have it: one tile after another, and twice over for the symmetric form."""
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,4 +1,5 @@
 """The score tile by tile, threshold by threshold."""
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Run-length codes one tile at a time."""
+
 import numpy as np
 
 

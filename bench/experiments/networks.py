@@ -7,6 +7,7 @@ learner of the product; the one-cycle schedule goes by the clock. No flip TTA, n
 
 writes  bench/results/<machine>.networks.json, the table in docs/models.md
 """
+
 import json
 import os
 import time
@@ -44,14 +45,14 @@ NETWORKS = [
     ("more_dynamic_unet", LITE, {}),
     ("more_dynamic_unet", LITE, {"reduction": "eq_skip"}),
     ("resnet_unet", LITE, {}),
-    ("unet_attention", "resnet18", {}),        # takes ResNets only
+    ("unet_attention", "resnet18", {}),  # takes ResNets only
 ]
 
 
 @dataclass(frozen=True)
 class Budget:
     seconds: float = 100.0
-    size: int = 64          # px
+    size: int = 64  # px
     batch: int = 16
     lr: float = 1.5e-3
 
@@ -60,12 +61,12 @@ class Row(TypedDict):
     network: str
     encoder: str
     options: dict
-    weights: str            # "ImageNet" | "random"
+    weights: str  # "ImageNet" | "random"
     parameters: int
-    tiles: int              # trained on, each time it came counted
+    tiles: int  # trained on, each time it came counted
     seconds: float
-    score: float            # Kaggle's, on the fold held out
-    memory: float           # GiB at most, of the process or on the GPU
+    score: float  # Kaggle's, on the fold held out
+    memory: float  # GiB at most, of the process or on the GPU
 
 
 class ByTheClock(Callback):
@@ -111,8 +112,9 @@ def train(network: str, encoder: str, options: dict, budget: Budget) -> Row:
     about["fold"] = coverage(about, k=5)
     images, masks = some.images[order], some.masks[order]
     stats = (model.encoder.mean, model.encoder.std)
-    dls = get_data(0, about, budget.size, budget.batch, cache=Cache(images, masks, None, None), stats=stats,
-                   device=device)
+    dls = get_data(
+        0, about, budget.size, budget.batch, cache=Cache(images, masks, None, None), stats=stats, device=device
+    )
     stage = Stage(size=budget.size, batch=budget.batch, epochs=1, lr=budget.lr)
     clock = ByTheClock(budget.seconds, budget.lr)
     learn = build_learner(model, dls, stage, Train(stages=(stage,), wd=1e-2), [clock])
@@ -120,34 +122,54 @@ def train(network: str, encoder: str, options: dict, budget: Budget) -> Row:
         learn.fit(10**6)
     seconds = time.perf_counter() - clock.began
     held_out = np.flatnonzero(about["fold"] == 0)
-    batches = tile_logits(model, images, held_out, size=budget.size, batch=64, stats=stats, flip=False,
-                          precision="fp32", device=device)
+    batches = tile_logits(
+        model, images, held_out, size=budget.size, batch=64, stats=stats, flip=False, precision="fp32", device=device
+    )
     scores = [tile_scores(torch.from_numpy(logits) > 0, torch.from_numpy(masks[rows])) for rows, logits in batches]
-    return Row(network=network, encoder=encoder, options=options, weights=weights, parameters=parameters,
-               tiles=clock.tiles, seconds=round(seconds, 1), score=round(torch.cat(scores).mean().item(), 4),
-               memory=round(peak_memory(device), 2))
+    return Row(
+        network=network,
+        encoder=encoder,
+        options=options,
+        weights=weights,
+        parameters=parameters,
+        tiles=clock.tiles,
+        seconds=round(seconds, 1),
+        score=round(torch.cat(scores).mean().item(), 4),
+        memory=round(peak_memory(device), 2),
+    )
 
 
 def table(record: dict) -> str:
     rows = ["| network | encoder, start | parameters | tiles trained | score | memory |", "|---|---|--:|--:|--:|--:|"]
     for row in record["rows"]:
         name = f"{row['network']} {' '.join(f'{k}={v}' for k, v in row['options'].items())}".strip()
-        rows.append(f"| {name} | {row['encoder']}, {row['weights']} | {row['parameters'] / 1e6:.1f} M "
-                    f"| {row['tiles']:,} | {row['score']:.3f} | {row['memory']:.1f} GiB |")
+        rows.append(
+            f"| {name} | {row['encoder']}, {row['weights']} | {row['parameters'] / 1e6:.1f} M "
+            f"| {row['tiles']:,} | {row['score']:.3f} | {row['memory']:.1f} GiB |"
+        )
     budget = record["budget"]
-    return (f"{budget['seconds']:.0f} seconds of training each at {budget['size']} px, batch {budget['batch']}, "
-            f"{record['tiles']:,} {record['kind']} tiles, a fifth of them held out; {record['machine']}, "
-            f"{record['date']}, load {record['load']:.1f}.\n\n" + "\n".join(rows) + "\n")
+    return (
+        f"{budget['seconds']:.0f} seconds of training each at {budget['size']} px, batch {budget['batch']}, "
+        f"{record['tiles']:,} {record['kind']} tiles, a fifth of them held out; {record['machine']}, "
+        f"{record['date']}, load {record['load']:.1f}.\n\n" + "\n".join(rows) + "\n"
+    )
 
 
 def main() -> None:
     device = pick_device()
     budget = Budget(seconds=40, size=128, batch=32) if device.type == "cuda" else Budget()
-    record = {"machine": machine(device), "device": device.type, **circumstances(),
-              "load": os.getloadavg()[0], "budget": vars(budget),
-              "tiles": len(tiles().ids), "kind": tiles().kind, "rows": []}
+    record = {
+        "machine": machine(device),
+        "device": device.type,
+        **circumstances(),
+        "load": os.getloadavg()[0],
+        "budget": vars(budget),
+        "tiles": len(tiles().ids),
+        "kind": tiles().kind,
+        "rows": [],
+    }
     for network in NETWORKS:
-        with get_context("spawn").Pool(1) as pool:      # its memory is its own
+        with get_context("spawn").Pool(1) as pool:  # its memory is its own
             row = pool.apply(train, (*network, budget))
         record["rows"].append(row)
         print(f"{row['network']} {row['options']}: {row['score']:.4f} after {row['tiles']:,} tiles", flush=True)

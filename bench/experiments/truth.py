@@ -7,6 +7,7 @@ fast path is the product's. Both train the demo's network on the demo's tiles, f
 
 writes  bench/results/<machine>.truth.json and docs/truth.svg
 """
+
 import json
 import tempfile
 from functools import partial
@@ -64,8 +65,15 @@ def plain(some: Tiles, model: torch.nn.Module, folder: Path, device: torch.devic
 
 def fast(some: Tiles, model: torch.nn.Module, folder: Path, device: torch.device) -> Learner:
     folds = pd.DataFrame({"id": some.ids, "fold": np.arange(len(some.ids)) % 3})
-    dls = get_data(0, folds, STAGE.size, STAGE.batch, cache=Cache(some.images, some.masks, None, None),
-                   stats=IMAGENET, device=device)
+    dls = get_data(
+        0,
+        folds,
+        STAGE.size,
+        STAGE.batch,
+        cache=Cache(some.images, some.masks, None, None),
+        stats=IMAGENET,
+        device=device,
+    )
     return build_learner(model, dls, STAGE, DEMO.train, [])
 
 
@@ -105,8 +113,13 @@ def draw(record: dict) -> None:
 def main() -> None:
     device, some = pick_device(), generated(DEMO.sample.train)
     run = partial(curves, some=some, device=device)
-    record = {"machine": machine(device), "device": device.type, **circumstances(), "plain": run(plain),
-              "fast": run(fast)}
+    record = {
+        "machine": machine(device),
+        "device": device.type,
+        **circumstances(),
+        "plain": run(plain),
+        "fast": run(fast),
+    }
     record["apart"] = round(apart(record["fast"], record["plain"]), 2)
     print(f"the mean curves are {record['apart']} standard deviations of the plain seeds apart")
     path = RESULTS / f"{record['machine']}.truth.json"

@@ -1,4 +1,5 @@
 """Two sides of one claim, timed in turn."""
+
 import contextlib
 import os
 import platform
@@ -19,22 +20,28 @@ import torch
 from torch.nn import functional as F
 
 WARM_UP = 2
-_built: list[Callable[[], object]] = []     # in a process of elsewhere()
+_built: list[Callable[[], object]] = []  # in a process of elsewhere()
 BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
 
 
 class Result(TypedDict):
     name: str
-    device: str         # "cpu" | "cuda"
+    device: str  # "cpu" | "cuda"
     repeats: int
-    ours: float         # s, median
-    theirs: float       # s, median
-    ratio: float        # theirs / ours
-    load: float         # of the machine over the minute before: above 1 others were at work too
+    ours: float  # s, median
+    theirs: float  # s, median
+    ratio: float  # theirs / ours
+    load: float  # of the machine over the minute before: above 1 others were at work too
 
 
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, device: torch.device,
-            warm_up: int | None = None) -> Result:
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    warm_up: int | None = None,
+) -> Result:
     """Run both sides warm_up (WARM_UP) + repeats times, alternating, and print the two medians and their ratio."""
     load = os.getloadavg()[0]
     for _ in range(WARM_UP if warm_up is None else min(warm_up, WARM_UP)):
@@ -42,8 +49,9 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     times = [(_seconds(ours, device), _seconds(theirs, device)) for _ in range(repeats)]
     mine, other = (statistics.median(side) for side in zip(*times, strict=True))
     print(f"{name}: ours {shown(mine)}, theirs {shown(other)}, {other / mine:.1f}x  ({device.type}, load {load:.1f})")
-    return Result(name=name, device=device.type, repeats=repeats, ours=mine, theirs=other, ratio=other / mine,
-                  load=load)
+    return Result(
+        name=name, device=device.type, repeats=repeats, ours=mine, theirs=other, ratio=other / mine, load=load
+    )
 
 
 @contextlib.contextmanager
@@ -53,7 +61,7 @@ def elsewhere(build: Callable[..., Callable[[], object]], *args) -> Iterator[Cal
     build  a function of a module
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_build, initargs=(build, args)) as pool:
-        pool.submit(os.getpid).result()     # it is built now, not within the first call
+        pool.submit(os.getpid).result()  # it is built now, not within the first call
         yield lambda: pool.submit(_call).result()
 
 
@@ -100,15 +108,22 @@ def write_between(page: Path, text: str) -> None:
 
 def circumstances() -> dict[str, str]:
     """Date, commit and versions, as they stand beside every number."""
-    return {"date": date.today().isoformat(), "commit": _commit(), "python": platform.python_version(),
-            "torch": torch.__version__, **{name: version(name) for name in ("numpy", "fastai", "timm")}}
+    return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("numpy", "fastai", "timm")},
+    }
 
 
 def _commit() -> str:
     """Short hash, with a + if code has changed since; outside a clone what SALT_COMMIT says, or "unknown"."""
+
     def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, check=False,
-                              cwd=Path(__file__).parents[2]).stdout
+        return subprocess.run(
+            ["git", *command], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+        ).stdout
 
     if shutil.which("git") is None or not (head := git("rev-parse", "--short", "HEAD").strip()):
         return os.environ.get("SALT_COMMIT", "unknown")

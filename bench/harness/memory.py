@@ -1,4 +1,5 @@
 """How much memory a piece of work needs: a process of its own does it, and is watched."""
+
 import os
 import threading
 from collections.abc import Callable
@@ -7,11 +8,11 @@ from pathlib import Path
 
 from bench.harness.compare import Result
 
-STATUS = Path("/proc/self/status")      # Linux tells a process's own memory from the files that it has mapped
+STATUS = Path("/proc/self/status")  # Linux tells a process's own memory from the files that it has mapped
 
 
 class Amount(Result):
-    unit: str       # of `ours` and `theirs`, which are not seconds
+    unit: str  # of `ours` and `theirs`, which are not seconds
 
 
 def can_be_watched() -> bool:
@@ -30,8 +31,16 @@ def peak(work: Callable[..., object], *args) -> float:
 def compare(name: str, ours: float, theirs: float, device: str = "cpu") -> Amount:
     """Two peaks in MiB, printed with their ratio."""
     print(f"{name}: ours {ours:,.0f} MiB, theirs {theirs:,.0f} MiB, {theirs / ours:.1f}x")
-    return Amount(name=name, device=device, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
-                  load=os.getloadavg()[0], unit="MiB")
+    return Amount(
+        name=name,
+        device=device,
+        repeats=1,
+        ours=ours,
+        theirs=theirs,
+        ratio=theirs / ours,
+        load=os.getloadavg()[0],
+        unit="MiB",
+    )
 
 
 def _watched(work: Callable[..., object], args: tuple) -> float:

@@ -1,4 +1,5 @@
 """The tiles that the benches work on: Kaggle's where SALT_TILES names their folder, generated ones elsewhere."""
+
 import atexit
 import os
 import shutil

@@ -1,7 +1,8 @@
 """Backward of an EfficientNet's depthwise convolutions on a CPU: fp32, as we run them, against bf16, as autocast would.
 
-    python -m bench.speed.cpu_depthwise
+python -m bench.speed.cpu_depthwise
 """
+
 import torch
 from torch.nn import functional as F
 
@@ -14,9 +15,16 @@ SHAPES = [((32, 96, 65, 65), 3, 2), ((32, 144, 35, 35), 5, 2), ((32, 672, 12, 12
 def run(device: torch.device) -> list[Result]:
     if device.type != "cpu":
         return []
-    return [compare(f"depthwise {kernel}x{kernel} stride {stride}, {shape[1]} channels",
-                    backward(shape, kernel, stride, torch.float32), backward(shape, kernel, stride, torch.bfloat16),
-                    repeats=5, device=device) for shape, kernel, stride in SHAPES]
+    return [
+        compare(
+            f"depthwise {kernel}x{kernel} stride {stride}, {shape[1]} channels",
+            backward(shape, kernel, stride, torch.float32),
+            backward(shape, kernel, stride, torch.bfloat16),
+            repeats=5,
+            device=device,
+        )
+        for shape, kernel, stride in SHAPES
+    ]
 
 
 def backward(shape: tuple[int, ...], kernel: int, stride: int, dtype: torch.dtype):

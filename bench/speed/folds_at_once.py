@@ -1,7 +1,8 @@
 """Training steps of several folds that share one GPU.
 
-    python -m bench.speed.folds_at_once
+python -m bench.speed.folds_at_once
 """
+
 import os
 from collections.abc import Iterator
 
@@ -32,15 +33,27 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
             ours = bare_loop.in_processes(n, bare_steps, size, px, tiles, device, repeats=size.repeats) / n
             name = f"folds at once, a process each: {n}; a fold's share of {said(size, px, tiles)}; theirs: 1"
             print(f"{name}: {size.steps / ours:.2f} steps/s, {alone / ours:.2f}x")
-            yield Result(name=name, device=device.type, repeats=size.repeats, ours=ours, theirs=alone,
-                         ratio=alone / ours, load=os.getloadavg()[0])
+            yield Result(
+                name=name,
+                device=device.type,
+                repeats=size.repeats,
+                ours=ours,
+                theirs=alone,
+                ratio=alone / ours,
+                load=os.getloadavg()[0],
+            )
     for n in FOLDS:
         with left_out_if_it_fails(f"{n} graphs"):
             several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
             usual = bare_steps(size, px, tiles, device)
             name = f"folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: in turn"
-            yield compare(name, bare_loop.on_streams(several), lambda usual=usual, n=n: [usual() for _ in range(n)],
-                          size.repeats, device)
+            yield compare(
+                name,
+                bare_loop.on_streams(several),
+                lambda usual=usual, n=n: [usual() for _ in range(n)],
+                size.repeats,
+                device,
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Flip TTA of one fold, from tiles to 101 px probabilities on disk: time, and memory.
 
-    python -m bench.speed.inference
+python -m bench.speed.inference
 """
+
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,15 +27,17 @@ from pipeline.salt.tiles.loaders import IMAGENET
 class Size:
     px: int
     tiles: int
-    batch: int              # of the article's loaders; ours is the profile's usual one
+    batch: int  # of the article's loaders; ours is the profile's usual one
     repeats: int
-    watched: int            # tiles while memory is watched
+    watched: int  # tiles while memory is watched
     encoder: str = "se_resnext50_32x4d"
-    workers: int | None = None      # of the article's loaders; None is fastai's usual number
+    workers: int | None = None  # of the article's loaders; None is fastai's usual number
 
 
-SIZES = {"cuda": Size(px=224, tiles=18_000, batch=64, repeats=1, watched=9_000),
-         "cpu": Size(px=128, tiles=16, batch=16, repeats=2, watched=9_000)}
+SIZES = {
+    "cuda": Size(px=224, tiles=18_000, batch=64, repeats=1, watched=9_000),
+    "cpu": Size(px=128, tiles=16, batch=16, repeats=2, watched=9_000),
+}
 OURS_AT_ONCE = 64
 
 
@@ -47,6 +50,7 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 def against_article(device: torch.device, size: Size) -> Result:
     some, model = tiles(), UnetResNext50(size.encoder)
     with tempfile.TemporaryDirectory() as folder:
+
         def ours() -> None:
             predict(Path(folder, "ours.npy"), some.arrays(size.tiles), model, size, device)
 
@@ -73,12 +77,22 @@ def memory_of_both(size: Size) -> list[Result]:
 
 
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
-    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", size=size.px, batch=OURS_AT_ONCE,
-                    flip=True, precision=resolve_precision("auto", device), devices=[device])
+    predict_to_file(
+        path,
+        images,
+        [(model, np.arange(len(images)))],
+        "ours",
+        size=size.px,
+        batch=OURS_AT_ONCE,
+        flip=True,
+        precision=resolve_precision("auto", device),
+        devices=[device],
+    )
 
 
-def predict_as_article(folder: Path, files: list[Path], model: nn.Module, size: Size,
-                       device: torch.device) -> np.ndarray:
+def predict_as_article(
+    folder: Path, files: list[Path], model: nn.Module, size: Size, device: torch.device
+) -> np.ndarray:
     dls = article.get_data(folder, {files[0].stem}, size.px, size.batch, device, num_workers=size.workers)
     model.to(device, memory_format=torch.contiguous_format)
     return article.predict(article.learner(dls, model, folder), files, size.px)
@@ -96,7 +110,7 @@ class Pixel(nn.Module):
 
 
 def watched_ours(path: Path, images: Path, size: Size) -> None:
-    keep_freed_memory()     # as pick_device does on a CPU; on a GPU's machine its context would count as well
+    keep_freed_memory()  # as pick_device does on a CPU; on a GPU's machine its context would count as well
     predict(path, np.load(images, mmap_mode="r"), Pixel(), size, torch.device("cpu"))
 
 

@@ -1,7 +1,8 @@
 """Symmetric Lovász loss, forward and backward, 32 x 128 x 128: one sort for all tiles against a loop called twice.
 
-    python -m bench.speed.losses
+python -m bench.speed.losses
 """
+
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,8 @@
 """The score of 400 tiles and the codes of 18,000 masks: in one batch against one tile at a time.
 
-    python -m bench.speed.metric_rle
+python -m bench.speed.metric_rle
 """
+
 from collections.abc import Callable
 
 import torch
@@ -29,13 +30,24 @@ def run(device: torch.device) -> list[Result]:
         return lambda: meanap(pred.cpu().numpy(), truth.cpu().numpy())
 
     return [
-        compare("score of 400 tiles; theirs: histogram a tile",
-                score, score_by(plain_metric.meanap_by_histogram), 7, device),
+        compare(
+            "score of 400 tiles; theirs: histogram a tile", score, score_by(plain_metric.meanap_by_histogram), 7, device
+        ),
         compare("score of 400 tiles; theirs: numpy a tile", score, score_by(plain_metric.meanap), 15, device),
-        compare("codes of 18,000 masks; theirs: loop over pixels",
-                lambda: rle.encode(masks), lambda: list(map(plain_rle.encode_by_pixel, masks)), 3, CPU),
-        compare("codes of 18,000 masks; theirs: numpy a tile",
-                lambda: rle.encode(masks), lambda: list(map(plain_rle.encode, masks)), 5, CPU),
+        compare(
+            "codes of 18,000 masks; theirs: loop over pixels",
+            lambda: rle.encode(masks),
+            lambda: list(map(plain_rle.encode_by_pixel, masks)),
+            3,
+            CPU,
+        ),
+        compare(
+            "codes of 18,000 masks; theirs: numpy a tile",
+            lambda: rle.encode(masks),
+            lambda: list(map(plain_rle.encode, masks)),
+            5,
+            CPU,
+        ),
     ]
 
 

@@ -1,7 +1,8 @@
 """Cost grows as it should: an epoch with the number of tiles, memory not with the test tiles; and a stage begins soon.
 
-    python -m bench.speed.scaling
+python -m bench.speed.scaling
 """
+
 import os
 import statistics
 import subprocess
@@ -30,21 +31,23 @@ from pipeline.salt.tiles.loaders import TileLoader
 from pipeline.salt.training.learner import build_learner
 
 TIMES = (2, 4)
-START = 10.0    # s that a stage may take to begin
+START = 10.0  # s that a stage may take to begin
 
 
 @dataclass(frozen=True)
 class Size:
     px: int
     batch: int
-    tiles: int          # of the shortest epoch
-    test: int           # fewest test tiles
+    tiles: int  # of the shortest epoch
+    test: int  # fewest test tiles
     encoder: str
     repeats: int = 3
 
 
-SIZES = {"cuda": Size(px=128, batch=32, tiles=896, test=4_500, encoder="se_resnext50_32x4d"),
-         "cpu": Size(px=64, batch=16, tiles=128, test=2_250, encoder="test_resnet")}
+SIZES = {
+    "cuda": Size(px=128, batch=32, tiles=896, test=4_500, encoder="se_resnext50_32x4d"),
+    "cpu": Size(px=64, batch=16, tiles=128, test=2_250, encoder="test_resnet"),
+}
 
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
@@ -62,8 +65,13 @@ def epochs(device: torch.device, size: Size) -> Iterator[Result]:
         return lambda: [once() for _ in range(n)]
 
     for n in TIMES:
-        yield compare(f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
-                      training(device, size, n * size.tiles), times(n), size.repeats, device)
+        yield compare(
+            f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
+            training(device, size, n * size.tiles),
+            times(n),
+            size.repeats,
+            device,
+        )
 
 
 def training(device: torch.device, size: Size, n: int) -> Steps:
@@ -73,8 +81,11 @@ def training(device: torch.device, size: Size, n: int) -> Steps:
     train = TileLoader(some.images[rows], some.masks[rows], ids, size.px, size.batch, how=Augment(), device=device)
     valid = TileLoader(some.images[:1], some.masks[:1], ids[:1], size.px, size.batch, device=device)
     stage = Stage(size=size.px, batch=size.batch, epochs=1, lr=1e-3)
-    return epoch_of(build_learner(UnetResNext50(size.encoder), DataLoaders(train, valid, device=device), stage,
-                                  Train(stages=(stage,)), []))
+    return epoch_of(
+        build_learner(
+            UnetResNext50(size.encoder), DataLoaders(train, valid, device=device), stage, Train(stages=(stage,)), []
+        )
+    )
 
 
 def memory_of_predicting(size: Size) -> list[Result]:
@@ -87,14 +98,22 @@ def memory_of_predicting(size: Size) -> list[Result]:
             images = Path(folder, f"{n}.npy")
             np.save(images, some.arrays(n * size.test))
             peaks[n] = memory.peak(inference.watched_ours, Path(folder, "probs.npy"), images, how)
-    return [memory.compare(f"memory of predicting {n * size.test:,} tiles, network aside; theirs: {size.test:,} tiles",
-                           peaks[n], peaks[1]) for n in TIMES]
+    return [
+        memory.compare(
+            f"memory of predicting {n * size.test:,} tiles, network aside; theirs: {size.test:,} tiles",
+            peaks[n],
+            peaks[1],
+        )
+        for n in TIMES
+    ]
 
 
 def starts() -> list[Result]:
     """From the command to its first work: the stages in order with their state, and what training imports."""
-    return [begun("python -m pipeline, the state of every stage", "-m", "pipeline", "--data", "sample"),
-            begun("all that training imports", "-c", "import pipeline.salt.training.fold")]
+    return [
+        begun("python -m pipeline, the state of every stage", "-m", "pipeline", "--data", "sample"),
+        begun("all that training imports", "-c", "import pipeline.salt.training.fold"),
+    ]
 
 
 def begun(what: str, *command: str) -> Result:
@@ -103,13 +122,21 @@ def begun(what: str, *command: str) -> Result:
     with tempfile.TemporaryDirectory() as elsewhere:
         for _ in range(3):
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-P", *command], env=environment, cwd=elsewhere, check=True,
-                           capture_output=True)
+            subprocess.run(
+                [sys.executable, "-P", *command], env=environment, cwd=elsewhere, check=True, capture_output=True
+            )
             took.append(time.perf_counter() - start)
     seconds = statistics.median(took)
     print(f"{what}: {shown(seconds)}, may take {shown(START)}")
-    return Result(name=f"start: {what}; theirs: what it may take", device="cpu", repeats=3, ours=seconds, theirs=START,
-                  ratio=START / seconds, load=load)
+    return Result(
+        name=f"start: {what}; theirs: what it may take",
+        device="cpu",
+        repeats=3,
+        ours=seconds,
+        theirs=START,
+        ratio=START / seconds,
+        load=load,
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Ours is the product's way, theirs the same with one thing changed: above 1x the 
 would. Both are bare loops of torch; in the rows of train.compile both are the product's Learner, and one row holds that
 against the loop. Each has a process of its own: what one sets up or tunes stays with it.
 """
+
 import contextlib
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from bench.harness.compare import Result, compare, elsewhere
 from bench.speed.train_step import SIZES, Size, batch, network, our_steps, said
 from pipeline.salt.device import pick_device, resolve_precision
 
-SWITCHES: dict[str, Way | dict[str, str]] = {       # in the bare loop, or in the profile's section train
+SWITCHES: dict[str, Way | dict[str, str]] = {  # in the bare loop, or in the profile's section train
     "a bare loop of torch": Way(),
     "train.compile=default": {"compile": "default"},
     "train.compile=reduce-overhead": {"compile": "reduce-overhead"},
@@ -30,14 +31,21 @@ SWITCHES: dict[str, Way | dict[str, str]] = {       # in the bare loop, or in th
     "cuDNN not tuned": Way(tuned=False),
     "freed memory goes back to the system": Way(kept=False),
 }
-ONLY = {"cpu": {"a bare loop of torch", "fp32", "channels first", "optimizer not fused",
-                "freed memory goes back to the system"},
-        "cuda": SWITCHES.keys() - {"freed memory goes back to the system"}}
+ONLY = {
+    "cpu": {
+        "a bare loop of torch",
+        "fp32",
+        "channels first",
+        "optimizer not fused",
+        "freed memory goes back to the system",
+    },
+    "cuda": SWITCHES.keys() - {"freed memory goes back to the system"},
+}
 
 
 class Switched(Result):
-    first: float            # s, until the first measurement was done: compiling and recording are in it
-    per_second: float       # steps, with the change
+    first: float  # s, until the first measurement was done: compiling and recording are in it
+    per_second: float  # steps, with the change
 
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Switched]:
@@ -56,8 +64,9 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Switched]:
                 start = time.perf_counter()
                 other()
                 first = time.perf_counter() - start
-                result = compare(f"switch: {said(size, px, tiles)}; theirs: {title}", usual, other, size.repeats,
-                                 device)
+                result = compare(
+                    f"switch: {said(size, px, tiles)}; theirs: {title}", usual, other, size.repeats, device
+                )
                 per_second = size.steps / result["theirs"]
                 print(f"    {per_second:.2f} steps/s; the first {size.steps} took {first:.1f} s")
                 yield Switched(**result, first=first, per_second=per_second)

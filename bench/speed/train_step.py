@@ -1,7 +1,8 @@
 """Training steps of UnetResNext50: the product's against the article's.
 
-    python -m bench.speed.train_step
+python -m bench.speed.train_step
 """
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,16 @@ from pipeline.salt.training.learner import build_learner
 
 @dataclass(frozen=True)
 class Size:
-    shapes: tuple[tuple[int, int], ...]     # px, tiles; the first of them for all other benches
-    steps: int                              # in one measurement
+    shapes: tuple[tuple[int, int], ...]  # px, tiles; the first of them for all other benches
+    steps: int  # in one measurement
     repeats: int
     encoder: str = "se_resnext50_32x4d"
 
 
-SIZES = {"cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5),
-         "cpu": Size(shapes=((128, 32), (224, 16), (128, 4), (224, 2)), steps=1, repeats=3)}
+SIZES = {
+    "cuda": Size(shapes=((128, 32), (224, 16)), steps=20, repeats=5),
+    "cpu": Size(shapes=((128, 32), (224, 16), (128, 4), (224, 2)), steps=1, repeats=3),
+}
 
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
@@ -41,15 +44,18 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 
 
 def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
-    with elsewhere(our_steps, size, px, tiles, device) as ours, \
-            elsewhere(their_steps, size, px, tiles, device) as theirs:
-        return compare(f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs,
-                       size.repeats, device)
+    with (
+        elsewhere(our_steps, size, px, tiles, device) as ours,
+        elsewhere(their_steps, size, px, tiles, device) as theirs,
+    ):
+        return compare(
+            f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs, size.repeats, device
+        )
 
 
 def our_steps(size: Size, px: int, tiles: int, device: torch.device, settings: dict | None = None) -> Steps:
     """settings  of the profile's section train, where they are not its own"""
-    pick_device()       # sets the process up as for a stage
+    pick_device()  # sets the process up as for a stage
     return product_steps(network(size), *batch(px, tiles, device), size.steps, **settings or {})
 
 
@@ -75,6 +81,7 @@ def epoch_of(learn: Learner) -> Steps:
     def fit() -> None:
         with learn.no_bar(), learn.no_logging():
             learn.fit(1)
+
     return fit
 
 

@@ -6,6 +6,7 @@ On a GPU the most that torch held in a step. Elsewhere counted, without computin
 backward, the weights, their gradients and Adam's two moments, all in fp32. What convolutions need for themselves while
 they work is in the first number only.
 """
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -14,7 +15,10 @@ from bench.harness import memory
 from bench.harness.compare import Result
 from pipeline.salt.models import build_model
 
-ENCODER, SHAPE = "resnet50", (8, 3, 512, 512)       # of the claim in https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
+ENCODER, SHAPE = (
+    "resnet50",
+    (8, 3, 512, 512),
+)  # of the claim in https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
 NETWORKS = {
     "more_dynamic_unet, eq_skip": ("more_dynamic_unet", {"reduction": "eq_skip"}),
     "more_dynamic_unet, halve": ("more_dynamic_unet", {"reduction": "halve"}),
@@ -24,18 +28,21 @@ NETWORKS = {
 
 def run(device: torch.device, encoder: str = ENCODER, shape: tuple[int, ...] = SHAPE) -> list[Result]:
     how = held if device.type == "cuda" else counted
-    peaks = {name: how(build_model(model, encoder, options), shape) / 2**20
-             for name, (model, options) in NETWORKS.items()}
+    peaks = {
+        name: how(build_model(model, encoder, options), shape) / 2**20 for name, (model, options) in NETWORKS.items()
+    }
     ours, *others = peaks
     task = f"{how.__name__} in training, {encoder}, {shape[-1]} px, batch {shape[0]}"
-    return [memory.compare(f"memory {task}: {ours}; theirs: {other}", peaks[ours], peaks[other], device.type)
-            for other in others]
+    return [
+        memory.compare(f"memory {task}: {ours}; theirs: {other}", peaks[ours], peaks[other], device.type)
+        for other in others
+    ]
 
 
 def counted(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Bytes, from shapes alone: nothing is allocated."""
     model = model.to("meta").train()
-    kept = {}       # storages by address; held, so that no address is given out twice
+    kept = {}  # storages by address; held, so that no address is given out twice
 
     def keep(t: Tensor) -> Tensor:
         kept[t.untyped_storage()._cdata] = t.untyped_storage()

@@ -5,6 +5,7 @@
 Counted are ten folds' epochs at both sizes, with validation and score, and the TTA of 18,000 test tiles by ten folds
 (and for ours of the out-of-fold tiles). Not counted, on both sides: saving the best epoch, and what is done once.
 """
+
 import contextlib
 import io
 from collections.abc import Iterator
@@ -31,24 +32,26 @@ from pipeline.salt.training.callbacks import EpochLog, KeepBest
 from pipeline.salt.training.learner import build_learner
 
 BLOG = PROFILES["blog"]
-LABELLED, TEST = 4_000, 18_000      # Kaggle's tiles
+LABELLED, TEST = 4_000, 18_000  # Kaggle's tiles
 
 
 @dataclass(frozen=True)
 class Size:
     """What is measured; the rest is extrapolated from it, tile for tile."""
 
-    train: int              # tiles of an epoch
+    train: int  # tiles of an epoch
     valid: int
     test: inference.Size
-    batch: int | None = None    # in the place of the profile's
+    batch: int | None = None  # in the place of the profile's
     encoder: str = "se_resnext50_32x4d"
     workers: int | None = None  # of the article's loaders; None is fastai's usual number
 
 
-SIZES = {"cuda": Size(train=3_232, valid=360, test=replace(inference.SIZES["cuda"], tiles=3_600)),
-         # Enough that an epoch is made of its tiles, not of what begins and ends it.
-         "cpu": Size(train=32, valid=8, batch=8, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1))}
+SIZES = {
+    "cuda": Size(train=3_232, valid=360, test=replace(inference.SIZES["cuda"], tiles=3_600)),
+    # Enough that an epoch is made of its tiles, not of what begins and ends it.
+    "cpu": Size(train=32, valid=8, batch=8, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1)),
+}
 
 
 class Hours(Result):
@@ -66,8 +69,16 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     ours, theirs = (hours(epochs, tta, size, side) for side in ("ours", "theirs"))
     name = f"profile blog, EXTRAPOLATED from epochs of {size.train:,} tiles and TTA of {size.test.tiles:,}"
     print(f"{name}: ours {ours:.2f} h, theirs {theirs:.2f} h, {theirs / ours:.1f}x")
-    yield Hours(name=name, device=device.type, repeats=1, ours=ours, theirs=theirs, ratio=theirs / ours,
-                load=max(r["load"] for r in epochs), unit="h")
+    yield Hours(
+        name=name,
+        device=device.type,
+        repeats=1,
+        ours=ours,
+        theirs=theirs,
+        ratio=theirs / ours,
+        load=max(r["load"] for r in epochs),
+        unit="h",
+    )
 
 
 def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
@@ -82,17 +93,18 @@ def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
 def one_epoch(device: torch.device, size: Size, stage: Stage) -> Result:
     some, n = tiles(), size.train + size.valid
     ids = some.ids[:n]
-    held_out = ids[size.train:]
+    held_out = ids[size.train :]
     folds = pd.DataFrame({"id": ids, "fold": (np.arange(n) >= size.train).astype(int)})
     cache = Cache(some.images[:n], some.masks[:n], some.images[:0], folds)
     dls = get_data(1, folds, stage.size, stage.batch, cache=cache, how=BLOG.augment, device=device)
     log = EpochLog("ours", device)
     ours = build_learner(UnetResNext50(size.encoder), dls, stage, BLOG.train, [log, KeepBest(log)])
 
-    their_data = article.get_data(some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids),
-                                  num_workers=size.workers)
+    their_data = article.get_data(
+        some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids), num_workers=size.workers
+    )
     theirs = article.learner(their_data, UnetResNext50(size.encoder), Path())
-    theirs.remove_cb(SaveModelCallback)     # it would save and load at every call here, at the best epochs in truth
+    theirs.remove_cb(SaveModelCallback)  # it would save and load at every call here, at the best epochs in truth
     name = f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px; theirs: the article's"
     return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device, warm_up=1)
 
@@ -101,6 +113,7 @@ def quiet_epoch(learn: Learner, stage: Stage) -> Steps:
     def fit() -> None:
         with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()):
             learn.fit_one_cycle(1, slice(stage.lr))
+
     return fit
 
 

@@ -122,8 +122,9 @@ def differences(path: Path, origin: Origin) -> list[str]:
     if sidecar is None:
         return []
     old, new = _flat(sidecar["settings"]), _flat(origin.settings)
-    said = [f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}"
-            for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    said = [
+        f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+    ]
     was, now = sidecar["inputs"], origin.inputs
     return said + [f"{k} changed" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
 
@@ -137,8 +138,14 @@ def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts
     # The old notes must not vouch for new bytes.
     replace_file(path, write, before=lambda: sidecar_of(path).unlink(missing_ok=True))
     notes = {
-        "key": origin.key(), "sha256": _hash_file(path), "settings": origin.settings, "inputs": origin.inputs,
-        **facts, "code": code_version(), "versions": versions(), "host": platform.node(),
+        "key": origin.key(),
+        "sha256": _hash_file(path),
+        "settings": origin.settings,
+        "inputs": origin.inputs,
+        **facts,
+        "code": code_version(),
+        "versions": versions(),
+        "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     replace_file(sidecar_of(path), lambda tmp: tmp.write_text(json.dumps(notes, indent=1) + "\n"))
@@ -146,7 +153,7 @@ def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts
 
 def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[], object] = lambda: None) -> None:
     """Write beside `path`, force to disk, then rename over it: the file is the old one or the new one, never half."""
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")    # prefix, not suffix: np.save and gzip look at the ending
+    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # prefix, not suffix: np.save and gzip look at the ending
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -173,7 +180,7 @@ def writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as e:
-        causes = [e]      # torch and safetensors raise errors of their own: the system's is behind it, or in its text
+        causes = [e]  # torch and safetensors raise errors of their own: the system's is behind it, or in its text
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}

@@ -41,21 +41,36 @@ class Run:
 
 def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], object] = lambda p: None):
     """(Run, other arguments) from the flags that every stage takes and those that `add` adds."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("--data", metavar="DIR", help="folder with Kaggle's files, zipped or not, or 'sample' "
-                        "(default: data/, then Kaggle's mount, then the sample)")
-    parser.add_argument("--out", metavar="DIR", type=Path,
-                        help="where data/, folds/ and submissions/ go: a folder, or a URL such as s3://bucket/run "
-                        "(default: the repository)")
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder with Kaggle's files, zipped or not, or 'sample' "
+        "(default: data/, then Kaggle's mount, then the sample)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where data/, folds/ and submissions/ go: a folder, or a URL such as s3://bucket/run "
+        "(default: the repository)",
+    )
     parser.add_argument("--profile", metavar="NAME", help=f"{', '.join(PROFILES)} (default: by data and machine)")
     parser.add_argument("--fold", type=int, action="append", metavar="K", help="only this fold; may be repeated")
     parser.add_argument("--model", metavar="NAME", help="short for --set model.name=NAME")
     parser.add_argument("--encoder", metavar="NAME", help="short for --set model.encoder=NAME")
-    parser.add_argument("--weights", metavar="PATH",
-                        help="file or folder with ImageNet weights, or 'none' to train from scratch")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="change one number of the profile; may be repeated")
+    parser.add_argument(
+        "--weights", metavar="PATH", help="file or folder with ImageNet weights, or 'none' to train from scratch"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one number of the profile; may be repeated",
+    )
     parser.add_argument("--force", action="store_true", help="redo what is up to date")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="who works: this machine, or a Ray cluster")
     parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: one a GPU, or the profile's)")
@@ -91,21 +106,32 @@ def run_from(args: argparse.Namespace) -> Run:
 
 def job(run: Run, args: argparse.Namespace, folds: Sequence[int]) -> list[str]:
     """The flags with which a stage does these folds itself, in any process that sees the data and --out."""
-    given = vars(args) | {"data": run.data or SAMPLE, "out": run.files.out, "profile": run.profile.name,
-                          "weights": run.weights or args.weights, "fold": [*folds], "engine": None, "workers": None}
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, values in given.items()
-            for value in (values if isinstance(values, list) else [values]) if value is not None and value is not False]
+    given = vars(args) | {
+        "data": run.data or SAMPLE,
+        "out": run.files.out,
+        "profile": run.profile.name,
+        "weights": run.weights or args.weights,
+        "fold": [*folds],
+        "engine": None,
+        "workers": None,
+    }
+    return [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, values in given.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value is not None and value is not False
+    ]
 
 
 def start(main: Callable[[list[str]], object]) -> None:
     """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)     # timm's
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
         with mirror.local(sys.argv[1:]) as argv:
             main(argv)
     except InputError as e:
         sys.exit(f"error: {e}")
-    except BrokenPipeError:     # whoever read our lines has seen enough: ... | head
+    except BrokenPipeError:  # whoever read our lines has seen enough: ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to go on")
@@ -126,11 +152,13 @@ def _data(named: str | None, out: Path) -> Path | None:
         folder = Path(named).expanduser().resolve()
         if not folder.is_dir():
             if mirror.url_of(out) and Files(out, folder.name, "").cache("tiles.csv").exists():
-                return folder       # another machine has decoded its tiles
+                return folder  # another machine has decoded its tiles
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
-            raise InputError(f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "
-                             f"train.csv ...); get them with: {competition.DOWNLOAD}")
+            raise InputError(
+                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "
+                f"train.csv ...); get them with: {competition.DOWNLOAD}"
+            )
         return folder
     mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
     return next((folder for folder in [out / "data", CODE.parent / "data", *mounts] if competition.find(folder)), None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4     # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def pick_device() -> torch.device:
@@ -25,7 +25,7 @@ def pick_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda")
     _try_out(device)
-    torch.backends.cudnn.benchmark = True       # batches keep their shapes: the fastest algorithm is looked for once
+    torch.backends.cudnn.benchmark = True  # batches keep their shapes: the fastest algorithm is looked for once
     return device
 
 
@@ -46,8 +46,10 @@ def _try_out(device: torch.device) -> None:
         raise
     except RuntimeError as e:
         name = torch.cuda.get_device_name(device)
-        raise InputError(f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
-                         "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU, or name the GPUs that work there") from e
+        raise InputError(
+            f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
+            "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU, or name the GPUs that work there"
+        ) from e
 
 
 def keep_freed_memory() -> None:
@@ -58,7 +60,7 @@ def keep_freed_memory() -> None:
     bench/speed/switches.py.
     https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):      # musl has none
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
@@ -69,7 +71,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         if precision == "fp16" and device.type == "cpu":
             raise InputError("train.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         return precision
-    if device.type == "cuda":       # a T4 emulates bf16, slowly
+    if device.type == "cuda":  # a T4 emulates bf16, slowly
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
@@ -98,6 +100,7 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 

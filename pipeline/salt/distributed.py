@@ -29,9 +29,12 @@ def joined() -> Iterator[Callable[[], None]]:
     try:
         from accelerate import PartialState
     except ImportError as e:
-        raise InputError("a fold over several processes needs accelerate: pip install 'salt-segmentation[cluster]', or "
-                         "from the clone pip install -e '.[cluster]'") from e
+        raise InputError(
+            "a fold over several processes needs accelerate: pip install 'salt-segmentation[cluster]', or "
+            "from the clone pip install -e '.[cluster]'"
+        ) from e
     import torch
+
     state = PartialState(cpu=not torch.cuda.is_available())
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_first() else nowhere):
         yield state.wait_for_everyone

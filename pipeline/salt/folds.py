@@ -1,4 +1,5 @@
 """Which fold holds out which tile: a partition that is the same on every machine."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -26,12 +27,12 @@ def coverage(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     _check(tiles, k)
     z, black = tiles["z"].to_numpy(), tiles["black"].to_numpy()
     _, group = np.unique(2 * coverage_class(tiles["coverage"]) + black, return_inverse=True)
-    snake = np.where(group % 2, -z, z)      # up, then down: a round that spans two groups has one depth, not both ends
-    order = np.lexsort((snake, group))      # ties stay in order of id
-    rng = np.random.RandomState(seed)       # numpy promises this generator's stream for good, default_rng's it does not
+    snake = np.where(group % 2, -z, z)  # up, then down: a round that spans two groups has one depth, not both ends
+    order = np.lexsort((snake, group))  # ties stay in order of id
+    rng = np.random.RandomState(seed)  # numpy promises this generator's stream for good, default_rng's it does not
     rounds = [rng.permutation(k) for _ in range(0, len(tiles), k)]
     fold = np.empty(len(tiles), dtype=np.int64)
-    fold[order] = np.concatenate(rounds)[:len(tiles)]
+    fold[order] = np.concatenate(rounds)[: len(tiles)]
     return fold
 
 

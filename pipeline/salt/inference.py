@@ -17,7 +17,7 @@ from pipeline.salt import artifacts
 from pipeline.salt.device import autocast
 from pipeline.salt.tiles.geometry import TILE, to_network, to_square, to_tile
 
-TILES_AT_ONCE = 256     # 10 MB of logits
+TILES_AT_ONCE = 256  # 10 MB of logits
 
 T = TypeVar("T")
 
@@ -31,9 +31,19 @@ def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return (plain + mirrored.flip(-1)) / 2
 
 
-@torch.no_grad()    # not inference_mode: a network moved to a GPU within it could not take the next fold's weights
-def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: int, batch: int, stats, flip: bool,
-                precision: str, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+@torch.no_grad()  # not inference_mode: a network moved to a GPU within it could not take the next fold's weights
+def tile_logits(
+    model: nn.Module,
+    tiles: np.ndarray,
+    rows: np.ndarray,
+    *,
+    size: int,
+    batch: int,
+    stats,
+    flip: bool,
+    precision: str,
+    device: torch.device,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, their logits) a batch at a time: (B,) int and (B, 101, 101) float32, of tiles (N, 101, 101) uint8.
 
     size  px, side of the network's input;  stats  mean and std of its channels;  flip  average with the mirror image
@@ -41,7 +51,7 @@ def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: 
     model.eval().to(device, memory_format=torch.channels_last)
     mean, std = (torch.tensor(s, device=device) for s in stats)
     for start in range(0, len(rows), batch):
-        chosen = rows[start:start + batch]
+        chosen = rows[start : start + batch]
         grey = torch.from_numpy(tiles[chosen]).unsqueeze(1).to(device)
         images = to_network(to_square(grey, size), mean, std)
         with autocast(precision, device):
@@ -49,8 +59,18 @@ def tile_logits(model: nn.Module, tiles: np.ndarray, rows: np.ndarray, *, size: 
         yield chosen, to_tile(logits, TILE)[:, 0].cpu().numpy()
 
 
-def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Module, np.ndarray]], title: str, *,
-                    size: int, batch: int, flip: bool, precision: str, devices: list[torch.device]) -> None:
+def predict_to_file(
+    path: Path,
+    tiles: np.ndarray,
+    jobs: Iterable[tuple[nn.Module, np.ndarray]],
+    title: str,
+    *,
+    size: int,
+    batch: int,
+    flip: bool,
+    precision: str,
+    devices: list[torch.device],
+) -> None:
     """Probabilities of the tiles into a .npy file, (N, 101, 101) float16: sigmoid of the mean logit of the networks.
 
     tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
@@ -61,15 +81,26 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
     with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
         scratch.truncate(max(tiles.size, 1) * 4)
         artifacts.reserve(scratch.fileno())
-        sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)      # an allocated file begins as zeros
+        sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)  # an allocated file begins as zeros
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for network, rows in jobs:
             stats = (network.encoder.mean, network.encoder.std)
             turns = np.arange(len(rows)) // batch % len(devices)
-            batches = [tile_logits(network if turn == 0 else copy.deepcopy(network), tiles, rows[turns == turn],
-                                   size=size, batch=batch, stats=stats, flip=flip, precision=precision, device=device)
-                       for turn, device in enumerate(devices)]
+            batches = [
+                tile_logits(
+                    network if turn == 0 else copy.deepcopy(network),
+                    tiles,
+                    rows[turns == turn],
+                    size=size,
+                    batch=batch,
+                    stats=stats,
+                    flip=flip,
+                    precision=precision,
+                    device=device,
+                )
+                for turn, device in enumerate(devices)
+            ]
             with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
                 for chosen, logits in side_by_side(batches, threads):
                     sums[chosen] += logits
@@ -80,7 +111,7 @@ def predict_to_file(path: Path, tiles: np.ndarray, jobs: Iterable[tuple[nn.Modul
             artifacts.reserve(f.fileno())
         for start in range(0, len(tiles), TILES_AT_ONCE):
             part = slice(start, start + TILES_AT_ONCE)
-            with np.errstate(invalid="ignore"):      # 0 / 0 where no network predicted
+            with np.errstate(invalid="ignore"):  # 0 / 0 where no network predicted
                 out[part] = probabilities(sums[part] / networks[part, None, None])
         out.flush()
 
@@ -93,8 +124,9 @@ def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) 
     if len(streams) == 1:
         yield from streams[0]
         return
-    pending = {thread.submit(next, stream, None): (thread, stream)
-               for thread, stream in zip(threads, streams, strict=True)}
+    pending = {
+        thread.submit(next, stream, None): (thread, stream) for thread, stream in zip(threads, streams, strict=True)
+    }
     while pending:
         for done in wait(pending, return_when=FIRST_COMPLETED).done:
             thread, stream = pending.pop(done)

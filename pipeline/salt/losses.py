@@ -3,6 +3,7 @@
 They compute in float32 whatever comes in (the running counts reach H*W, bfloat16 is exact to 256), never wait for the
 device and have no shape that depends on the data, so that they compile and fit into a CUDA graph.
 """
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 Weight = Literal["elu1", "relu"]
 Reduction = Literal["mean", "none"]
 
-CLASSIFIER_SHARE = 0.05     # of the empty/non-empty cross-entropy in `composite`
+CLASSIFIER_SHARE = 0.05  # of the empty/non-empty cross-entropy in `composite`
 
 
 def lovasz_hinge(logits: Tensor, masks: Tensor, weight: Weight = "elu1", reduction: Reduction = "mean") -> Tensor:
@@ -47,14 +48,15 @@ def bce_lovasz(logits: Tensor, masks: Tensor, reduction: Reduction = "mean") -> 
     return bce(logits, masks, reduction) + symmetric_lovasz(logits, masks, reduction=reduction)
 
 
-def focal(logits: Tensor, masks: Tensor, gamma: float = 2.0, alpha: float = 0.25,
-          reduction: Reduction = "mean") -> Tensor:
+def focal(
+    logits: Tensor, masks: Tensor, gamma: float = 2.0, alpha: float = 0.25, reduction: Reduction = "mean"
+) -> Tensor:
     """Cross-entropy times (1 - p)^gamma, p the probability given to the truth; salt counts alpha, rock 1 - alpha.
 
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, equation 5; averaged over pixels, not over anchors.
     """
     logits, masks = _pixels(logits, masks)
-    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")      # -log p
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")  # -log p
     share = torch.where(masks > 0, alpha, 1 - alpha)
     return _reduce((share * (-torch.expm1(-entropy)) ** gamma * entropy).mean(dim=1), reduction)
 
@@ -74,7 +76,7 @@ def _composite(loss: Callable[..., Tensor], output: Any, masks: Tensor) -> Tenso
     if isinstance(output, Tensor):
         return loss(output, masks)
     masks = _plain(masks)
-    has_salt = masks.flatten(1).any(dim=1).float()                      # (B,)
+    has_salt = masks.flatten(1).any(dim=1).float()  # (B,)
     total = loss(output.logits, masks)
     for deep in output.deep or ():
         small = F.interpolate(masks.float(), size=deep.shape[-2:], mode="nearest")
@@ -84,8 +86,9 @@ def _composite(loss: Callable[..., Tensor], output: Any, masks: Tensor) -> Tenso
     return total
 
 
-def _lovasz(logits: Tensor, masks: Tensor, jaccard: Callable[[Tensor], Tensor], weight: Weight,
-            reduction: Reduction) -> Tensor:
+def _lovasz(
+    logits: Tensor, masks: Tensor, jaccard: Callable[[Tensor], Tensor], weight: Weight, reduction: Reduction
+) -> Tensor:
     """Sum over pixels of the weighted error times the step that the Jaccard loss makes at that pixel, worst first.
 
     The steps depend on the order of the errors only, and no gradient flows through an order: they are put back in the
@@ -132,7 +135,7 @@ def _counts(truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pixels(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    return _plain(logits).float().flatten(1), _plain(masks).float().flatten(1)                 # (B, P), P = H*W
+    return _plain(logits).float().flatten(1), _plain(masks).float().flatten(1)  # (B, P), P = H*W
 
 
 def _plain(x: Tensor) -> Tensor:

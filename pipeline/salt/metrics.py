@@ -2,6 +2,7 @@
 
 Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
 """
+
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -11,9 +12,9 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
-THRESHOLDS = tuple(k / 20 for k in range(10, 20))               # IoU 0.50, 0.55 .. 0.95, each to be exceeded
-PROBABILITY_CUTS = tuple(k / 50 for k in range(15, 36))         # 0.30, 0.32 .. 0.70
-TILES_AT_ONCE = 256                                             # 5 MB of float16 probabilities
+THRESHOLDS = tuple(k / 20 for k in range(10, 20))  # IoU 0.50, 0.55 .. 0.95, each to be exceeded
+PROBABILITY_CUTS = tuple(k / 50 for k in range(15, 36))  # 0.30, 0.32 .. 0.70
+TILES_AT_ONCE = 256  # 5 MB of float16 probabilities
 
 
 def tile_scores(pred: Array, truth: Array) -> Array:
@@ -30,8 +31,8 @@ def score_of_counts(intersection: Array, union: Array) -> Array:
     IoU > k/20 means k * union < 20 * intersection: in integers an IoU of exactly 0.80 does not pass 0.80.
     """
     both_empty = union == 0
-    highest = (20 * intersection - 1) // (union + both_empty)       # the last k that the IoU exceeds
-    return (highest - 9).clip(0, 10) / 10 + both_empty              # of k = 10 .. 19
+    highest = (20 * intersection - 1) // (union + both_empty)  # the last k that the IoU exceeds
+    return (highest - 9).clip(0, 10) / 10 + both_empty  # of k = 10 .. 19
 
 
 def meanap(pred: Array, truth: Array) -> Array:
@@ -54,7 +55,7 @@ def best_threshold(probs: np.ndarray, truth: np.ndarray) -> tuple[float, dict[fl
     """
     totals = np.zeros(len(PROBABILITY_CUTS))
     for i in range(0, len(probs), TILES_AT_ONCE):
-        part, part_truth = probs[i:i + TILES_AT_ONCE], truth[i:i + TILES_AT_ONCE]
+        part, part_truth = probs[i : i + TILES_AT_ONCE], truth[i : i + TILES_AT_ONCE]
         totals += [tile_scores(part > cut, part_truth).sum() for cut in PROBABILITY_CUTS]
     scores = dict(zip(PROBABILITY_CUTS, (totals / len(probs)).tolist(), strict=True))
     best = max(sorted(scores, key=lambda cut: abs(cut - 0.5)), key=scores.__getitem__)
@@ -68,4 +69,5 @@ def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
         pred, truth = (np.packbits(masks, axis=1) for masks in (pred, truth))
         return tuple(np.bitwise_count(bits).sum(1, dtype=np.int32) for bits in (pred & truth, pred | truth))
     from torch import int32  # three times as fast as the plain sum
+
     return tuple(masks.sum(1, dtype=int32) for masks in (pred & truth, pred | truth))

@@ -21,7 +21,7 @@ from pipeline.salt import artifacts
 from pipeline.salt.distributed import world_size
 from pipeline.salt.errors import InputError
 
-EVERY = 5.0     # seconds between two looks at what is new in the folder
+EVERY = 5.0  # seconds between two looks at what is new in the folder
 RESUME = ".resume.pt"
 
 
@@ -51,7 +51,7 @@ def local(argv: list[str]) -> Iterator[list[str]]:
         flags, others = parser.parse_known_args(argv)
         url = flags.out or ""
     except argparse.ArgumentError:
-        url = ""                            # the stage's own parser will say what is wrong
+        url = ""  # the stage's own parser will say what is wrong
     if "://" not in url or {"-h", "--help"} & {*others}:
         yield argv
         return
@@ -59,7 +59,7 @@ def local(argv: list[str]) -> Iterator[list[str]]:
         raise InputError(f"--out {url}: several processes of one fold need a folder that all of them see")
     mirror = Mirror(url, flags.profile, flags.fold)
     mirror.fetch()
-    with mirror.following(at_work=flags.engine != "ray"):      # Ray's tasks put what they make themselves
+    with mirror.following(at_work=flags.engine != "ray"):  # Ray's tasks put what they make themselves
         yield [*argv, f"--out={mirror.folder}"]
 
 
@@ -76,28 +76,30 @@ class Mirror:
 
     def __init__(self, url: str, profile: str | None = None, folds: list[int] | None = None):
         self.url, self.folder, self.profile, self.folds = url, folder_of(url), profile, folds
-        self.seen: dict[str, tuple] = {}    # what the URL has, as it was in the folder when it was got or put
+        self.seen: dict[str, tuple] = {}  # what the URL has, as it was in the folder when it was got or put
         with self._reaching():
             from fsspec.core import url_to_fs
+
             self.files, self.root = url_to_fs(url.rstrip("/"))
 
     def fetch(self) -> None:
         """Get what is there and newer than here."""
         from tqdm import tqdm
+
         with self._reaching(), self._alone():
             self.files.invalidate_cache()
             there = {str(PurePosixPath(path).relative_to(self.root)) for path in self.files.find(self.root)}
             wanted = sorted(filter(self._is_ours, there))
             for name in tqdm(wanted, desc="fetching", unit="file", leave=False, disable=None):
-                with contextlib.suppress(FileNotFoundError):        # another machine has just taken it away
+                with contextlib.suppress(FileNotFoundError):  # another machine has just taken it away
                     if name.endswith(RESUME):
                         self._fetch_state(name)
-                    elif f"{name}.json" in there:       # otherwise half put, or none of ours
+                    elif f"{name}.json" in there:  # otherwise half put, or none of ours
                         self._fetch_artifact(name)
             for name in self._here():
                 history = name.removesuffix(RESUME) + ".csv"
                 if name.endswith(RESUME) and _written(self.folder / name) < _made(self._notes_there(history)):
-                    artifacts.discard(self.folder / name)       # another machine has ended this training
+                    artifacts.discard(self.folder / name)  # another machine has ended this training
         print(f"mirror   {self.url} in {self.folder}", flush=True)
 
     def _fetch_artifact(self, name: str) -> None:
@@ -107,21 +109,21 @@ class Mirror:
             artifacts.discard(path)
             self._get(name)
             if self._notes_there(name) != theirs:
-                return                              # it was made anew meanwhile
+                return  # it was made anew meanwhile
             artifacts.replace_file(artifacts.sidecar_of(path), lambda tmp: tmp.write_bytes(theirs))
         elif theirs != mine:
-            return                                  # ours is newer, and is put
+            return  # ours is newer, and is put
         self.seen[name] = _stat(path)
 
     def _fetch_state(self, name: str) -> None:
         path = self.folder / name
         try:
             written = self.files.modified(f"{self.root}/{name}").timestamp()
-        except NotImplementedError:         # this file system does not tell
+        except NotImplementedError:  # this file system does not tell
             written = time.time()
-        apart = written - (_written(path) if path.exists() else 0)      # s; some file systems know whole ones only
+        apart = written - (_written(path) if path.exists() else 0)  # s; some file systems know whole ones only
         if apart < -1:
-            return                                  # ours is newer, and is put
+            return  # ours is newer, and is put
         if apart > 1:
             self._get(name)
             os.utime(path, (written, written))
@@ -135,10 +137,10 @@ class Mirror:
                 path = self.folder / name
                 notes = _notes(path)
                 if self.seen.get(name) != stat and not (notes and notes == self._notes_there(name)):
-                    self._remove(f"{name}.json")        # the old notes must not vouch for new bytes
+                    self._remove(f"{name}.json")  # the old notes must not vouch for new bytes
                     self._put(name, lambda half, path=path: self.files.put_file(str(path), half))
                     if _stat(path) != stat:
-                        continue                        # it was made anew meanwhile
+                        continue  # it was made anew meanwhile
                     if notes:
                         self._put(f"{name}.json", lambda half, notes=notes: self.files.pipe_file(half, notes))
                 self.seen[name] = stat
@@ -157,6 +159,7 @@ class Mirror:
                     self.put()
                 except InputError as e:
                     print(f"note     {e}; it is tried again", flush=True)
+
         thread = Thread(target=follow, daemon=True)
         if at_work:
             thread.start()
@@ -168,7 +171,7 @@ class Mirror:
             over.set()
             if at_work:
                 thread.join()
-            with contextlib.suppress(*[InputError] * failed):       # what ended the stage is what is said
+            with contextlib.suppress(*[InputError] * failed):  # what ended the stage is what is said
                 self.put()
 
     def _here(self) -> dict[str, tuple]:
@@ -177,7 +180,7 @@ class Mirror:
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
             if self._is_ours(name) and (name.endswith(RESUME) or artifacts.sidecar_of(path).exists()):
-                with contextlib.suppress(FileNotFoundError):        # it has just gone
+                with contextlib.suppress(FileNotFoundError):  # it has just gone
                     found[name] = _stat(path)
         return found
 
@@ -229,8 +232,9 @@ class Mirror:
         except InputError:
             raise
         except Exception as e:
-            raise InputError(f"--out {self.url}: {str(e) or type(e).__name__} (what is done is kept in {self.folder})"
-                             ) from e
+            raise InputError(
+                f"--out {self.url}: {str(e) or type(e).__name__} (what is done is kept in {self.folder})"
+            ) from e
 
 
 def _notes(path: Path) -> bytes:

@@ -9,14 +9,29 @@ from pipeline.salt.config import Profile, Train
 from pipeline.salt.errors import InputError, did_you_mean
 
 _SEED = (0, 2**32 - 1)
-LIMITS = {      # least and most, both allowed
-    "sample.train": (2, 10**6), "sample.test": (1, 10**6), "sample.seed": _SEED,
-    "folds.k": (2, 10**4), "folds.seed": _SEED,
-    "augment.flip_p": (0, 1), "augment.brightness_p": (0, 1), "augment.zoom_p": (0, 1),
-    "augment.brightness": (0, 0.99), "augment.zoom": (1, 10),
-    "train.size": (32, 4096), "train.batch": (2, 10**4), "train.epochs": (1, 10**4), "train.lr": (1e-9, 10),
-    "train.wd": (0, 10), "train.seed": _SEED, "predict.batch": (1, 10**4), "submit.threshold": (0, 1),
-    "pseudo.low": (0, 0.5), "pseudo.high": (0.5, 1), "pseudo.share": (0, 1), "pseudo.epochs": (1, 10**4),
+LIMITS = {  # least and most, both allowed
+    "sample.train": (2, 10**6),
+    "sample.test": (1, 10**6),
+    "sample.seed": _SEED,
+    "folds.k": (2, 10**4),
+    "folds.seed": _SEED,
+    "augment.flip_p": (0, 1),
+    "augment.brightness_p": (0, 1),
+    "augment.zoom_p": (0, 1),
+    "augment.brightness": (0, 0.99),
+    "augment.zoom": (1, 10),
+    "train.size": (32, 4096),
+    "train.batch": (2, 10**4),
+    "train.epochs": (1, 10**4),
+    "train.lr": (1e-9, 10),
+    "train.wd": (0, 10),
+    "train.seed": _SEED,
+    "predict.batch": (1, 10**4),
+    "submit.threshold": (0, 1),
+    "pseudo.low": (0, 0.5),
+    "pseudo.high": (0.5, 1),
+    "pseudo.share": (0, 1),
+    "pseudo.epochs": (1, 10**4),
     "pseudo.lr": (1e-9, 10),
 }
 
@@ -35,7 +50,7 @@ def changed(profile: Profile, *settings: str) -> Profile:
             raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
         before = profile.model
         profile = _replaced(profile, keys, text.strip(), setting)
-        if profile.model.name != before.name:       # the profile's options are the other network's keywords
+        if profile.model.name != before.name:  # the profile's options are the other network's keywords
             profile = replace(profile, model=replace(profile.model, options={}))
     check(profile)
     return profile
@@ -56,8 +71,9 @@ def check(profile: Profile) -> None:
     if len(set(sizes)) != len(sizes):
         raise InputError(f"profile {profile.name}: the stages of train have the sizes {sizes}; they must differ")
     if not 1 <= profile.run_folds <= profile.folds.k:
-        raise InputError(f"profile {profile.name}: run_folds={profile.run_folds} must be within "
-                         f"1..folds.k={profile.folds.k}")
+        raise InputError(
+            f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}"
+        )
 
 
 def _replaced(node: Any, keys: list[str], text: str, setting: str) -> Any:
@@ -89,8 +105,9 @@ def _stages_replaced(train: Train, keys: list[str], text: str, setting: str) -> 
         raise InputError(f"--set {setting}: {keys[0]} is a stage; name one of {', '.join(_names(train.stages[0]))}")
     if len(name) != 1 or name[0] not in _names(train.stages[0]):
         raise InputError(f"--set {setting}: train has no {'.'.join(name)!r}; {did_you_mean('.'.join(name), names)}")
-    return replace(train, stages=tuple(
-        _replaced(s, name, text, setting) if size in (None, s.size) else s for s in train.stages))
+    return replace(
+        train, stages=tuple(_replaced(s, name, text, setting) if size in (None, s.size) else s for s in train.stages)
+    )
 
 
 def _typed(text: str, kind: Any, setting: str) -> Any:

@@ -1,9 +1,10 @@
 """Kaggle's run-length code: pairs `start length`, 1-based, counted down each column, then to the right."""
+
 from itertools import pairwise
 
 import numpy as np
 
-TILES_AT_ONCE = 512     # 5 MB of mask: 20 MB of working memory whatever N, and faster than all 18,000 in one piece
+TILES_AT_ONCE = 512  # 5 MB of mask: 20 MB of working memory whatever N, and faster than all 18,000 in one piece
 
 
 def encode(masks: np.ndarray) -> list[str]:
@@ -12,7 +13,7 @@ def encode(masks: np.ndarray) -> list[str]:
     Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
     """
     digits = np.array([str(number) for number in range(masks.shape[1] * masks.shape[2] + 1)], dtype=object)
-    chunks = (masks[i:i + TILES_AT_ONCE] for i in range(0, len(masks), TILES_AT_ONCE))
+    chunks = (masks[i : i + TILES_AT_ONCE] for i in range(0, len(masks), TILES_AT_ONCE))
     return [code for chunk in chunks for code in _encode_at_once(chunk, digits)]
 
 
@@ -26,7 +27,7 @@ def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     except ValueError:
         raise ValueError(f"{rle[:40]!r} is not a list of whole numbers") from None
     pixels = np.zeros(shape[0] * shape[1], dtype=bool)
-    end = 0                                                 # last pixel of the run before, 1-based
+    end = 0  # last pixel of the run before, 1-based
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         if start < 1:
             raise ValueError(f"run '{start} {length}' has a start below 1, the first pixel")
@@ -37,16 +38,16 @@ def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
         end = start + length - 1
         if end > pixels.size:
             raise ValueError(f"run '{start} {length}' is out of range: the last pixel is {pixels.size}")
-        pixels[start - 1:end] = True
+        pixels[start - 1 : end] = True
     return pixels.reshape(shape, order="F")
 
 
 def _encode_at_once(masks: np.ndarray, digits: np.ndarray) -> list[str]:
-    columns = masks.transpose(0, 2, 1).reshape(len(masks), -1)          # (N, W*H)
-    edges = np.diff(columns, axis=1, prepend=False, append=False)       # (N, W*H + 1): a run starts or has just ended
+    columns = masks.transpose(0, 2, 1).reshape(len(masks), -1)  # (N, W*H)
+    edges = np.diff(columns, axis=1, prepend=False, append=False)  # (N, W*H + 1): a run starts or has just ended
     at = np.flatnonzero(edges)
-    numbers = at % edges.shape[1] + 1                                   # start, end, start, end ... of all tiles
-    numbers[1::2] -= numbers[::2]                                       # ends -> lengths
-    words = digits[numbers].tolist()                                    # str(), paid once for each number there is
+    numbers = at % edges.shape[1] + 1  # start, end, start, end ... of all tiles
+    numbers[1::2] -= numbers[::2]  # ends -> lengths
+    words = digits[numbers].tolist()  # str(), paid once for each number there is
     stops = np.searchsorted(at, np.arange(len(masks) + 1) * edges.shape[1]).tolist()
     return [" ".join(words[start:stop]) for start, stop in pairwise(stops)]

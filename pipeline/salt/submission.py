@@ -13,8 +13,9 @@ from pipeline.salt.errors import InputError
 TILES_AT_ONCE = 1024
 
 
-def masks(probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None,
-          full_empty: bool = False) -> np.ndarray:
+def masks(
+    probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None, full_empty: bool = False
+) -> np.ndarray:
     """(N, 101, 101) bool: where the probability is above `threshold`, after the two rules.
 
     probs       (N, 101, 101) float16 in [0, 1], may be a memory map

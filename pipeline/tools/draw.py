@@ -7,6 +7,7 @@ writes  <model>.svg in the current folder, or the file named by --to
 
 Nothing is drawn by hand: the picture is what happens to an image on its way through the network.
 """
+
 from pathlib import Path
 
 from pipeline.salt import artifacts
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     def add(parser):
         parser.add_argument("--size", type=int, metavar="PX", help="side of the image (default: the profile's first)")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the SVG goes (default: <model>.svg)")
+
     run, args = command.parse(__doc__, argv, add)
     import torch
 
@@ -28,8 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     with torch.device("meta"):
         parts = trace(build_model(settings.name, settings.encoder, settings.options), size)
     parameters, macs = sum(p.parameters for p in parts), sum(p.macs for p in parts)
-    title = (f"{settings.name} on {settings.encoder}, one image of {size} × {size} px: {parameters:,} parameters, "
-             f"{macs / 1e9:.2f} G multiply-adds")
+    title = (
+        f"{settings.name} on {settings.encoder}, one image of {size} × {size} px: {parameters:,} parameters, "
+        f"{macs / 1e9:.2f} G multiply-adds"
+    )
     path = args.to or Path(f"{settings.name}.svg")
     artifacts.replace_file(path, lambda tmp: tmp.write_text(draw(parts, title)))
     print(f"drawn    {path}")

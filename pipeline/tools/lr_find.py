@@ -14,11 +14,15 @@ from pipeline.salt import cli as command
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv, lambda p: p.add_argument(
-        "--size", type=int, metavar="PX", help="a size of the profile (default: its first)"))
+    run, args = command.parse(
+        __doc__,
+        argv,
+        lambda p: p.add_argument("--size", type=int, metavar="PX", help="a size of the profile (default: its first)"),
+    )
     size, fold = args.size or run.profile.train.stages[0].size, run.folds[0]
 
     import matplotlib
+
     matplotlib.use("Agg")
     from fastai.callback.schedule import SuggestionMethod
     from fastai.learner import Recorder
@@ -29,16 +33,19 @@ def main(argv: list[str] | None = None) -> None:
 
     prepared = set_up_fold(run, fold, size)
     with tempfile.TemporaryDirectory() as scratch:
-        learn = build_learner(prepared.model, prepared.dls, prepared.stage, run.profile.train, [Recorder()],
-                              path=scratch)
+        learn = build_learner(
+            prepared.model, prepared.dls, prepared.stage, run.profile.train, [Recorder()], path=scratch
+        )
         with learn.no_bar():
             found = learn.lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Steep))
     plt.title(f"{run.profile.name}, fold {fold}, {size} px: lr {prepared.stage.lr:g} is set")
     plt.axvline(prepared.stage.lr, color="0.5", linestyle=":")
     path = run.files.lr_find(fold, size)
     artifacts.replace_file(path, lambda tmp: plt.savefig(tmp, dpi=120))
-    print(f"lr_find  {artifacts.shown(path)}: valley {found.valley:.1e}, steepest {found.steep:.1e}, "
-          f"the profile has {prepared.stage.lr:g}")
+    print(
+        f"lr_find  {artifacts.shown(path)}: valley {found.valley:.1e}, steepest {found.steep:.1e}, "
+        f"the profile has {prepared.stage.lr:g}"
+    )
 
 
 if __name__ == "__main__":

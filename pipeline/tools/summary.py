@@ -5,12 +5,18 @@
 
 prints  one line a part, in the order in which they work; nothing is computed, only shapes are
 """
+
 from pipeline.salt import cli as command
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv, lambda p: p.add_argument(
-        "--size", type=int, metavar="PX", help="side of the image (default: the profile's first size)"))
+    run, args = command.parse(
+        __doc__,
+        argv,
+        lambda p: p.add_argument(
+            "--size", type=int, metavar="PX", help="side of the image (default: the profile's first size)"
+        ),
+    )
     import torch
 
     from pipeline.salt.inspection.trace import trace
@@ -31,9 +37,16 @@ def table(parts) -> str:
         rows.append((part.title, part.kind, shape, *_numbers([part])))
     rows.append(("total", "", "", *_numbers(parts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([name.ljust(widths[0]), layers.ljust(widths[1]),
-                        *(cell.rjust(width) for cell, width in zip(cells, widths[2:], strict=True))])
-             for name, layers, *cells in rows]
+    lines = [
+        "  ".join(
+            [
+                name.ljust(widths[0]),
+                layers.ljust(widths[1]),
+                *(cell.rjust(width) for cell, width in zip(cells, widths[2:], strict=True)),
+            ]
+        )
+        for name, layers, *cells in rows
+    ]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 

@@ -1,4 +1,5 @@
 """The benches compare like with like, and keep what they measure. No test here looks at the clock."""
+
 import json
 from importlib import import_module
 
@@ -80,6 +81,7 @@ def test_what_an_earlier_attempt_measured_stays_until_a_bench_has_come_to_its_en
     def rows() -> list[tuple[str, float]]:
         record = json.loads((kept / "results" / "toaster.json").read_text())
         return [(row["name"], row["ours"]) for row in record["benches"]["one"]["results"]]
+
     main.keep("toaster", "one", [row("a", 1), row("b", 1)], over=False)
     main.keep("toaster", "one", [row("a", 2)], over=False)
     assert rows() == [("a", 2), ("b", 1)]

@@ -1,4 +1,5 @@
 """The benches of tiles, steps, predictions and whole runs: both sides do the same work. No test looks at the clock."""
+
 import contextlib
 import json
 import os
@@ -84,8 +85,9 @@ def test_both_loaders_show_a_network_the_same_tile(few):
     order = [few.ids.index(path.stem) for path in theirs.valid.items]
     # Kaggle's grey in [0, 255], two of which are rounding; the least deviation of a channel is 0.224
     assert (y[order] - torch.Tensor(x)).abs().max() < 2 / 255 / 0.224 + 1e-4
-    assert set(masks.unique().tolist()) == {0, 1} and len(theirs.train) == len(TileLoader(
-        few.images[8:], few.masks[8:], few.ids[8:], 128, 8, how=loader.Augment()))
+    assert set(masks.unique().tolist()) == {0, 1} and len(theirs.train) == len(
+        TileLoader(few.images[8:], few.masks[8:], few.ids[8:], 128, 8, how=loader.Augment())
+    )
 
 
 def test_loader(few, once):
@@ -120,7 +122,7 @@ def test_train_step(once):
 def test_switches(once, here):
     results = list(switches.run(CPU, STEPS))
     assert sound(results) and all(r["name"].startswith("switch: ") for r in results)
-    assert len(results) in (4, 5)       # without bf16, fp32 is no switch
+    assert len(results) in (4, 5)  # without bf16, fp32 is no switch
     assert all(r["per_second"] == pytest.approx(STEPS.steps / r["theirs"]) for r in results)
     assert not [*folds_at_once.run(CPU)]
 
@@ -148,9 +150,9 @@ def test_a_switch_that_fails_is_said_and_left_out(once, here, monkeypatch, capsy
 
 def test_both_ways_predict_the_same(few, tmp_path):
     model = small().eval()
-    model.encoder.mean, model.encoder.std = IMAGENET        # the article normalises with these, whatever the encoder
+    model.encoder.mean, model.encoder.std = IMAGENET  # the article normalises with these, whatever the encoder
     with torch.no_grad():
-        model.logit[-1].weight.mul_(20)     # probabilities that differ from 0.5
+        model.logit[-1].weight.mul_(20)  # probabilities that differ from 0.5
     inference.predict(tmp_path / "ours.npy", few.images, model, replace(TTA, px=128), CPU)
     theirs = inference.predict_as_article(few.folder, few.pngs(24), model, replace(TTA, px=128), CPU)
     ours = np.load(tmp_path / "ours.npy").astype(np.float32)
@@ -161,14 +163,15 @@ def test_both_ways_predict_the_same(few, tmp_path):
 
 
 def test_inference(few, once, monkeypatch):
-    monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)      # watched in the test of memory
+    monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)  # watched in the test of memory
     results = list(inference.run(CPU, TTA))
     assert "flip TTA of 6 real tiles" in results[0]["name"] and sound(results) and results[1]["unit"] == "MiB"
 
 
 def test_whole_run(few, once):
-    results = list(whole_run.run(CPU, whole_run.Size(train=4, valid=2, test=TTA, batch=4, encoder="test_resnet",
-                                                     workers=0)))
+    results = list(
+        whole_run.run(CPU, whole_run.Size(train=4, valid=2, test=TTA, batch=4, encoder="test_resnet", workers=0))
+    )
     assert sound(results) and [r["name"][:8] for r in results] == ["epoch of", "epoch of", "flip TTA", "profile "]
     assert results[-1]["unit"] == "h" and "EXTRAPOLATED" in results[-1]["name"]
 
@@ -184,23 +187,26 @@ def test_the_hours_of_a_whole_run_by_hand():
 
 def test_scaling(few, once, monkeypatch):
     monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)
-    monkeypatch.setattr(scaling, "starts", lambda: [])      # imports: seconds, and nothing to learn here
+    monkeypatch.setattr(scaling, "starts", lambda: [])  # imports: seconds, and nothing to learn here
     results = list(scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1)))
     assert sound(results) and [r["name"].split(";")[0] for r in results] == [
-        "epoch of 16 tiles", "epoch of 32 tiles", "memory of predicting 8 tiles, network aside",
-        "memory of predicting 16 tiles, network aside"]
+        "epoch of 16 tiles",
+        "epoch of 32 tiles",
+        "memory of predicting 8 tiles, network aside",
+        "memory of predicting 16 tiles, network aside",
+    ]
 
 
 @pytest.mark.skipif(not memory.can_be_watched(), reason="only Linux tells a process's own memory from mapped files")
 def test_memory_is_seen_and_files_are_not(tmp_path):
     np.save(tmp_path / "file.npy", np.ones(5_000_000))
-    assert 36 < memory.peak(held, 5_000_000) < 60                          # 38 MiB of float64
+    assert 36 < memory.peak(held, 5_000_000) < 60  # 38 MiB of float64
     assert memory.peak(sum_of_file, tmp_path / "file.npy") < 10
 
 
 def held(n: int) -> None:
     ones = np.ones(n)
-    time.sleep(0.5)     # long enough to be seen, also on a machine that is busy
+    time.sleep(0.5)  # long enough to be seen, also on a machine that is busy
     ones.sum()
 
 
@@ -229,18 +235,26 @@ def test_packed_tiles_are_the_same_tiles(made_once, tmp_path):
 def there(tmp_path, made_once):
     """The GPU machine: its Python notes what it is asked for, and fails while the folder has a file `broken`."""
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n'
-                      f'if [ -e {tmp_path}/broken ] && [[ "$*" == *pipeline.train* ]]; then exit 3; fi\n')
+    python.write_text(
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n'
+        f'if [ -e {tmp_path}/broken ] && [[ "$*" == *pipeline.train* ]]; then exit 3; fi\n'
+    )
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
 
     def run(script: Path = RUN_ALL) -> tuple[str, list[str]]:
         given = {"PYTHON": str(python), "SALT_TILES": str(made_once), "EPOCHS": "3"}
-        done = subprocess.run([script, tmp_path / "work", tmp_path / "results"], env=os.environ | given,
-                              text=True, check=True, capture_output=True)
+        done = subprocess.run(
+            [script, tmp_path / "work", tmp_path / "results"],
+            env=os.environ | given,
+            text=True,
+            check=True,
+            capture_output=True,
+        )
         asked = tmp_path / "asked"
         lines = asked.read_text().splitlines() if asked.exists() else []
         asked.unlink(missing_ok=True)
         return done.stdout, [line for line in lines if "pip install" not in line]
+
     return tmp_path, run
 
 
@@ -288,17 +302,19 @@ def test_both_formats_are_trained_from_the_same_seeds(made_once, tmp_path, monke
             history = Files(out, "tiny", "cpu").history(fold, precision.SIZE)
             history.parent.mkdir(parents=True, exist_ok=True)
             history.write_text(f"meanap\n0.1\n{score + ('bf16' in out.name) / 100}\n")
+
     monkeypatch.setattr(subprocess, "run", ran)
     monkeypatch.setattr(precision, "RESULTS", tmp_path)
-    monkeypatch.setattr(precision, "circumstances", dict)       # which asks git
+    monkeypatch.setattr(precision, "circumstances", dict)  # which asks git
     precision.main(str(made_once), str(tmp_path / "work"))
     [path] = tmp_path.glob("*.precision.json")
     record = json.loads(path.read_text())
     assert record["difference"] == 0.01 and record["standard_error"] == 0 and len(record["rows"]) == 8
     assert record["rows"][0] == {"seed": 100, "bf16": pytest.approx(0.76), "fp32": pytest.approx(0.75)}
     train = [command for command in asked if "pipeline.train" in command]
-    assert len(train) == 16 and all(f"--set=train.precision={name}" in command for name, command in
-                                    zip(precision.FORMATS * 8, train, strict=True))
+    assert len(train) == 16 and all(
+        f"--set=train.precision={name}" in command for name, command in zip(precision.FORMATS * 8, train, strict=True)
+    )
 
 
 def test_gpu_run_without_arguments_says_how_it_is_used():
@@ -325,18 +341,25 @@ def test_networks_train_for_so_many_seconds_and_are_scored_on_tiles_they_never_s
     budget = networks.Budget(seconds=1.0, size=32, batch=4)
     row = networks.train("more_dynamic_unet", "test_resnet", {"reduction": "eq_skip"}, budget)
     assert row["weights"] == "random" and row["tiles"] >= 4 and row["seconds"] >= 1 and 0 <= row["score"] <= 1
-    record = {"budget": vars(budget), "tiles": 24, "kind": "generated", "machine": "toaster", "date": "today",
-              "load": 0.0, "rows": [row]}
+    record = {
+        "budget": vars(budget),
+        "tiles": 24,
+        "kind": "generated",
+        "machine": "toaster",
+        "date": "today",
+        "load": 0.0,
+        "rows": [row],
+    }
     assert f"| test_resnet, random | {row['parameters'] / 1e6:.1f} M | {row['tiles']:,} |" in networks.table(record)
 
 
 def test_both_paths_begin_with_the_same_loss_for_the_same_seed(few):
     plain, fast = (truth.curves(path, few, CPU, seeds=(0, 1), epochs=1) for path in (truth.plain, truth.fast))
     for ours, theirs in zip(fast, plain, strict=True):
-        assert ours[0] == pytest.approx(theirs[0], rel=0.1)     # one step, from the same weights, of other tiles
+        assert ours[0] == pytest.approx(theirs[0], rel=0.1)  # one step, from the same weights, of other tiles
 
 
 def test_curves_are_apart_in_deviations_of_the_plain_seeds():
-    plain = [[2.0, 1.0], [2.2, 1.2], [2.4, 1.4]]        # a standard deviation of 0.2 in each epoch
+    plain = [[2.0, 1.0], [2.2, 1.2], [2.4, 1.4]]  # a standard deviation of 0.2 in each epoch
     assert truth.apart(plain, plain) == 0
     assert truth.apart([[2.3, 1.1]], plain) == pytest.approx(0.5)

@@ -1,4 +1,5 @@
 """What the tools say of a network is what the network does."""
+
 import re
 from xml.etree import ElementTree
 
@@ -12,9 +13,14 @@ from pipeline.salt.models import MODELS, build_model
 
 meta = torch.device("meta")
 EVERYTHING = {"scse": True, "fpa": True, "half_skip": True, "deep_supervision": True, "classifier": True}
-CASES = [*((name, "test_resnet", {}) for name in MODELS), ("unet_resnext50", "test_resnet", EVERYTHING),
-         ("dynamic_unet", "test_efficientnet", {}), ("more_dynamic_unet", "test_convnext", {}),
-         ("unet_resnext50", "se_resnext50_32x4d", {}), ("dynamic_unet", "resnet34", {})]
+CASES = [
+    *((name, "test_resnet", {}) for name in MODELS),
+    ("unet_resnext50", "test_resnet", EVERYTHING),
+    ("dynamic_unet", "test_efficientnet", {}),
+    ("more_dynamic_unet", "test_convnext", {}),
+    ("unet_resnext50", "se_resnext50_32x4d", {}),
+    ("dynamic_unet", "resnet34", {}),
+]
 
 
 def seen(name, encoder, options=None, size=128) -> dict[str, Part]:
@@ -48,11 +54,19 @@ def test_skips_and_joins_of_the_article():
     parts = seen("unet_resnext50", "se_resnext50_32x4d")
     edges = {title: [s.title for s in part.sources] for title, part in parts.items()}
     assert edges == {
-        "image": [], "layer0 … layer1": ["image"], "layer2": ["layer0 … layer1"], "layer3": ["layer2"],
-        "layer4": ["layer3"], "center": ["layer4"],
-        "decoder5": ["center", "layer4"], "decoder4": ["decoder5", "layer3"],
-        "decoder3": ["decoder4", "layer2"], "decoder2": ["decoder3", "layer0 … layer1"], "decoder1": ["decoder2"],
-        "logit": ["decoder1", "decoder2", "decoder3", "decoder4", "decoder5"]}
+        "image": [],
+        "layer0 … layer1": ["image"],
+        "layer2": ["layer0 … layer1"],
+        "layer3": ["layer2"],
+        "layer4": ["layer3"],
+        "center": ["layer4"],
+        "decoder5": ["center", "layer4"],
+        "decoder4": ["decoder5", "layer3"],
+        "decoder3": ["decoder4", "layer2"],
+        "decoder2": ["decoder3", "layer0 … layer1"],
+        "decoder1": ["decoder2"],
+        "logit": ["decoder1", "decoder2", "decoder3", "decoder4", "decoder5"],
+    }
     assert parts["decoder5"].joined == (1024, 2048) and parts["logit"].joined == (32,) * 5
     assert parts["layer2"].shape == (512, 16, 16) and parts["layer2"].kind == "4 × SEResNeXtBottleneck"
 
@@ -60,8 +74,12 @@ def test_skips_and_joins_of_the_article():
 def test_hooked_skips_of_fastai():
     parts = list(seen("dynamic_unet", "resnet34").values())
     blocks = {part.sources[1].title: part.joined for part in parts if part.kind == "UnetBlock"}
-    assert blocks == {"layer3": (256, 256), "layer2": (256, 128), "maxpool, layer1": (192, 64),
-                      "conv1 … relu": (128, 64)}
+    assert blocks == {
+        "layer3": (256, 256),
+        "layer2": (256, 128),
+        "maxpool, layer1": (192, 64),
+        "conv1 … relu": (128, 64),
+    }
     merge = next(part for part in parts if part.kind == "MergeLayer")
     assert parts[0] in merge.sources and merge.joined == (96, 3)
 
@@ -92,13 +110,13 @@ def test_the_drawing_shows_every_part_and_shape_apart_from_the_others(name, enco
         assert part.title in texts
         assert any(" × ".join(map(str, part.shape)) in t for t in texts)
     width, height = map(float, svg.get("viewBox").split()[2:])
-    _, *rects = svg.iter(f"{tag}rect")      # without the background
+    _, *rects = svg.iter(f"{tag}rect")  # without the background
     boxes = [tuple(float(r.get(k)) for k in ("x", "y", "width", "height")) for r in rects]
     assert len(boxes) == len(parts)
     for i, (x, y, w, h) in enumerate(boxes):
         assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
-        assert not any(x < x2 + w2 and x2 < x + w and y < y2 + h2 and y2 < y + h for x2, y2, w2, h2 in boxes[i + 1:])
-    for text in svg.iter(f"{tag}text"):     # 7.2 px a letter of 13 px, at most
+        assert not any(x < x2 + w2 and x2 < x + w and y < y2 + h2 and y2 < y + h for x2, y2, w2, h2 in boxes[i + 1 :])
+    for text in svg.iter(f"{tag}text"):  # 7.2 px a letter of 13 px, at most
         assert float(text.get("x")) + 7.2 * len(text.text) <= width or "headline" in text.get("class")
     arrows = [p.get("d") for p in svg.iter(f"{tag}path") if p.get("marker-end")]
     assert len(arrows) == sum(len(p.sources) + bool(p.output) for p in parts)

@@ -1,4 +1,5 @@
 """Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
+
 import importlib
 import os
 import re
@@ -34,9 +35,20 @@ from pipeline.salt.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 8
-SMALL = ["sample.train=25", "sample.test=2", "run_folds=2", "workers=1", "folds.k=2", "train.64.size=32",
-         "train.96.size=48", "train.batch=6", f"train.32.epochs={EPOCHS}", "train.48.epochs=1",
-         "model.options.width=8", "train.precision=fp32"]
+SMALL = [
+    "sample.train=25",
+    "sample.test=2",
+    "run_folds=2",
+    "workers=1",
+    "folds.k=2",
+    "train.64.size=32",
+    "train.96.size=48",
+    "train.batch=6",
+    f"train.32.epochs={EPOCHS}",
+    "train.48.epochs=1",
+    "model.options.width=8",
+    "train.precision=fp32",
+]
 
 
 def flags(out: Path | str, *more: str) -> list[str]:
@@ -70,7 +82,7 @@ def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def assert_same(ours: dict, theirs: dict) -> None:
-    assert len(ours) == 6 and ours.keys() == theirs.keys()      # 2 folds, best of 2 sizes and last of the second
+    assert len(ours) == 6 and ours.keys() == theirs.keys()  # 2 folds, best of 2 sizes and last of the second
     for path, tensors in ours.items():
         assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
 
@@ -80,11 +92,13 @@ def fast_clock(tmp_path_factory) -> str:
     """A folder for PYTHONPATH with which the clock runs 1000 times too fast: a state is saved after every epoch."""
     folder = tmp_path_factory.mktemp("clock")
     (folder / "sitecustomize.py").write_text(
-        "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n")
+        "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n"
+    )
     return str(folder)
 
 
 # ---- processes of this machine, with a stage that only says where it runs
+
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> str:
@@ -147,6 +161,7 @@ def test_who_stops_it_stops_the_workers(toy, monkeypatch, handlers, stop):
             stopped.append(True)
             os.kill(os.getpid(), stop)
         sleep(seconds)
+
     monkeypatch.setattr(time, "sleep", stopping)
     with pytest.raises(KeyboardInterrupt):
         in_processes(toy, {"a": ["--sleep=a"], "b": ["--sleep=b"]}, 2)
@@ -178,8 +193,16 @@ def left(word: str) -> list[str]:
 
 
 def test_when_several_processes_are_used(monkeypatch):
-    for gpus, workers, jobs, here in [(0, None, 5, True), (1, None, 5, True), (2, None, 5, False), (2, None, 1, True),
-                                      (2, 1, 5, True), (1, 2, 5, False), (0, 2, 5, False), (2, None, 0, True)]:
+    for gpus, workers, jobs, here in [
+        (0, None, 5, True),
+        (1, None, 5, True),
+        (2, None, 5, False),
+        (2, None, 1, True),
+        (2, 1, 5, True),
+        (1, 2, 5, False),
+        (0, 2, 5, False),
+        (2, None, 0, True),
+    ]:
         monkeypatch.setattr("pipeline.salt.launch.visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
         assert runs_here("local", workers, jobs) == here, (gpus, workers, jobs)
     assert not runs_here("ray", None, 1) and runs_here("ray", None, 0)
@@ -188,6 +211,7 @@ def test_when_several_processes_are_used(monkeypatch):
 
 
 # ---- the real stage
+
 
 def test_two_workers_give_the_same_weights(out, straight, capfd):
     train.main(flags(out, "--workers", "2"))
@@ -207,6 +231,7 @@ def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch,
             worker.process.wait()
             killed.append(worker.process.pid)
         return is_working(worker)
+
     monkeypatch.setenv("PYTHONPATH", fast_clock)
     with monkeypatch.context() as patch:
         patch.setattr(local._Worker, "is_working", killing)
@@ -221,16 +246,20 @@ def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch,
 
 # ---- Ray
 
-@pytest.mark.parametrize("nodes, workers, wanted", [
-    ([{"CPU": 16, "GPU": 8}], None, (8, {"num_gpus": 1})),
-    ([{"CPU": 16, "GPU": 1}] * 4, 4, (4, {"num_gpus": 1})),
-    ([{"CPU": 16, "GPU": 1}] * 4, 10, (10, {"num_gpus": 1 / 3})),      # three on a GPU: ten find room
-    ([{"CPU": 16, "GPU": 2}, {"CPU": 4}], None, (2, {"num_gpus": 1})),
-    ([{"CPU": 2}], 2, (2, {"num_cpus": 1})),
-    ([{"CPU": 2}], None, (1, {"num_cpus": 2})),
-    ([{"CPU": 16}, {"CPU": 8}, {}], None, (2, {"num_cpus": 8})),      # {}: a head that computes nothing
-    ([{"CPU": 2}], 5, (5, {"num_cpus": 1})),
-])
+
+@pytest.mark.parametrize(
+    "nodes, workers, wanted",
+    [
+        ([{"CPU": 16, "GPU": 8}], None, (8, {"num_gpus": 1})),
+        ([{"CPU": 16, "GPU": 1}] * 4, 4, (4, {"num_gpus": 1})),
+        ([{"CPU": 16, "GPU": 1}] * 4, 10, (10, {"num_gpus": 1 / 3})),  # three on a GPU: ten find room
+        ([{"CPU": 16, "GPU": 2}, {"CPU": 4}], None, (2, {"num_gpus": 1})),
+        ([{"CPU": 2}], 2, (2, {"num_cpus": 1})),
+        ([{"CPU": 2}], None, (1, {"num_cpus": 2})),
+        ([{"CPU": 16}, {"CPU": 8}, {}], None, (2, {"num_cpus": 8})),  # {}: a head that computes nothing
+        ([{"CPU": 2}], 5, (5, {"num_cpus": 1})),
+    ],
+)
 def test_what_a_task_asks_of_the_cluster(nodes, workers, wanted):
     assert share(nodes, workers) == wanted
 
@@ -251,18 +280,39 @@ def nodes(tmp_path_factory) -> Path:
 def ray_cluster(fast_clock, nodes):
     """Environment of a command that finds a cluster of its own, with two CPUs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
-    folder = tempfile.mkdtemp(prefix="ray-")       # pytest's own folders are too deep for the names of Ray's sockets
+    folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too deep for the names of Ray's sockets
     port = free_port()
     token = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = token | {"PYTHONPATH": fast_clock, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-                           "XDG_CACHE_HOME": str(nodes),
-                           "RAY_worker_niceness": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-                             "--num-gpus=0", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
-                             "--include-dashboard=false"],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = token | {
+        "PYTHONPATH": fast_clock,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(nodes),
+        "RAY_worker_niceness": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    head = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--num-gpus=0",
+            "--node-ip-address=127.0.0.1",
+            f"--port={port}",
+            f"--temp-dir={folder}",
+            "--include-dashboard=false",
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     said = []
-    while not said or "--block" not in said[-1]:       # it says so when it is ready
+    while not said or "--block" not in said[-1]:  # it says so when it is ready
         said.append(head.stdout.readline())
         assert said[-1], "".join(said)
     yield token | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(ROOT)}
@@ -278,15 +328,24 @@ def free_port() -> int:
 
 
 def on_ray(environment: dict[str, str], stage: str, *args: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", f"pipeline.{stage}", *args, "--engine", "ray", "--workers", "2"],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pipeline.{stage}", *args, "--engine", "ray", "--workers", "2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def running_tasks(fast_clock: str) -> list[int]:
     """Processes of this cluster's workers, which know it by its clock."""
-    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if (folder / "cmdline").exists()
-            and (folder / "cmdline").read_bytes().startswith(b"ray::run_job")
-            and fast_clock.encode() in (folder / "environ").read_bytes()]
+    return [
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if (folder / "cmdline").exists()
+        and (folder / "cmdline").read_bytes().startswith(b"ray::run_job")
+        and fast_clock.encode() in (folder / "environ").read_bytes()
+    ]
 
 
 def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, straight, ray_cluster, fast_clock):
@@ -305,8 +364,11 @@ def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
     """Where the command is given there may be no GPU."""
     pseudo = ["--set=pseudo.use=true", "--set=pseudo.share=0"]
     train.main(flags(out, *pseudo))
-    for stage, tasks, more in [("pseudo_label", "fold 0, fold 1", []), ("train", "fold 0, fold 1", ["--pseudo"]),
-                               ("predict", "all folds", [])]:
+    for stage, tasks, more in [
+        ("pseudo_label", "fold 0, fold 1", []),
+        ("train", "fold 0, fold 1", ["--pseudo"]),
+        ("predict", "all folds", []),
+    ]:
         elsewhere = shutil.copytree(out, out.parent / f"{stage} here")
         importlib.import_module(f"pipeline.{stage}").main(flags(elsewhere, *pseudo, *more))
         with on_ray(ray_cluster, stage, *flags(out, *pseudo, *more)) as command:
@@ -346,6 +408,7 @@ def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
 
 # ---- one fold over several processes
 
+
 def test_without_accelerate_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -378,10 +441,19 @@ def compared(*args, **kwargs):
 learner.fit_fold = compared
 train.main(sys.argv[1:])
 """)
-    launch = [sys.executable, "-m", "accelerate.commands.launch",
-              "--multi_gpu",    # the way through torchrun, which needs no GPU; for CPUs accelerate would take MPI
-              "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
-              f"--main_process_port={free_port()}", str(script), *flags(out, f"--fold={fold}")]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",  # the way through torchrun, which needs no GPU; for CPUs accelerate would take MPI
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        f"--main_process_port={free_port()}",
+        str(script),
+        *flags(out, f"--fold={fold}"),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(launch, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr

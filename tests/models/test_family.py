@@ -15,8 +15,21 @@ SETTINGS = ["train.size=64", "train.epochs=1", "train.batch=8", "folds.k=3", "su
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_network_trains_and_predicts_at_64_px(model, made_once, tmp_path):
-    flags = ["--profile", "baseline", "--data", str(made_once), "--out", str(tmp_path), "--weights", "none",
-             "--model", model, "--encoder", "test_resnet", *(f"--set={setting}" for setting in SETTINGS)]
+    flags = [
+        "--profile",
+        "baseline",
+        "--data",
+        str(made_once),
+        "--out",
+        str(tmp_path),
+        "--weights",
+        "none",
+        "--model",
+        model,
+        "--encoder",
+        "test_resnet",
+        *(f"--set={setting}" for setting in SETTINGS),
+    ]
     for stage in (prepare, make_folds, train, predict, submit):
         stage.main(flags)
     made = tmp_path / "folds" / "baseline"

@@ -1,4 +1,5 @@
 """Every network of the family: what it returns, how large it is, and that all of it learns."""
+
 import copy
 from functools import partial
 
@@ -15,11 +16,17 @@ from pipeline.salt.models.blocks import BAM, Heads, ScSE, hypercolumn, pad_to_mu
 from pipeline.salt.models.dynamic_unet import DynamicUnet
 from pipeline.salt.models.more_dynamic_unet import UPSAMPLERS, Shuffle
 
-meta = torch.device("meta")     # shapes without arithmetic: the largest networks cost nothing
+meta = torch.device("meta")  # shapes without arithmetic: the largest networks cost nothing
 
-TINY = "test_resnet"            # 0.37 M parameters, strides 2..32
-ALL_OPTIONS = {"scse": True, "fpa": True, "half_skip": True, "dropout": 0.5, "deep_supervision": True,
-               "classifier": True}
+TINY = "test_resnet"  # 0.37 M parameters, strides 2..32
+ALL_OPTIONS = {
+    "scse": True,
+    "fpa": True,
+    "half_skip": True,
+    "dropout": 0.5,
+    "deep_supervision": True,
+    "classifier": True,
+}
 VARIANTS = {
     **{name: (name, TINY, {}) for name in MODELS},
     "unet_resnext50 with everything": ("unet_resnext50", TINY, {"width": 4, **ALL_OPTIONS}),
@@ -90,12 +97,13 @@ def test_bfloat16_channels_last(model):
 
 # --- sizes, with their sources
 
+
 def test_unet_resnext50_is_the_articles():
     with meta:
         model = build_model("unet_resnext50", "se_resnext50_32x4d")
         assert model(torch.empty(2, 3, 128, 128)).shape == (2, 1, 128, 128)
-    assert parameters(model) == 99_929_553      # printed in the article; the sum below is by hand
-    conv = lambda c_in, c_out: 9 * c_in * c_out + 2 * c_out     # noqa: E731   3x3 without bias, BatchNorm's two
+    assert parameters(model) == 99_929_553  # printed in the article; the sum below is by hand
+    conv = lambda c_in, c_out: 9 * c_in * c_out + 2 * c_out  # noqa: E731   3x3 without bias, BatchNorm's two
     center = conv(2048, 2048) + conv(2048, 1024)
     decoder = sum(conv(a, b) + conv(b, 32) for a, b in [(3072, 512), (1056, 256), (544, 128), (288, 64), (32, 32)])
     head = conv(160, 64) + conv(64, 32) + 32 + 1
@@ -106,9 +114,11 @@ def test_unet_resnext50_is_the_articles():
 
 def test_unet_resnext50_of_either_library_is_one():
     pytest.importorskip("pretrainedmodels")
-    options = {"width": 4, "fpa": True}          # a small decoder; the encoder is whole
-    ours, timms = (build_model("unet_resnext50", name, options).eval()
-                   for name in ("se_resnext50_32x4d", "legacy_seresnext50_32x4d"))
+    options = {"width": 4, "fpa": True}  # a small decoder; the encoder is whole
+    ours, timms = (
+        build_model("unet_resnext50", name, options).eval()
+        for name in ("se_resnext50_32x4d", "legacy_seresnext50_32x4d")
+    )
     timms.load_state_dict(ours.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -126,18 +136,18 @@ def test_resnet_unet_is_usuyamas():
     assert parameters(model) == 17_800_134
 
 
-DYNAMIC_UNET = [   # learn.summary() of unet_learner(resnet34, n_out=3, y_range) at 128 px: channels, side, parameters
-    ("Body", 512, 4, 21_284_672),                # 21,797,672 of resnet34 less its classifier's 513,000
+DYNAMIC_UNET = [  # learn.summary() of unet_learner(resnet34, n_out=3, y_range) at 128 px: channels, side, parameters
+    ("Body", 512, 4, 21_284_672),  # 21,797,672 of resnet34 less its classifier's 513,000
     ("BatchNorm2d", 512, 4, 1_024),
     ("ReLU", 512, 4, 0),
-    ("Sequential", 512, 4, 9_438_720),           # 2 * 9 * 512 * 1024, biases 1024 + 512: no BatchNorm in the decoder
-    ("UnetBlock", 512, 8, 5_245_440),            # 1x1 512 -> 1024, BatchNorm 256, two 3x3 512 -> 512
-    ("UnetBlock", 384, 16, 3_180_544),           # 512/2 + 128 = 384 channels after the join, and so on
+    ("Sequential", 512, 4, 9_438_720),  # 2 * 9 * 512 * 1024, biases 1024 + 512: no BatchNorm in the decoder
+    ("UnetBlock", 512, 8, 5_245_440),  # 1x1 512 -> 1024, BatchNorm 256, two 3x3 512 -> 512
+    ("UnetBlock", 384, 16, 3_180_544),  # 512/2 + 128 = 384 channels after the join, and so on
     ("UnetBlock", 256, 32, 1_475_968),
-    ("UnetBlock", 96, 64, 380_736),              # the last one halves what it joined: (128 + 64) / 2
+    ("UnetBlock", 96, 64, 380_736),  # the last one halves what it joined: (128 + 64) / 2
     ("PixelShuffle_ICNR", 96, 128, 37_248),
     ("ResizeToOrig", 96, 128, 0),
-    ("MergeLayer", 99, 128, 0),                  # joins the image itself
+    ("MergeLayer", 99, 128, 0),  # joins the image itself
     ("ResBlock", 99, 128, 176_616),
     ("ConvLayer", 3, 128, 300),
     ("SigmoidRange", 3, 128, 0),
@@ -152,8 +162,10 @@ def test_dynamic_unet_is_fastais_group_by_group():
         for layer in model.layers:
             layer.register_forward_hook(lambda *io: shapes.append(io[2].shape))
         model(torch.empty(1, 3, 128, 128))
-    table = [(type(layer).__name__, shape[1], shape[2], parameters(layer))
-             for layer, shape in zip(model.layers, shapes, strict=True)]
+    table = [
+        (type(layer).__name__, shape[1], shape[2], parameters(layer))
+        for layer, shape in zip(model.layers, shapes, strict=True)
+    ]
     assert table == DYNAMIC_UNET
     assert parameters(model) == 41_221_268
     assert [p.shape for p in model.parameters()] == [p.shape for p in fastais.parameters()]
@@ -168,11 +180,14 @@ def test_dynamic_unet_equals_fastais_for_the_same_weights():
         torch.testing.assert_close(model(x), fastais(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("encoder, first", [
-    ("resnet34", 1_347_904),       # fastai splits a ResNet after layer2: 9,536 + 221,952 + 1,116,416
-    ("xresnet34", 28_768),         # an XResNet after its stem: 3x3 convolutions 3 -> 32 -> 32 -> 64, and BatchNorm
-    ("test_efficientnet", 82_300),  # others have no split of their own in fastai
-])
+@pytest.mark.parametrize(
+    "encoder, first",
+    [
+        ("resnet34", 1_347_904),  # fastai splits a ResNet after layer2: 9,536 + 221,952 + 1,116,416
+        ("xresnet34", 28_768),  # an XResNet after its stem: 3x3 convolutions 3 -> 32 -> 32 -> 64, and BatchNorm
+        ("test_efficientnet", 82_300),  # others have no split of their own in fastai
+    ],
+)
 def test_dynamic_unet_groups(encoder, first):
     with meta:
         model = DynamicUnet(encoder)
@@ -182,8 +197,9 @@ def test_dynamic_unet_groups(encoder, first):
     assert sum(p.numel() for group in groups[:-1] for p in group) == parameters(model.encoder)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_0", "mobilenet_v2", "xresnet34", "se_resnext50_32x4d",
-                                  "test_convnext"])
+@pytest.mark.parametrize(
+    "name", ["alexnet", "squeezenet1_0", "mobilenet_v2", "xresnet34", "se_resnext50_32x4d", "test_convnext"]
+)
 def test_dynamic_unet_on_any_body(name):
     with meta:
         model = build_model("dynamic_unet", name)
@@ -197,6 +213,7 @@ def test_unet_resnext50_on_the_articles_other_encoders(name):
 
 
 # --- options
+
 
 @pytest.mark.parametrize("option", [{"scse": True}, {"half_skip": True}, {"dropout": 0.5}, {"deep_supervision": True}])
 def test_an_option_leaves_the_names_and_shapes_of_the_others_alone(option):
@@ -247,38 +264,42 @@ def test_attention_works_within_the_encoder():
     model.encoder.layer2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
         model(x)
-        nn.init.constant_(model.attention[1].place[-1].bias, 1e4)      # 1 + sigmoid: from about 1.5 to 2
+        nn.init.constant_(model.attention[1].place[-1].bias, 1e4)  # 1 + sigmoid: from about 1.5 to 2
         model(x)
     assert not torch.equal(*seen)
 
 
-@pytest.mark.parametrize("name, encoder, options, says", [
-    ("unet_resnext", TINY, {}, "model 'unet_resnext' is unknown; did you mean unet_resnext50"),
-    ("unet_resnext50", "convnext_tiny", {}, "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
-    ("unet_resnext50", "test_vit", {}, "strides 16, 16, 16"),
-    ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; did you mean"),
-    ("unet_resnext50", "test_efficientnet", {"half_skip": True}, "no early max-pool"),
-    ("unet_attention", "test_efficientnet", {}, "no early max-pool"),
-    ("unet_attention", "test_convnext", {}, "strides 4, 8, 16, 32"),
-    ("resnet_unet", "swin_tiny_patch4_window7_224", {}, "strides 4, 8, 16, 32"),
-    ("dynamic_unet", "test_vit", {}, "no plain sequence"),
-    ("more_dynamic_unet", "test_vit", {}, "a pyramid"),
-    ("more_dynamic_unet", TINY, {"middle_scale": 0.1}, "leaves 9 of 96 channels"),
-    ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "did you mean shuffle"),
-    ("unet_resnext50", TINY, {"wdth": 8}, "option of unet_resnext50 'wdth' is unknown; did you mean width"),
-    ("unet_resnext50", TINY, {"encoder": "x"}, "option of unet_resnext50 'encoder' is unknown"),
-    ("unet_resnext50", TINY, {"width": 8.5}, "width=8.5 of unet_resnext50 must be of type int"),
-    ("unet_resnext50", TINY, {"width": True}, "must be of type int"),
-    ("unet_resnext50", TINY, {"width": 0}, "must be at least 1"),
-    ("unet_resnext50", TINY, {"scse": 1}, "must be of type bool"),
-    ("unet_resnext50", TINY, {"dropout": 1.5}, "cannot be built with"),
-])
+@pytest.mark.parametrize(
+    "name, encoder, options, says",
+    [
+        ("unet_resnext", TINY, {}, "model 'unet_resnext' is unknown; did you mean unet_resnext50"),
+        ("unet_resnext50", "convnext_tiny", {}, "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
+        ("unet_resnext50", "test_vit", {}, "strides 16, 16, 16"),
+        ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; did you mean"),
+        ("unet_resnext50", "test_efficientnet", {"half_skip": True}, "no early max-pool"),
+        ("unet_attention", "test_efficientnet", {}, "no early max-pool"),
+        ("unet_attention", "test_convnext", {}, "strides 4, 8, 16, 32"),
+        ("resnet_unet", "swin_tiny_patch4_window7_224", {}, "strides 4, 8, 16, 32"),
+        ("dynamic_unet", "test_vit", {}, "no plain sequence"),
+        ("more_dynamic_unet", "test_vit", {}, "a pyramid"),
+        ("more_dynamic_unet", TINY, {"middle_scale": 0.1}, "leaves 9 of 96 channels"),
+        ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "did you mean shuffle"),
+        ("unet_resnext50", TINY, {"wdth": 8}, "option of unet_resnext50 'wdth' is unknown; did you mean width"),
+        ("unet_resnext50", TINY, {"encoder": "x"}, "option of unet_resnext50 'encoder' is unknown"),
+        ("unet_resnext50", TINY, {"width": 8.5}, "width=8.5 of unet_resnext50 must be of type int"),
+        ("unet_resnext50", TINY, {"width": True}, "must be of type int"),
+        ("unet_resnext50", TINY, {"width": 0}, "must be at least 1"),
+        ("unet_resnext50", TINY, {"scse": 1}, "must be of type bool"),
+        ("unet_resnext50", TINY, {"dropout": 1.5}, "cannot be built with"),
+    ],
+)
 def test_what_cannot_be_built_is_refused_in_words(name, encoder, options, says):
     with pytest.raises(InputError, match=says):
         build_model(name, encoder, options)
 
 
 # --- blocks
+
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_icnr_starts_as_the_nearest_neighbour_image(scale):
@@ -309,8 +330,16 @@ def test_attention_weighs_and_keeps_the_shape(block):
 
 def test_hypercolumn_is_the_articles_cat_of_upsampled_maps():
     maps = [torch.randn(1, 2, 32 // s, 32 // s) for s in (1, 2, 4)]
-    by_factor = torch.cat([maps[0], *(F.interpolate(m, scale_factor=s, mode="bilinear", align_corners=False)
-                                      for m, s in zip(maps[1:], (2, 4), strict=True))], 1)
+    by_factor = torch.cat(
+        [
+            maps[0],
+            *(
+                F.interpolate(m, scale_factor=s, mode="bilinear", align_corners=False)
+                for m, s in zip(maps[1:], (2, 4), strict=True)
+            ),
+        ],
+        1,
+    )
     torch.testing.assert_close(hypercolumn(maps), by_factor)
 
 

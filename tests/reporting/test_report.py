@@ -1,4 +1,5 @@
 """The report: its numbers against a direct computation, its page against a parser."""
+
 import base64
 import io
 import json
@@ -23,7 +24,7 @@ from pipeline.salt.tiles import cache
 from pipeline.salt.tiles.competition import Competition
 
 SIDE = 101
-about = partial(pytest.approx, abs=1e-6)        # scores.json has six decimals
+about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 
 
 def competition(seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True) -> Competition:
@@ -35,10 +36,15 @@ def competition(seed: int = 0, train: int = 40, test: int = 12, empty: bool = Fa
     masks &= not empty
     images = np.where(masks, 170, 90).astype(np.uint8) + rng.integers(0, 60, masks.shape, np.uint8)
     images[[0, train]], masks[[0, train]] = 0, False
-    tiles = pd.DataFrame({
-        "id": [f"{i:010x}" for i in range(train + test)], "split": ["train"] * train + ["test"] * test,
-        "z": rng.integers(50, 960, train + test), "black": ~images.any(axis=(1, 2)),
-        "coverage": [*masks[:train].mean(axis=(1, 2)), *np.full(test, np.nan)]})
+    tiles = pd.DataFrame(
+        {
+            "id": [f"{i:010x}" for i in range(train + test)],
+            "split": ["train"] * train + ["test"] * test,
+            "z": rng.integers(50, 960, train + test),
+            "black": ~images.any(axis=(1, 2)),
+            "coverage": [*masks[:train].mean(axis=(1, 2)), *np.full(test, np.nan)],
+        }
+    )
     return Competition(images[:train], masks[:train], images[train:], tiles, masks[train:] if truth else None, [])
 
 
@@ -61,10 +67,18 @@ def history(epochs: int, best: float, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     done = np.arange(1, epochs + 1)
     score = best - 0.4 * np.exp(-6 * done / epochs) + rng.normal(0, 0.006, epochs)
-    return pd.DataFrame({
-        "epoch": done, "train_loss": 1.1 - 0.9 * score, "valid_loss": 1.2 - 0.95 * score + rng.normal(0, 0.01, epochs),
-        "meanap": score.round(5), "lr": 1e-3, "seconds": 10 + rng.random(epochs), "tiles_per_second": 300.0,
-        "memory": 2.5})
+    return pd.DataFrame(
+        {
+            "epoch": done,
+            "train_loss": 1.1 - 0.9 * score,
+            "valid_loss": 1.2 - 0.95 * score + rng.normal(0, 0.01, epochs),
+            "meanap": score.round(5),
+            "lr": 1e-3,
+            "seconds": 10 + rng.random(epochs),
+            "tiles_per_second": 300.0,
+            "memory": 2.5,
+        }
+    )
 
 
 def make(tiles: Competition, argv: list[str]) -> command.Run:
@@ -80,8 +94,13 @@ def make(tiles: Competition, argv: list[str]) -> command.Run:
         for step in [stage.size for stage in run.profile.train.stages] + [PSEUDO] * run.profile.pseudo.use:
             stage, _ = run.profile.stage(step)
             rows = history(stage.epochs, 0.8 + stage.size / 5000, 10 * fold + stage.size)
-            publish = partial(artifacts.publish, origin=lineage.checkpoint(run, fold, step), fold=fold,
-                              device="2 CPU threads, AVX512", seconds=rows["seconds"].sum())
+            publish = partial(
+                artifacts.publish,
+                origin=lineage.checkpoint(run, fold, step),
+                fold=fold,
+                device="2 CPU threads, AVX512",
+                seconds=rows["seconds"].sum(),
+            )
             for which in ("best", "last"):
                 publish(files.checkpoint(fold, step, which), write=lambda tmp: tmp.write_bytes(b""))
             publish(files.history(fold, step), write=lambda tmp, rows=rows: rows.to_csv(tmp, index=False))
@@ -129,7 +148,7 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):       # <path/>, inside an <svg>
+    def handle_startendtag(self, tag, attrs):  # <path/>, inside an <svg>
         self.loads += [value for name, value in attrs if name in ("href", "xlink:href")]
 
     def handle_endtag(self, tag):
@@ -235,7 +254,7 @@ def test_the_page_shows_every_fold_and_the_numbers_of_scores_json(demo):
     for number in (together["score"], together["mean"], together["sd"], found["test"]["score"]):
         assert f"{number:.4f}" in page.words
     assert ["submit.threshold", "0.5"] in page.rows and "generated tiles" in page.words
-    assert "gold" not in page.words and "flatters" not in page.words       # made-up tiles; the last epoch predicts
+    assert "gold" not in page.words and "flatters" not in page.words  # made-up tiles; the last epoch predicts
 
 
 def test_what_is_up_to_date_is_said_and_told_again(demo, capsys):
@@ -261,9 +280,24 @@ def test_a_submission_made_otherwise_is_refused_in_words(demo):
 
 def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
     (tmp_path / "tiles" / "train" / "images").mkdir(parents=True)
-    argv = ["--data", str(tmp_path / "tiles"), "--out", str(tmp_path), "--profile", "cpu", "--fold", "3",
-            "--set", "model.encoder=<i>", "--set", "predict.checkpoint=best", "--set", "train.epochs=1",
-            "--set", "pseudo.use=true"]
+    argv = [
+        "--data",
+        str(tmp_path / "tiles"),
+        "--out",
+        str(tmp_path),
+        "--profile",
+        "cpu",
+        "--fold",
+        "3",
+        "--set",
+        "model.encoder=<i>",
+        "--set",
+        "predict.checkpoint=best",
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "pseudo.use=true",
+    ]
     run = make(competition(truth=False), argv)
     report.main(argv)
     found, page = scores_of(run), page_of(run)
@@ -273,7 +307,7 @@ def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
     assert list(found["sizes"]) == [*(str(stage.size) for stage in run.profile.train.stages), PSEUDO]
     assert "of pseudo." in page.words
     assert "fold 3 of 5" in page.words and "flatters" in page.words and "silver" in page.words
-    assert ["model.encoder", f"<i>(was {PROFILES['cpu'].model.encoder})"] in page.rows      # text, no tag
+    assert ["model.encoder", f"<i>(was {PROFILES['cpu'].model.encoder})"] in page.rows  # text, no tag
 
 
 def test_tiles_without_any_salt(tmp_path):
@@ -290,16 +324,22 @@ def test_tiles_without_any_salt(tmp_path):
 
 def test_spread_has_the_deviation_of_a_sample():
     # The article's ten folds: mean .8540, sd .0090 with n - 1.
-    folds = [.8454, .8586, .8548, .8651, .8449, .8606, .8584, .8648, .8474, .8400]
+    folds = [0.8454, 0.8586, 0.8548, 0.8651, 0.8449, 0.8606, 0.8584, 0.8648, 0.8474, 0.8400]
     found = scores.spread(folds)
     assert (round(found["mean"], 4), round(found["sd"], 3)) == (scores.ARTICLE["mean"], scores.ARTICLE["sd"])
     assert scores.spread([0.5]) == {"mean": 0.5, "sd": None}
 
 
 def test_examples_are_of_their_kind_and_the_most_telling_come_first():
-    tiles = pd.DataFrame({
-        "id": list("abcdefgh"), "salt": [0, 0.3, 0.6, 0, 0, 0.5, 0.5, 0.05],
-        "predicted": [0, 0, 0, 0.1, 0.2, 0.5, 0.5, 0.01], "iou": [1, 0, 0, 0, 0, 0.9, 0.6, 0.2]}, index=range(10, 18))
+    tiles = pd.DataFrame(
+        {
+            "id": list("abcdefgh"),
+            "salt": [0, 0.3, 0.6, 0, 0, 0.5, 0.5, 0.05],
+            "predicted": [0, 0, 0, 0.1, 0.2, 0.5, 0.5, 0.01],
+            "iou": [1, 0, 0, 0, 0, 0.9, 0.6, 0.2],
+        },
+        index=range(10, 18),
+    )
     kinds = {kind: "".join(rows["id"]) for kind, rows in scores.examples(tiles, 2).items()}
     # f and g share a class; h, of another, is the best of its own. g is left, with the larger error of the two.
     assert kinds == {"best": "fh", "missed": "cb", "invented": "ed", "shape": "g"}
@@ -309,17 +349,27 @@ def test_examples_are_of_their_kind_and_the_most_telling_come_first():
 
 
 def test_names_of_settings_are_those_that_set_takes():
-    tree = {"name": "x", "about": "y", "run_folds": 2, "model": {"options": {"width": 8}, "extra": {}},
-            "train": {"stages": ({"size": 128, "epochs": 5},), "wd": 0.1}}
+    tree = {
+        "name": "x",
+        "about": "y",
+        "run_folds": 2,
+        "model": {"options": {"width": 8}, "extra": {}},
+        "train": {"stages": ({"size": 128, "epochs": 5},), "wd": 0.1},
+    }
     assert flat(tree) == {
-        "run_folds": 2, "model.options.width": 8, "model.extra": {}, "train.128.epochs": 5, "train.wd": 0.1}
+        "run_folds": 2,
+        "model.options.width": 8,
+        "model.extra": {},
+        "train.128.epochs": 5,
+        "train.wd": 0.1,
+    }
 
 
 def test_outline_goes_along_the_edges_of_the_pixels():
     mask = np.zeros((4, 5), bool)
     mask[1:3, 2] = True
     assert outline(mask) == "M2 1H3M2 3H3M2 1V3M3 1V3"
-    assert outline(np.ones((4, 5), bool)) == "M0 0H5M0 4H5M0 0V4M5 0V4"        # a full mask is framed
+    assert outline(np.ones((4, 5), bool)) == "M0 0H5M0 4H5M0 0V4M5 0V4"  # a full mask is framed
     assert outline(np.zeros((4, 5), bool)) == ""
 
 

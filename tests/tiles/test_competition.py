@@ -1,4 +1,5 @@
 """Kaggle's files, whole and broken in every way that is checked. The tiles are six squares, drawn here."""
+
 import io
 import os
 import re
@@ -14,8 +15,8 @@ from PIL import Image
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import competition
 
-TRAIN = ["aa00000001", "0000000002", "12345e6789", "bb00000004"]    # two of them look like numbers
-TEST = ["cc00000002", "cc00000001"]                                 # not in the order of their ids
+TRAIN = ["aa00000001", "0000000002", "12345e6789", "bb00000004"]  # two of them look like numbers
+TEST = ["cc00000002", "cc00000001"]  # not in the order of their ids
 RLE = {"aa00000001": "1 101", "0000000002": "", "12345e6789": "1 2 102 2", "bb00000004": "10201 1"}
 
 
@@ -45,13 +46,13 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir(parents=True)
     masks = [mask((slice(None), 0)), mask(), mask((slice(2), slice(2))), mask((100, 100))]
     for i, tile in enumerate(TRAIN):
-        (tmp_path / f"train/images/{tile}.png").write_bytes(png(image(i) * (i != 1)))   # the second is black
+        (tmp_path / f"train/images/{tile}.png").write_bytes(png(image(i) * (i != 1)))  # the second is black
         (tmp_path / f"train/masks/{tile}.png").write_bytes(png(masks[i]))
     for i, tile in enumerate(TEST):
         (tmp_path / f"test/images/{tile}.png").write_bytes(png(image(10 + i)))
     (tmp_path / "train.csv").write_text("id,rle_mask\n" + "".join(f"{tile},{RLE[tile]}\n" for tile in TRAIN))
     (tmp_path / "sample_submission.csv").write_text("id,rle_mask\n" + "".join(f"{tile},1 1\n" for tile in TEST))
-    depths = "".join(f"{100 + i},{tile}\n" for i, tile in enumerate([*TRAIN, *TEST, "dd"]))    # one more than tiles
+    depths = "".join(f"{100 + i},{tile}\n" for i, tile in enumerate([*TRAIN, *TEST, "dd"]))  # one more than tiles
     (tmp_path / "depths.csv").write_text(f"z,id\n{depths}\n")
     return tmp_path
 
@@ -90,16 +91,17 @@ def assert_same(a: competition.Competition, b: competition.Competition) -> None:
 
 # ---- whole
 
+
 def test_order_types_and_values(folder):
     got = competition.read(folder, progress=False)
     order = sorted(TRAIN)
     assert list(got.tiles.id) == order + TEST
     assert list(got.tiles.split) == ["train"] * 4 + ["test"] * 2
     assert list(got.tiles.z) == [100 + TRAIN.index(tile) for tile in order] + [104, 105]
-    assert list(got.tiles.black) == [True] + [False] * 5                          # 0000000002
+    assert list(got.tiles.black) == [True] + [False] * 5  # 0000000002
     np.testing.assert_allclose(got.tiles.coverage[:4], np.array([0, 4, 101, 1]) / 101**2)
     assert got.tiles.coverage[4:].isna().all()
-    np.testing.assert_array_equal(got.images[2], image(0)[..., 0])                # aa00000001 is third
+    np.testing.assert_array_equal(got.images[2], image(0)[..., 0])  # aa00000001 is third
     np.testing.assert_array_equal(got.test[0], image(10)[..., 0])
     assert (got.images.dtype, got.masks.dtype, got.test.dtype) == (np.uint8, bool, np.uint8)
     assert got.truth is None
@@ -107,7 +109,7 @@ def test_order_types_and_values(folder):
 
 
 def test_truth_of_the_test_tiles(folder):
-    (folder / "test_truth.csv").write_text("id,rle_mask\ncc00000001,1 1\ncc00000002,\n")    # in another order
+    (folder / "test_truth.csv").write_text("id,rle_mask\ncc00000001,1 1\ncc00000002,\n")  # in another order
     truth = competition.read(folder, progress=False).truth
     assert truth.shape == (2, 101, 101) and not truth[0].any() and truth[1].sum() == 1
 
@@ -168,7 +170,8 @@ def test_the_same_picture_twice_is_a_note(folder):
     shutil.copy(folder / "train/images/12345e6789.png", folder / "test/images/cc00000001.png")
     assert competition.read(folder, progress=False).notes[-1] == (
         "2 train pictures are there more than once: "
-        "train 12345e6789 = test cc00000001; train aa00000001 = train bb00000004")
+        "train 12345e6789 = test cc00000001; train aa00000001 = train bb00000004"
+    )
 
 
 def test_find(folder, tmp_path_factory):
@@ -178,7 +181,7 @@ def test_find(folder, tmp_path_factory):
     assert competition.find(folder)
     empty = tmp_path_factory.mktemp("empty")
     (empty / "train.zip").touch()
-    assert competition.find(empty)                  # so that `read` says what is wrong with it
+    assert competition.find(empty)  # so that `read` says what is wrong with it
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -192,10 +195,16 @@ def test_inputs_change_with_each_file_and_only_then(folder, packed):
 
     seen = [described()]
     assert described() == seen[0]
-    assert [name for name, *_ in seen[0]] == ["train.zip" if packed else "train", "test", "train.csv",
-                                              "sample_submission.csv", "depths.csv", "test_truth.csv"]
+    assert [name for name, *_ in seen[0]] == [
+        "train.zip" if packed else "train",
+        "test",
+        "train.csv",
+        "sample_submission.csv",
+        "depths.csv",
+        "test_truth.csv",
+    ]
     for path in [*sorted(folder.glob("*.csv")), folder / "train/masks/aa00000001.png"]:
-        path.write_bytes(path.read_bytes()[::-1])   # of the same length
+        path.write_bytes(path.read_bytes()[::-1])  # of the same length
         os.utime(path, (10**9, 10**9))
         assert described() not in seen
         seen.append(described())
@@ -204,6 +213,7 @@ def test_inputs_change_with_each_file_and_only_then(folder, packed):
 
 
 # ---- broken
+
 
 def break_csv(name: str, old: str, new: str):
     return lambda folder: edit(folder / name, old, new)
@@ -223,42 +233,60 @@ def remove(name: str):
 
 BROKEN = {
     "csv missing": (remove("depths.csv"), r"^depths.csv: missing"),
-    "csv lacks a column": (break_csv("train.csv", "rle_mask", "mask"),
-                           r"^train.csv: has the columns id, mask and 4 rows; it needs id and rle_mask"),
+    "csv lacks a column": (
+        break_csv("train.csv", "rle_mask", "mask"),
+        r"^train.csv: has the columns id, mask and 4 rows; it needs id and rle_mask",
+    ),
     "csv empty": (put("depths.csv", b""), r"^depths.csv: has the columns none and 0 rows"),
     "csv without rows": (put("sample_submission.csv", b"id,rle_mask\n"), r"^sample_submission.csv: .* and 0 rows"),
     "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: cannot be read"),
     "csv of ragged rows": (break_csv("depths.csv", "106,dd", "106"), r"^depths.csv: line 8 has 1 fields, not 2"),
-    "id twice in a csv": (break_csv("train.csv", "id,rle_mask\n", "id,rle_mask\naa00000001,1 101\n"),
-                          r"^train.csv: aa00000001 has 2 rows"),
+    "id twice in a csv": (
+        break_csv("train.csv", "id,rle_mask\n", "id,rle_mask\naa00000001,1 101\n"),
+        r"^train.csv: aa00000001 has 2 rows",
+    ),
     "image missing": (remove("train/images/aa00000001.png"), r"^train/images: aa00000001 is missing, train.csv has it"),
     "mask missing": (remove("train/masks/aa00000001.png"), r"^train/masks: aa00000001 is missing, train.csv has it"),
     "mask without row": (put("train/masks/ee.png", png(mask())), r"^train/masks: ee has no row in train.csv"),
     "test image missing": (remove("test/images/cc00000001.png"), r"^test/images: cc00000001 is missing, sample_sub"),
     "test image without row": (put("test/images/ee.png", png(image(0))), r"^test/images: ee has no row in sample_sub"),
-    "truth of another tile": (put("test_truth.csv", b"id,rle_mask\ncc00000001,\ncc00000002,\nee,\n"),
-                              r"^test_truth.csv: ee has no row in sample_submission.csv"),
+    "truth of another tile": (
+        put("test_truth.csv", b"id,rle_mask\ncc00000001,\ncc00000002,\nee,\n"),
+        r"^test_truth.csv: ee has no row in sample_submission.csv",
+    ),
     "image truncated": (cut("train/images/aa00000001.png"), r"^train/images/aa00000001.png: cannot be decoded"),
     "mask no PNG": (put("train/masks/aa00000001.png", b"<html>"), r"^train/masks/aa00000001.png: cannot be decoded"),
     "image empty": (put("test/images/cc00000001.png", b""), r"^test/images/cc00000001.png: cannot be decoded"),
-    "size": (put("train/images/aa00000001.png", png(image(0)[1:])),
-             r"^train/images/aa00000001.png: is 101 x 100 px; a tile is 101 x 101"),
+    "size": (
+        put("train/images/aa00000001.png", png(image(0)[1:])),
+        r"^train/images/aa00000001.png: is 101 x 100 px; a tile is 101 x 101",
+    ),
     "image of 16 bits": (put("test/images/cc00000001.png", png(mask((0, 0)))), r"^test/images/.*: is of mode I;16"),
-    "image with colours": (put("test/images/cc00000001.png", png(image(0) * np.uint8([1, 1, 0]))),
-                           r"^test/images/cc00000001.png: has colours"),
-    "mask of three values": (put("train/masks/aa00000001.png", png((np.indices((101, 101))[0] % 3).astype(np.uint8))),
-                             r"^train/masks/aa00000001.png: has mode L and 3 values"),
-    "mask without 0": (put("train/masks/aa00000001.png", png(np.eye(101, dtype=np.uint8) + 1)),
-                       r"^train/masks/aa00000001.png: has mode L and 2 values"),
+    "image with colours": (
+        put("test/images/cc00000001.png", png(image(0) * np.uint8([1, 1, 0]))),
+        r"^test/images/cc00000001.png: has colours",
+    ),
+    "mask of three values": (
+        put("train/masks/aa00000001.png", png((np.indices((101, 101))[0] % 3).astype(np.uint8))),
+        r"^train/masks/aa00000001.png: has mode L and 3 values",
+    ),
+    "mask without 0": (
+        put("train/masks/aa00000001.png", png(np.eye(101, dtype=np.uint8) + 1)),
+        r"^train/masks/aa00000001.png: has mode L and 2 values",
+    ),
     "mask with channels": (put("train/masks/aa00000001.png", png(image(0))), r"^train/masks/.*: has mode RGB"),
     "RLE odd": (break_csv("train.csv", "1 2 102 2", "1 2 102"), r"^train.csv: 12345e6789: .*odd"),
     "RLE overlapping": (break_csv("train.csv", "1 2 102 2", "1 2 2 2"), r"^train.csv: 12345e6789: .*overlap"),
     "RLE out of range": (break_csv("train.csv", "10201 1", "10201 2"), r"^train.csv: bb00000004: .*range"),
     "RLE no number": (break_csv("train.csv", "10201 1", "10201 x"), r"^train.csv: bb00000004: .*number"),
-    "RLE of another mask": (break_csv("train.csv", "10201 1", "10200 1"),
-                            r"^train.csv: bb00000004: its RLE and its mask PNG differ in 2 px"),
-    "RLE by rows": (break_csv("train.csv", "1 101\n", " ".join(f"{1 + 101 * i} 1" for i in range(101)) + "\n"),
-                    r"^train.csv: aa00000001: its RLE and its mask PNG differ in 200 px"),     # all but the corner
+    "RLE of another mask": (
+        break_csv("train.csv", "10201 1", "10200 1"),
+        r"^train.csv: bb00000004: its RLE and its mask PNG differ in 2 px",
+    ),
+    "RLE by rows": (
+        break_csv("train.csv", "1 101\n", " ".join(f"{1 + 101 * i} 1" for i in range(101)) + "\n"),
+        r"^train.csv: aa00000001: its RLE and its mask PNG differ in 200 px",
+    ),  # all but the corner
     "depth missing": (break_csv("depths.csv", "104,cc00000002\n", ""), r"^depths.csv: cc00000002 has no row"),
     "depth no number": (break_csv("depths.csv", "100,aa", "deep,aa"), r"^depths.csv: aa00000001 has the depth 'deep'"),
 }
@@ -329,6 +357,7 @@ def test_a_split_that_is_not_there(folder):
 
 
 # ---- Kaggle's own tiles
+
 
 def test_real_tiles_have_no_fault():
     if "SALT_TILES" not in os.environ:

@@ -1,4 +1,5 @@
 """The generated tiles: Kaggle's layout and quirks, and a task that is neither given away nor hopeless."""
+
 import io
 import re
 import zipfile
@@ -42,8 +43,14 @@ def pictures(folder: Path, split: str, kind: str) -> list[Image.Image]:
 
 def test_the_layout_is_kaggles(folder, tiles):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "depths.csv", "sample_submission.csv", "test.zip", "test_truth.csv", "train.csv", "train.zip"]
-    assert list(folder.parent.iterdir()) == [folder]                                # nothing temporary stays
+        "depths.csv",
+        "sample_submission.csv",
+        "test.zip",
+        "test_truth.csv",
+        "train.csv",
+        "train.zip",
+    ]
+    assert list(folder.parent.iterdir()) == [folder]  # nothing temporary stays
     assert (len(tiles.images), len(tiles.masks), len(tiles.test), len(tiles.truth)) == (TRAIN, TRAIN, TEST, TEST)
     assert rows(folder, "sample_submission.csv")[0] == ["id", "rle_mask"]
     assert rows(folder, "sample_submission.csv")[1:] == [[tile, "1 1"] for tile in tiles.tiles.id[TRAIN:]]
@@ -64,13 +71,13 @@ def test_the_shares_are_kaggles(tiles):
     masks = np.concatenate([tiles.masks, tiles.truth])
     images = np.concatenate([tiles.images, tiles.test])
     black = tiles.tiles.black.to_numpy()
-    assert (~masks.any(axis=(1, 2))).sum() == 117                                   # 39 % of 300
-    assert black.sum() == 6 and black[:TRAIN].any() and black[TRAIN:].any()         # 2 % of 300
+    assert (~masks.any(axis=(1, 2))).sum() == 117  # 39 % of 300
+    assert black.sum() == 6 and black[:TRAIN].any() and black[TRAIN:].any()  # 2 % of 300
     assert not images[black].any() and not masks[black].any()
     stripes = (masks == masks[:, :1]).all(axis=(1, 2)) & masks.any(axis=(1, 2))
-    assert 1 <= stripes.sum() <= 30                                                 # 3 % of Kaggle's
+    assert 1 <= stripes.sum() <= 30  # 3 % of Kaggle's
     coverage = masks.mean(axis=(1, 2))
-    assert coverage.max() < 1 and 0.2 < np.median(coverage[coverage > 0]) < 0.5     # .36 of Kaggle's
+    assert coverage.max() < 1 and 0.2 < np.median(coverage[coverage > 0]) < 0.5  # .36 of Kaggle's
     assert not any("more than once" in note for note in tiles.notes)
 
 
@@ -94,7 +101,7 @@ def test_the_seed_decides_every_byte(tmp_path):
 
     first = made("a", 1)
     assert made("b", 1) == first
-    other = made("a", 2)                            # in place of the first
+    other = made("a", 2)  # in place of the first
     assert other.keys() == first.keys() and not any(other[name] == first[name] for name in first)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 

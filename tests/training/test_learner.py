@@ -320,7 +320,7 @@ def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):
     plain = fit()
     monkeypatch.setattr(torch.amp, "GradScaler", always)
     straight = fit()
-    assert_same(straight, plain)        # a power of two more or less, and no step left out
+    assert_same(straight, plain)  # a power of two more or less, and no step left out
     stopped(fit, monkeypatch, 3)
     assert_same(fit(), straight)
     assert [s.get_scale() for s in (made[0], made[-1])] == [32.0, 32.0]

@@ -1,4 +1,5 @@
 """Each network can learn eight generated tiles by heart: nothing in it stands in the way of learning."""
+
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from pipeline.salt.models import MODELS, build_model
 from pipeline.salt.tiles import competition
 from pipeline.salt.tiles.geometry import mask_to_square, to_network, to_square
 
-SIZE, STEPS, LR = 32, 160, 3e-3      # px; the lowest score that counts comes after 60 to 80 steps
+SIZE, STEPS, LR = 32, 160, 3e-3  # px; the lowest score that counts comes after 60 to 80 steps
 SMALL = {"unet_resnext50": {"width": 8}, "unet_attention": {"width": 16}, "more_dynamic_unet": {"reduction": "eq_skip"}}
 
 

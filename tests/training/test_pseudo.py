@@ -1,4 +1,5 @@
 """Pseudo-labels: which tiles are sure enough, whose they are, and that a training really gets them."""
+
 import json
 
 import numpy as np
@@ -13,15 +14,37 @@ from pipeline.salt.config import PSEUDO, Pseudo
 from pipeline.salt.tiles.cache import Cache
 from pipeline.salt.training import pseudo
 
-FLAGS = ["--data", "sample", "--profile", "demo", *(word for setting in (
-    "sample.train=24", "sample.test=8", "run_folds=2", "workers=1", "folds.k=2", "train.64.size=32", "train.96.size=48",
-    "train.batch=6", "train.epochs=1", "model.options.width=8", "train.precision=fp32", "pseudo.use=true",
-    "pseudo.epochs=1", "pseudo.share=0.0") for word in ("--set", setting))]
+FLAGS = [
+    "--data",
+    "sample",
+    "--profile",
+    "demo",
+    *(
+        word
+        for setting in (
+            "sample.train=24",
+            "sample.test=8",
+            "run_folds=2",
+            "workers=1",
+            "folds.k=2",
+            "train.64.size=32",
+            "train.96.size=48",
+            "train.batch=6",
+            "train.epochs=1",
+            "model.options.width=8",
+            "train.precision=fp32",
+            "pseudo.use=true",
+            "pseudo.epochs=1",
+            "pseudo.share=0.0",
+        )
+        for word in ("--set", setting)
+    ),
+]
 
 
 def test_the_share_of_sure_pixels_by_hand():
     probs = np.full((3, 1, 10), 0.5, np.float16)
-    probs[1, 0, :9] = 0.1                                  # nine of ten below 0.2
+    probs[1, 0, :9] = 0.1  # nine of ten below 0.2
     probs[2, 0] = [0.9] * 5 + [0.05] * 5
     assert pseudo.sure_share(probs, Pseudo()).tolist() == pytest.approx([0, 0.9, 1])
     assert pseudo.sure_share(np.full((1, 2, 2), 0.8), Pseudo()).tolist() == [0], "0.8 itself is not sure"
@@ -30,7 +53,7 @@ def test_the_share_of_sure_pixels_by_hand():
 def test_sure_tiles_come_back_as_they_were_written(tmp_path):
     rng = np.random.default_rng(0)
     test = rng.integers(0, 255, (6, 101, 101), np.uint8)
-    tiles = pd.DataFrame({"id": [f"1e{i}" for i in range(6)], "split": "test"})      # ids that look like numbers
+    tiles = pd.DataFrame({"id": [f"1e{i}" for i in range(6)], "split": "test"})  # ids that look like numbers
     cache = Cache(test[:0], test[:0] > 0, test, tiles)
     probs = np.full((6, 101, 101), 0.5, np.float16)
     probs[[1, 4], :60], probs[[1, 4], 60:] = 0.95, 0.01
@@ -58,8 +81,16 @@ def test_where_no_tile_is_sure_there_are_none(tmp_path):
 def out(tmp_path_factory):
     """Both sizes trained, labels chosen, the last step trained with them, and reported."""
     out = tmp_path_factory.mktemp("pseudo")
-    for stage, more in [(prepare, []), (make_folds, []), (train, []), (pseudo_label, []), (train, ["--pseudo"]),
-                        (predict, []), (submit, []), (report, [])]:
+    for stage, more in [
+        (prepare, []),
+        (make_folds, []),
+        (train, []),
+        (pseudo_label, []),
+        (train, ["--pseudo"]),
+        (predict, []),
+        (submit, []),
+        (report, []),
+    ]:
         stage.main([*FLAGS, "--out", str(out), *more])
     return out
 
@@ -80,6 +111,7 @@ def test_the_last_step_is_what_predicts(out):
 
 def test_training_gets_the_labelled_tiles_and_validation_does_not(out):
     from pipeline.salt.training.fold import set_up_fold
+
     run, _ = command.parse("", [*FLAGS, "--out", str(out)])
     start = set_up_fold(run, 0, PSEUDO)
     labelled = set(pd.read_csv(run.files.pseudo(0, "tiles.csv"), dtype={"id": str})["id"])

@@ -3,14 +3,15 @@
 The encoder goes down on the left, the decoder up on the right; what has the same size stands at the same height. An
 arrow carries the tensor that its start gives: channels x height x width. Blue arrows are skips.
 """
+
 from collections import defaultdict
 from dataclasses import dataclass
 from html import escape
 
 from pipeline.salt.inspection.trace import Part
 
-BOX, GAP = (232, 62), (180, 54)        # px, width and height of a box, and of what lies between two
-LEFT, TOP, LANE = 88, 118, 104         # px, margins; between the lines at the decoder's right
+BOX, GAP = (232, 62), (180, 54)  # px, width and height of a box, and of what lies between two
+LEFT, TOP, LANE = 88, 118, 104  # px, margins; between the lines at the decoder's right
 ENCODER, SKIP, DECODER, HEADS = range(4)
 FILL = ["#dbeafe", "#ede9fe", "#dcfce7", "#ffedd5"]
 STYLE = """
@@ -59,12 +60,21 @@ def draw(parts: list[Part], title: str) -> str:
         labels.append(_text(14, y + 20, "note", f"{side} px"))
     headline, _, rest = title.partition(", ")
     labels += [_text(14, 34, "headline", headline), _text(14, 58, "note", rest)]
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
-        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M 0 0 L 10 5 L 0 10 z" style="fill: #374151; stroke: none"/></marker></defs>',
-        '<rect width="100%" height="100%" style="fill: white; stroke: none"/>', *arrows, *lines, *labels, "</svg>", ""])
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}">',
+            f"<title>{escape(title)}</title><style>{STYLE}</style>",
+            '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" '
+            'markerWidth="7" markerHeight="7" orient="auto">'
+            '<path d="M 0 0 L 10 5 L 0 10 z" style="fill: #374151; stroke: none"/></marker></defs>',
+            '<rect width="100%" height="100%" style="fill: white; stroke: none"/>',
+            *arrows,
+            *lines,
+            *labels,
+            "</svg>",
+            "",
+        ]
+    )
 
 
 def _columns(parts: list[Part]) -> dict[Part, int]:
@@ -107,7 +117,7 @@ def _place(boxes: dict[Part, Box]) -> tuple[list[tuple[float, int]], float]:
 def _lanes(boxes: dict[Part, Box]) -> dict[Part, int]:
     """The decoder's parts that are fed from further down than the last one below, each with a line at the right."""
     decoder = [part for part, box in boxes.items() if box.column == DECODER]
-    far = [part for i, part in enumerate(decoder) if set(part.sources) & set(decoder[:max(i - 1, 0)])]
+    far = [part for i, part in enumerate(decoder) if set(part.sources) & set(decoder[: max(i - 1, 0)])]
     return {part: i for i, part in enumerate(far)}
 
 
@@ -153,9 +163,11 @@ def _box(box: Box) -> list[str]:
         terms = f"{len(part.joined)} × {part.joined[0]}" if equal else " + ".join(map(str, part.joined))
         notes = [f"{part.kind}, {weights}", f"joins {terms} = {sum(part.joined)} channels"]
     fill = FILL[HEADS if part.output else box.column]
-    return [f'<rect x="{box.x}" y="{box.y}" width="{BOX[0]}" height="{BOX[1]}" rx="6" style="fill: {fill}"/>',
-            _text(box.x + 10, box.y + 20, "name", part.title),
-            *(_text(box.x + 10, box.y + 38 + 16 * i, "note", note) for i, note in enumerate(notes))]
+    return [
+        f'<rect x="{box.x}" y="{box.y}" width="{BOX[0]}" height="{BOX[1]}" rx="6" style="fill: {fill}"/>',
+        _text(box.x + 10, box.y + 20, "name", part.title),
+        *(_text(box.x + 10, box.y + 38 + 16 * i, "note", note) for i, note in enumerate(notes)),
+    ]
 
 
 def _outlets(box: Box) -> list[str]:
@@ -163,8 +175,10 @@ def _outlets(box: Box) -> list[str]:
     logits, below = f"logits, {' × '.join(map(str, box.part.shape))}", box.y + BOX[1]
     outlets = {
         "salt": [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt {logits}")],
-        "any_salt": [_path(f"M {box.middle} {below} v 30"),
-                     _text(box.middle + 10, below + 22, "shape", "logit: is there salt?")],
+        "any_salt": [
+            _path(f"M {box.middle} {below} v 30"),
+            _text(box.middle + 10, below + 22, "shape", "logit: is there salt?"),
+        ],
         "deep": [_path(f"M {box.right} {box.port(0.5)} h 24"), _text(box.x + 10, below + 16, "shape", logits)],
     }
     return outlets.get(box.part.output, [])

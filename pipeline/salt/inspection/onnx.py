@@ -1,4 +1,5 @@
 """A network as ONNX: the format that other runtimes take, and that https://netron.app shows."""
+
 import io
 import warnings
 
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 # A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that each place where a network may have to bring a map to
 # the size of its skip is on the recorded way; where sizes agree, that changes nothing.
-RECORDED = 65   # px
+RECORDED = 65  # px
 
 
 class Probability(nn.Module):
@@ -30,9 +31,16 @@ def to_onnx(model: nn.Module) -> bytes:
     with warnings.catch_warnings():
         # The recording exporter, which warns that it is the old one: 2 s and no onnxscript, where the new one takes 15.
         warnings.simplefilter("ignore")
-        torch.onnx.export(Probability(model).cpu().eval(), (torch.rand(2, 3, RECORDED, RECORDED),), file, dynamo=False,
-                          opset_version=17, input_names=["image"], output_names=["probability"],
-                          dynamic_axes={"image": axes, "probability": axes})
+        torch.onnx.export(
+            Probability(model).cpu().eval(),
+            (torch.rand(2, 3, RECORDED, RECORDED),),
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=["image"],
+            output_names=["probability"],
+            dynamic_axes={"image": axes, "probability": axes},
+        )
     return file.getvalue()
 
 

@@ -3,6 +3,7 @@
 Found by running it once on the `meta` device, where tensors have a shape and no content: nothing is computed, nothing
 is written down by hand. Forward hooks tell which part is at work, a torch function mode follows every tensor.
 """
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,8 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import Heads
 from pipeline.salt.models.encoders.timm_encoder import TimmPyramid
 
-SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)   # nothing to see when a trained network is used
-OPEN = (nn.ModuleList, nn.ModuleDict)              # a box around layers, not a layer
+SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # nothing to see when a trained network is used
+OPEN = (nn.ModuleList, nn.ModuleDict)  # a box around layers, not a layer
 
 
 @dataclass(eq=False)
@@ -60,18 +61,23 @@ class Part:
 def trace(model: nn.Module, size: int) -> list[Part]:
     """The parts of `model`, in the order in which they work on an image of size x size px; it is put on `meta`."""
     if size < 32:
-        raise InputError(f"an image of {size} x {size} px is too small for a network that halves it five times; take "
-                         "32 px or more")
-    model = model.to("meta").train()                # in training, so that auxiliary heads show
+        raise InputError(
+            f"an image of {size} x {size} px is too small for a network that halves it five times; take 32 px or more"
+        )
+    model = model.to("meta").train()  # in training, so that auxiliary heads show
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)
     units = {module: (path, part) for module, path, part in _units(model, "", model.encoder)}
-    hooks = [model.encoder.register_forward_pre_hook(lambda *_: follow.encoding(True)),
-             model.encoder.register_forward_hook(lambda *_: follow.encoding(False))]
+    hooks = [
+        model.encoder.register_forward_pre_hook(lambda *_: follow.encoding(True)),
+        model.encoder.register_forward_hook(lambda *_: follow.encoding(False)),
+    ]
     for module, (_, part) in units.items():
-        hooks += [module.register_forward_pre_hook(lambda *_, part=part: follow.enter(part)),
-                  module.register_forward_hook(lambda *io, part=part: follow.leave(part, io[2]))]
-    x = torch.empty(2, 3, size, size, device="meta")    # two: BatchNorm needs more than one
+        hooks += [
+            module.register_forward_pre_hook(lambda *_, part=part: follow.enter(part)),
+            module.register_forward_hook(lambda *io, part=part: follow.leave(part, io[2])),
+        ]
+    x = torch.empty(2, 3, size, size, device="meta")  # two: BatchNorm needs more than one
     follow.know(x, [image])
     with torch.no_grad(), flops, follow:
         out = model(x)
@@ -100,14 +106,14 @@ class _Follow(TorchFunctionMode):
         self.in_encoder = False
         self.at_work: list[Part] = []
         self.order: list[Part] = []
-        self.known: dict[int, tuple[Tensor, list[Part], tuple[int, ...]]] = {}   # the tensor, lest its id be used again
+        self.known: dict[int, tuple[Tensor, list[Part], tuple[int, ...]]] = {}  # the tensor, lest its id be used again
 
     def know(self, x: Tensor, parts: list[Part], joined: tuple[int, ...] = ()) -> None:
         self.known[id(x)] = x, parts, joined
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if not any(True for _ in _tensors(out)):      # a look at a shape is no use of a tensor
+        if not any(True for _ in _tensors(out)):  # a look at a shape is no use of a tensor
             return out
         inputs = [self.known[id(x)] for x in _tensors((args, kwargs)) if id(x) in self.known]
         parts = list(dict.fromkeys(part for _, known, _ in inputs for part in known))
@@ -140,7 +146,7 @@ class _Follow(TorchFunctionMode):
         part.shape = tuple(first.shape[1:])
         self.order = [p for p in self.order if p is not part] + [part]
         for x in _tensors(out):
-            if id(x) in self.known and not part.sources:      # it came through untouched
+            if id(x) in self.known and not part.sources:  # it came through untouched
                 part.sources = [source for source in self.known[id(x)][1] if source is not part]
             self.know(x, [part])
 

@@ -13,7 +13,7 @@ from threading import Thread
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError
 
-GRACE = 20.0    # seconds a worker has to clean up before it is killed
+GRACE = 20.0  # seconds a worker has to clean up before it is killed
 
 
 def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
@@ -52,7 +52,7 @@ def visible_gpus() -> list[str]:
     except OSError:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(i) for i in range(count.value)])[:count.value]
+    return (named.split(",") if named else [str(i) for i in range(count.value)])[: count.value]
 
 
 def python_path() -> str:
@@ -66,8 +66,14 @@ class _Worker:
     def __init__(self, title: str, command: list[str], environment: dict[str, str]):
         self.title, self.error, self.stopped = title, "", False
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", start_new_session=True)      # Ctrl-C reaches us alone, and we pass it on once
+            [sys.executable, "-P", "-m", *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )  # Ctrl-C reaches us alone, and we pass it on once
         self.echo = Thread(target=self._echo, daemon=True)
         self.echo.start()
 
@@ -112,8 +118,10 @@ def _environment(gpu: str | None, workers: int) -> dict[str, str]:
 @contextlib.contextmanager
 def _terminating_like_ctrl_c() -> Iterator[None]:
     """Inside it SIGTERM is a KeyboardInterrupt: a scheduler that ends this process leaves no children behind."""
+
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield

@@ -8,7 +8,7 @@ from pipeline.salt import mirror
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError
 
-RETRIES = 3     # times a job is given to another worker when its own is lost
+RETRIES = 3  # times a job is given to another worker when its own is lost
 
 
 def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
@@ -17,14 +17,16 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     The code goes along; --out must be a folder that every node sees, or a URL. A job whose worker is lost goes on with
     another one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
     """
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")            # Ray takes the same epoch of two folds for one line
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")   # nothing is sent to Ray's makers
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes the same epoch of two folds for one line
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     try:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
     except ImportError as e:
-        raise InputError("--engine ray needs Ray: pip install 'salt-segmentation[cluster]', or from the clone "
-                         "pip install -e '.[cluster]'") from e
+        raise InputError(
+            "--engine ray needs Ray: pip install 'salt-segmentation[cluster]', or from the clone "
+            "pip install -e '.[cluster]'"
+        ) from e
 
     with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level="WARNING"):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
@@ -41,8 +43,10 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
             try:
                 error = ray.get(done)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as e:
-                raise InputError(f"{title}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
-                                 "Ray's logs, and run the same command again to go on") from e
+                raise InputError(
+                    f"{title}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
+                    "Ray's logs, and run the same command again to go on"
+                ) from e
             if error:
                 raise InputError(error)
 

@@ -3,6 +3,7 @@
 Every model is called as model(x): (B, 3, H, W) images normalised with model.encoder.mean and .std -> (B, 1, H, W)
 logits, any H and W; auxiliary heads come beside them, as `blocks.Heads`, in training mode only.
 """
+
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin

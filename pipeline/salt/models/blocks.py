@@ -4,21 +4,22 @@ Hypercolumns  Hariharan et al. 2015,  https://arxiv.org/abs/1411.5752
 scSE          Roy et al. 2018,        https://arxiv.org/abs/1803.02579
 BAM           Park et al. 2018,       https://arxiv.org/abs/1807.06514
 """
+
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Size = tuple[int, int]   # height and width, px
+Size = tuple[int, int]  # height and width, px
 
 
 class Heads(NamedTuple):
     """What a network with auxiliary heads returns while it trains; in eval mode it returns `logits` alone."""
 
-    logits: Tensor            # (B, 1, H, W) salt, per pixel
-    deep: list[Tensor]        # (B, 1, h, w) salt, per pixel of each decoder map
-    any_salt: Tensor | None   # (B, 1) logit that the tile has any
+    logits: Tensor  # (B, 1, H, W) salt, per pixel
+    deep: list[Tensor]  # (B, 1, h, w) salt, per pixel of each decoder map
+    any_salt: Tensor | None  # (B, 1) logit that the tile has any
 
 
 class ScSE(nn.Module):
@@ -27,8 +28,13 @@ class ScSE(nn.Module):
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         hidden = max(channels // reduction, 1)
-        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(),
-                                     nn.Conv2d(hidden, channels, 1), nn.Sigmoid())
+        self.channel = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
         self.place = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,13 +47,27 @@ class BAM(nn.Module):
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
         super().__init__()
         hidden = max(channels // reduction, 1)
-        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(),
-                                     nn.Conv2d(hidden, channels, 1), nn.BatchNorm2d(channels))
+        self.channel = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.BatchNorm2d(channels),
+        )
         wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
-        self.place = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(),
-                                   nn.Conv2d(hidden, hidden, **wide), nn.BatchNorm2d(hidden), nn.ReLU(),
-                                   nn.Conv2d(hidden, hidden, **wide), nn.BatchNorm2d(hidden), nn.ReLU(),
-                                   nn.Conv2d(hidden, 1, 1), nn.BatchNorm2d(1))
+        self.place = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, **wide),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, **wide),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 1, 1),
+            nn.BatchNorm2d(1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1 + torch.sigmoid(self.channel(x) + self.place(x)))

@@ -5,6 +5,7 @@ U-Net      Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
 Sub-pixel  Shi et al. 2016,         https://arxiv.org/abs/1609.05158
 ICNR       Aitken et al. 2017,      https://arxiv.org/abs/1707.02937
 """
+
 from collections import OrderedDict
 
 from fastai.vision.models.unet import DynamicUnet as FastaiUnet
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.salt.models.encoders.sequential import Chain
 from pipeline.salt.models.encoders.table import build_chain
 
-BUILT_AT = (128, 128)   # px, the image that fastai sends through the body to find where its sides change
+BUILT_AT = (128, 128)  # px, the image that fastai sends through the body to find where its sides change
 
 
 class Body(nn.Sequential):
@@ -46,7 +47,7 @@ class DynamicUnet(FastaiUnet):
         """The body's parameters and the decoder's, which fastai trains at rising rates; a ResNet's body in two."""
         body, *decoder = self.layers
         first = next(key for key, _ in body.named_children())
-        cut = {"conv1": 6, "0": 3}.get(first, 0)        # fastai's: after layer2, after the stem of an XResNet
+        cut = {"conv1": 6, "0": 3}.get(first, 0)  # fastai's: after layer2, after the stem of an XResNet
         layers = [list(body)[:cut], list(body)[cut:], decoder]
         return [[p for part in parts for p in part.parameters()] for parts in layers if parts]
 
@@ -54,5 +55,5 @@ class DynamicUnet(FastaiUnet):
         try:
             return super().forward(x)
         finally:
-            for hook in self.sfs:       # fastai keeps the skips till the next image: memory, and no copy can be made
+            for hook in self.sfs:  # fastai keeps the skips till the next image: memory, and no copy can be made
                 hook.stored = None

@@ -4,6 +4,7 @@ Source               https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pyto
 Sub-pixel            Shi et al. 2016,    https://arxiv.org/abs/1609.05158
 ICNR initialisation  Aitken et al. 2017, https://arxiv.org/abs/1707.02937
 """
+
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,11 +20,11 @@ class Shuffle(nn.Sequential):
     """Sub-pixel convolution: (B, c_in, h, w) -> (B, c_out, s h, s w), at first the nearest-neighbour image (ICNR)."""
 
     def __init__(self, c_in: int, c_out: int, scale: int):
-        conv = nn.Conv2d(c_in, c_out * scale ** 2, kernel_size=1)
+        conv = nn.Conv2d(c_in, c_out * scale**2, kernel_size=1)
         # The scale^2 channels that shuffle into one output channel start equal: no checkerboard.
         for parameter in conv.parameters():
-            first = parameter.data[::scale ** 2]
-            parameter.data.copy_(first.repeat_interleave(scale ** 2, dim=0))
+            first = parameter.data[:: scale**2]
+            parameter.data.copy_(first.repeat_interleave(scale**2, dim=0))
         super().__init__(conv, nn.PixelShuffle(scale))
 
 
@@ -41,7 +42,10 @@ def _bilinear_conv(c_in: int, c_out: int, scale: int) -> nn.Module:
 
 # (c_in, c_out, scale) -> layer; all but `bilinear`, which has no weights, give c_out channels.
 UPSAMPLERS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "shuffle": Shuffle, "transpose": _transpose, "bilinear": _bilinear, "bilinear_conv": _bilinear_conv,
+    "shuffle": Shuffle,
+    "transpose": _transpose,
+    "bilinear": _bilinear,
+    "bilinear_conv": _bilinear_conv,
 }
 ATTENTIONS: dict[str, Callable[[int], nn.Module]] = {"none": lambda c: nn.Identity(), "scse": ScSE, "bam": BAM}
 
@@ -71,17 +75,23 @@ class MoreDynamicUnet(nn.Module):
     attention     a module within the middle block
     """
 
-    def __init__(self, encoder: str = "resnet34",
-                 upsampler: Literal["shuffle", "transpose", "bilinear", "bilinear_conv"] = "shuffle",
-                 reduction: Literal["halve", "eq_skip"] = "halve", middle_scale: float = 1.0,
-                 attention: Literal["none", "scse", "bam"] = "none"):
+    def __init__(
+        self,
+        encoder: str = "resnet34",
+        upsampler: Literal["shuffle", "transpose", "bilinear", "bilinear_conv"] = "shuffle",
+        reduction: Literal["halve", "eq_skip"] = "halve",
+        middle_scale: float = 1.0,
+        attention: Literal["none", "scse", "bam"] = "none",
+    ):
         super().__init__()
         self.encoder = timm_pyramid(encoder)
         *skips, c_last = self.encoder.channels
         c = int(c_last * middle_scale)
         if c < 2 ** len(self.encoder.channels):
-            raise InputError(f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve at each "
-                             "step; take a larger one.")
+            raise InputError(
+                f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve at each "
+                "step; take a larger one."
+            )
         self.middle = nn.Sequential(_conv_bn_relu(c_last, c), ATTENTIONS[attention](c), _conv_bn_relu(c, c))
         self.decoder = nn.ModuleList()
         for c_skip in reversed(skips):
@@ -102,5 +112,6 @@ class MoreDynamicUnet(nn.Module):
 
 
 def _conv_bn_relu(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(c_out),
-                         nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+    )

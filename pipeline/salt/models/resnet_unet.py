@@ -5,6 +5,7 @@ U-Net   Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
 
 Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,8 @@ class ResNetUNet(nn.Module):
         self.encoder = build_encoder(encoder)
         c2, c4, c8, c16, c32 = self.encoder.channels
         self.skip2, self.skip4, self.skip8, self.skip16, self.skip32 = (
-            _conv_relu(c, c, kernel=1) for c in self.encoder.channels)
+            _conv_relu(c, c, kernel=1) for c in self.encoder.channels
+        )
         self.up16 = _conv_relu(c32 + c16, 512)
         self.up8 = _conv_relu(512 + c8, 256)
         self.up4 = _conv_relu(256 + c4, 256)
@@ -31,12 +33,12 @@ class ResNetUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         e2, e4, e8, e16, e32 = self.encoder(x)
-        d32 = self.skip32(e32)                             # (B, c32, H / 32, W / 32)
-        d16 = self.up16(_join(d32, self.skip16(e16)))      # (B, 512, H / 16, W / 16)
+        d32 = self.skip32(e32)  # (B, c32, H / 32, W / 32)
+        d16 = self.up16(_join(d32, self.skip16(e16)))  # (B, 512, H / 16, W / 16)
         d8 = self.up8(_join(d16, self.skip8(e8)))
         d4 = self.up4(_join(d8, self.skip4(e4)))
         d2 = self.up2(_join(d4, self.skip2(e2)))
-        d1 = self.up1(_join(d2, self.original(x)))         # (B, 64, H, W)
+        d1 = self.up1(_join(d2, self.original(x)))  # (B, 64, H, W)
         return self.logit(d1)
 
 

@@ -7,6 +7,7 @@ Fused heads       Heng CherKeng 2018,    https://www.kaggle.com/c/tgs-salt-ident
 
 Names carry the stride: neither stem nor pool shrinks the image, so e8, not e32, is the encoder's last map.
 """
+
 import torch
 from fastai.layers import ConvLayer
 from torch import Tensor, nn
@@ -41,8 +42,10 @@ class UnetAttention(nn.Module):
         super().__init__()
         chain = build_chain(encoder)
         if chain.strides != STRIDES:
-            raise InputError(f"encoder {encoder!r} gives maps at strides {', '.join(map(str, chain.strides))}, this "
-                             "network needs 2, 4, 8, 16, 32: take a ResNet, such as resnet34.")
+            raise InputError(
+                f"encoder {encoder!r} gives maps at strides {', '.join(map(str, chain.strides))}, this "
+                "network needs 2, 4, 8, 16, 32: take a ResNet, such as resnet34."
+            )
         self.encoder = without_early_pool(with_full_size_stem(chain))
         _, c1, c2, c4, c8 = self.encoder.channels
         w = width
@@ -60,14 +63,14 @@ class UnetAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | Heads:
         _, e1, e2, e4, e8 = self.encoder(x, after=self.attention)
-        center = self.center(e8)                                     # (B, c8 / 2, H / 16, W / 16)
-        d8 = self.decoder4(center, e8)                               # (B, w, H / 8, W / 8)
+        center = self.center(e8)  # (B, c8 / 2, H / 16, W / 16)
+        d8 = self.decoder4(center, e8)  # (B, w, H / 8, W / 8)
         d4 = self.decoder3(d8, e4)
         d2 = self.decoder2(d4, e2)
-        d1 = self.decoder1(d2, e1)                                   # (B, w, H, W)
+        d1 = self.decoder1(d2, e1)  # (B, w, H, W)
         pixel = self.pixel(self.dropout(hypercolumn([d1, d2, d4, d8])))
         features, any_salt = self.classifier(e8)
-        logits = self.logit(spread(features, pixel))                 # (B, 1, H, W)
+        logits = self.logit(spread(features, pixel))  # (B, 1, H, W)
         if not self.training:
             return logits
         maps = [pixel, d1, d2, d4, d8]

@@ -8,6 +8,7 @@ FPA               Li et al. 2018,          https://arxiv.org/abs/1805.10180
 
 Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
 """
+
 import torch
 from fastai.layers import ConvLayer
 from torch import Tensor, nn
@@ -37,8 +38,9 @@ class FPA(nn.Module):
         super().__init__()
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c_in, c_out, 1), nn.ReLU())
         self.mix = ConvLayer(c_in, c_out, ks=1)
-        self.down = nn.ModuleList([ConvLayer(c_in, 1, ks=7, stride=2), ConvLayer(1, 1, ks=5, stride=2),
-                                   ConvLayer(1, 1, ks=3, stride=2)])
+        self.down = nn.ModuleList(
+            [ConvLayer(c_in, 1, ks=7, stride=2), ConvLayer(1, 1, ks=5, stride=2), ConvLayer(1, 1, ks=3, stride=2)]
+        )
         self.same = nn.ModuleList([ConvLayer(1, 1, ks=7), ConvLayer(1, 1, ks=5), ConvLayer(1, 1, ks=3)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,9 +66,18 @@ class UnetResNext50(nn.Module):
     classifier        a head that says whether there is salt; what it saw joins the hypercolumn
     """
 
-    def __init__(self, encoder: str = "se_resnext50_32x4d", width: int = 32, scse: bool = False, fpa: bool = False,
-                 stem_skip: bool = False, half_skip: bool = False, dropout: float = 0.0, deep_supervision: bool = False,
-                 classifier: bool = False):
+    def __init__(
+        self,
+        encoder: str = "se_resnext50_32x4d",
+        width: int = 32,
+        scse: bool = False,
+        fpa: bool = False,
+        stem_skip: bool = False,
+        half_skip: bool = False,
+        dropout: float = 0.0,
+        deep_supervision: bool = False,
+        classifier: bool = False,
+    ):
         super().__init__()
         self.encoder = build_encoder(encoder)
         if half_skip:
@@ -89,20 +100,20 @@ class UnetResNext50(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | Heads:
         e2, e4, e8, e16, e32 = self.encoder(x)
-        center = self.center(e32)                                          # (B, c32 / 2, H / 32, W / 32)
-        d16 = self.decoder5(torch.cat([center, e32], 1), side(e16))        # (B, w, H / 16, W / 16)
+        center = self.center(e32)  # (B, c32 / 2, H / 32, W / 32)
+        d16 = self.decoder5(torch.cat([center, e32], 1), side(e16))  # (B, w, H / 16, W / 16)
         d8 = self.decoder4(torch.cat([d16, e16], 1), side(e8))
         d4 = self.decoder3(torch.cat([d8, e8], 1), side(e4))
         d2 = self.decoder2(torch.cat([d4, e4], 1), side(e2))
         d2_skip = torch.cat([d2, e2], 1) if self.stem_skip else d2
-        d1 = self.decoder1(d2_skip, side(x))                               # (B, w, H, W)
+        d1 = self.decoder1(d2_skip, side(x))  # (B, w, H, W)
         maps = [d1, d2, d4, d8, d16]
-        column = self.dropout(hypercolumn(maps))                           # (B, 5w, H, W)
+        column = self.dropout(hypercolumn(maps))  # (B, 5w, H, W)
         any_salt = None
         if self.classifier:
             features, any_salt = self.classifier(e32)
-            column = spread(features, column)                              # (B, 6w, H, W)
-        logits = self.logit(column)                                        # (B, 1, H, W)
+            column = spread(features, column)  # (B, 6w, H, W)
+        logits = self.logit(column)  # (B, 1, H, W)
         if not self.training or not (self.deep or self.classifier):
             return logits
         return Heads(logits, [head(d) for head, d in zip(self.deep, maps, strict=False)], any_salt)

@@ -3,6 +3,7 @@
 A chart takes its ink from the page (currentColor and the CSS variables --soft and --line), so it reads on a light page
 and on a dark one.
 """
+
 import base64
 import io
 import re
@@ -17,14 +18,27 @@ from PIL import Image
 # Ten colours that stay apart for colour-blind readers too. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 
-INK, SOFT, LINE = "#010203", "#010204", "#010205"       # stand for the page's own colours until the SVG is written
+INK, SOFT, LINE = "#010203", "#010204", "#010205"  # stand for the page's own colours until the SVG is written
 PAGE = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
 STYLE = {
-    "svg.fonttype": "none",     # text stays text
-    "font.size": 10, "figure.figsize": (5.2, 3.2), "figure.constrained_layout.use": True,
-    "text.color": INK, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": LINE, "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "font.size": 10,
+    "figure.figsize": (5.2, 3.2),
+    "figure.constrained_layout.use": True,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "legend.frameon": False,
 }
 
 
@@ -41,11 +55,18 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
     figure, ax = _axes("fold", "score")
     at, ends = range(len(folds)), [list(fold["sizes"].values())[-1] for fold in folds]
     ax.axhline(mean, color=INK, linewidth=1, label=f"mean {mean:.4f}")
-    ax.scatter(at, [end["best"]["score"] for end in ends], marker="^", facecolor="none", edgecolor=INK,
-               label="best epoch")
+    ax.scatter(
+        at, [end["best"]["score"] for end in ends], marker="^", facecolor="none", edgecolor=INK, label="best epoch"
+    )
     ax.scatter(at, [end["last"]["score"] for end in ends], marker="_", s=90, color=INK, label="last epoch")
-    ax.scatter(at, [fold["score"] for fold in folds], s=60, color=[colour(fold["fold"]) for fold in folds], zorder=3,
-               label="out of fold")
+    ax.scatter(
+        at,
+        [fold["score"] for fold in folds],
+        s=60,
+        color=[colour(fold["fold"]) for fold in folds],
+        zorder=3,
+        label="out of fold",
+    )
     ax.set_xticks(at, [str(fold["fold"]) for fold in folds])
     ax.set_xlim(-0.6, len(folds) - 0.4)
     for score in references.values():
@@ -53,9 +74,17 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
     low, high = ax.get_ylim()
     below = -1.0
     for label, score in sorted(references.items(), key=lambda item: item[1]):
-        below = max(score, below + (high - low) / 16)       # labels of neighbouring lines keep their distance
-        ax.annotate(f"{label} {score:.4f}", (1, below), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                    textcoords="offset points", va="center", fontsize=9, color=SOFT)
+        below = max(score, below + (high - low) / 16)  # labels of neighbouring lines keep their distance
+        ax.annotate(
+            f"{label} {score:.4f}",
+            (1, below),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=SOFT,
+        )
     figure.legend(loc="outside upper left", ncols=4, fontsize=9, handletextpad=0.3, columnspacing=1)
     said = ", ".join(f"fold {fold['fold']} {fold['score']:.4f}" for fold in folds)
     return _svg(figure, f"Out-of-fold scores: {said}; mean {mean:.4f}.")
@@ -70,8 +99,14 @@ def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: s
         before = 0
         for history in sizes.values():
             for column, style in lines.items():
-                ax.plot(before + history["epoch"], history[column], linestyle=style, color=colour(fold), linewidth=1.4,
-                        marker="." if len(history) == 1 else "")
+                ax.plot(
+                    before + history["epoch"],
+                    history[column],
+                    linestyle=style,
+                    color=colour(fold),
+                    linewidth=1.4,
+                    marker="." if len(history) == 1 else "",
+                )
             if what == "score":
                 best = history.loc[history["meanap"].idxmax()]
                 ax.plot(before + best["epoch"], best["meanap"], "o", color=colour(fold), markersize=5)
@@ -80,8 +115,15 @@ def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: s
     for i, (size, history) in enumerate(next(iter(histories.values())).items()):
         if i:
             ax.axvline(before + 0.5, color=SOFT, linewidth=1, linestyle=":")
-        ax.annotate(size if isinstance(size, str) else f"{size} px", (before + 0.5, 1), xytext=(4, 2), fontsize=9,
-                    xycoords=("data", "axes fraction"), textcoords="offset points", color=SOFT)
+        ax.annotate(
+            size if isinstance(size, str) else f"{size} px",
+            (before + 0.5, 1),
+            xytext=(4, 2),
+            fontsize=9,
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            color=SOFT,
+        )
         before += len(history)
     ax.set_xlim(0.5, before + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -95,8 +137,13 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
     ax.axvline(chosen, color=SOFT, linewidth=1, linestyle=":")
     ax.plot(list(scores), list(scores.values()), color=COLOURS[0], marker=".")
     ax.plot(chosen, scores[chosen], "o", color=COLOURS[2], markersize=8)
-    ax.annotate(f"{chosen:g}: {scores[chosen]:.4f}", (chosen, 0), xycoords=("data", "axes fraction"), xytext=(6, 8),
-                textcoords="offset points")
+    ax.annotate(
+        f"{chosen:g}: {scores[chosen]:.4f}",
+        (chosen, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, 8),
+        textcoords="offset points",
+    )
     return _svg(figure, f"Score against threshold; at the chosen {chosen:g} it is {scores[chosen]:.4f}.")
 
 
@@ -104,12 +151,20 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
 def classes(rows: list[dict]) -> str:
     """Mean score of each class of salt share, with its number of tiles; rows as scores.per_class gives them."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "mean score")
-    bars = ax.bar([row["class"].removeprefix("to ").removesuffix(" %") for row in rows], [row["score"] for row in rows],
-                  color=COLOURS[0], width=0.75)
+    bars = ax.bar(
+        [row["class"].removeprefix("to ").removesuffix(" %") for row in rows],
+        [row["score"] for row in rows],
+        color=COLOURS[0],
+        width=0.75,
+    )
     ax.bar_label(bars, [f"{row['tiles']:,}" for row in rows], fontsize=9, color=SOFT, padding=2)
     ax.set_ylim(0, 1.05)
-    return _svg(figure, "Mean score by salt share: " + ", ".join(
-        f"{row['class']} {row['score']:.2f} ({row['tiles']} tiles)" for row in rows) + ".")
+    return _svg(
+        figure,
+        "Mean score by salt share: "
+        + ", ".join(f"{row['class']} {row['score']:.2f} ({row['tiles']} tiles)" for row in rows)
+        + ".",
+    )
 
 
 def png(grey: np.ndarray) -> str:
@@ -144,10 +199,10 @@ def _axes(x: str, y: str):
 def _svg(figure: Figure, words: str) -> str:
     """The figure as an <svg> element that says `words` to who cannot see it; it loads nothing and shares no id."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": words}):        # ids that no other chart has, the same in every run
+    with matplotlib.rc_context({"svg.hashsalt": words}):  # ids that no other chart has, the same in every run
         figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
     for mark, ink in PAGE.items():
         text = text.replace(mark, ink)

@@ -1,4 +1,5 @@
 """The report as one HTML file that loads nothing: report.html.jinja, filled with numbers and pictures."""
+
 import jinja2
 import pandas as pd
 
@@ -6,8 +7,9 @@ from pipeline.salt.reporting import figures, scores
 from pipeline.salt.reporting.scores import Predictions
 
 
-def render(found: dict, histories: dict, cuts: dict[float, float], groups: dict[str, list[dict]], usual: dict, *,
-           real: bool) -> str:
+def render(
+    found: dict, histories: dict, cuts: dict[float, float], groups: dict[str, list[dict]], usual: dict, *, real: bool
+) -> str:
     """The page.
 
     found      what scores.json holds;  histories, cuts  as in salt.scores
@@ -17,8 +19,10 @@ def render(found: dict, histories: dict, cuts: dict[float, float], groups: dict[
     references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real else {}
     charts = {
         "folds": figures.fold_scores(found["folds"], found["out_of_fold"]["mean"], references),
-        "loss": figures.learning_curves(histories, "loss"), "score": figures.learning_curves(histories, "score"),
-        "thresholds": figures.thresholds(cuts, found["threshold"]), "classes": figures.classes(found["classes"]),
+        "loss": figures.learning_curves(histories, "loss"),
+        "score": figures.learning_curves(histories, "score"),
+        "thresholds": figures.thresholds(cuts, found["threshold"]),
+        "classes": figures.classes(found["classes"]),
     }
     changed = {name: usual.get(name, "unset") for name, value in found["settings"].items() if usual.get(name) != value}
     sections: dict[str, list] = {}
@@ -26,20 +30,39 @@ def render(found: dict, histories: dict, cuts: dict[float, float], groups: dict[
         section = name.split(".")[0] if "." in name else "folds"
         if not (real and section == "sample"):
             sections.setdefault(section, []).append((name, value))
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.salt.reporting", "."), autoescape=True,
-                                   trim_blocks=True,
-                                   lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.salt.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     return templates.get_template("report.html.jinja").render(
-        found, charts=charts, groups=groups, cuts=cuts, best_cut=max(cuts, key=cuts.__getitem__), real=real,
-        sections=sections, changed=changed, article=scores.ARTICLE, colour=figures.colour)
+        found,
+        charts=charts,
+        groups=groups,
+        cuts=cuts,
+        best_cut=max(cuts, key=cuts.__getitem__),
+        real=real,
+        sections=sections,
+        changed=changed,
+        article=scores.ARTICLE,
+        colour=figures.colour,
+    )
 
 
 def pictures(tiles: pd.DataFrame, found: Predictions) -> list[dict]:
     """What is shown of each tile: its row of the table, its image, the outlines of truth (if known) and prediction."""
-    return [{**row, "predicted": mask.mean(), "image": figures.png(found.images[i]),
-             "truth_path": "" if found.truth is None else figures.outline(found.truth[i]),
-             "predicted_path": figures.outline(mask)}
-            for (i, row), mask in zip(tiles.to_dict("index").items(), found.masks(tiles), strict=True)]
+    return [
+        {
+            **row,
+            "predicted": mask.mean(),
+            "image": figures.png(found.images[i]),
+            "truth_path": "" if found.truth is None else figures.outline(found.truth[i]),
+            "predicted_path": figures.outline(mask),
+        }
+        for (i, row), mask in zip(tiles.to_dict("index").items(), found.masks(tiles), strict=True)
+    ]
 
 
 def flat(settings: dict, prefix: str = "") -> dict[str, object]:

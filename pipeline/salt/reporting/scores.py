@@ -2,6 +2,7 @@
 
 A table of tiles has one row a tile; its index is the tile's row in the arrays that go with it.
 """
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from pipeline.salt.metrics import TILES_AT_ONCE, iou, tile_scores
 
 # Lines to hold a score of real tiles against. The article's: ten folds, best epoch at 224 px, mean and deviation.
 ARTICLE = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
-MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}      # private leaderboard, which is not out of fold
+MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderboard, which is not out of fold
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,18 @@ def judged(tiles: pd.DataFrame, found: Predictions) -> pd.DataFrame:
     parts = []
     for part in _batches(tiles):
         truth, masks, raw = found.truth[part.index], found.masks(part), found.probs[part.index] > found.threshold
-        parts.append(pd.DataFrame({
-            "salt": truth.mean(axis=(1, 2)), "predicted": masks.mean(axis=(1, 2)), "iou": iou(masks, truth),
-            "score": tile_scores(masks, truth), "raw_score": tile_scores(raw, truth)}, index=part.index))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "salt": truth.mean(axis=(1, 2)),
+                    "predicted": masks.mean(axis=(1, 2)),
+                    "iou": iou(masks, truth),
+                    "score": tile_scores(masks, truth),
+                    "raw_score": tile_scores(raw, truth),
+                },
+                index=part.index,
+            )
+        )
     return tiles.join(pd.concat(parts))
 
 
@@ -65,8 +75,12 @@ def at_cuts(tiles: pd.DataFrame, found: Predictions, cuts: list[float]) -> dict[
 
 def pooled(tiles: pd.DataFrame) -> dict:
     """Mean score of judged tiles, the same without the rules, and what empty masks alone would score."""
-    return {"tiles": len(tiles), "score": _mean(tiles["score"]), "without_rules": _mean(tiles["raw_score"]),
-            "all_empty": _mean(tiles["salt"] == 0)}
+    return {
+        "tiles": len(tiles),
+        "score": _mean(tiles["score"]),
+        "without_rules": _mean(tiles["raw_score"]),
+        "all_empty": _mean(tiles["salt"] == 0),
+    }
 
 
 def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[int | str, pd.DataFrame]]) -> list[dict]:
@@ -74,17 +88,26 @@ def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[int | str, pd.DataFr
 
     tiles  judged, with their fold;  histories  fold -> size, or config.PSEUDO -> what callbacks.EpochLog keeps
     """
-    return [{"fold": fold, **pooled(tiles[tiles["fold"] == fold]),
-             "sizes": {str(size): _epochs(history) for size, history in sizes.items()}}
-            for fold, sizes in histories.items()]
+    return [
+        {
+            "fold": fold,
+            **pooled(tiles[tiles["fold"] == fold]),
+            "sizes": {str(size): _epochs(history) for size, history in sizes.items()},
+        }
+        for fold, sizes in histories.items()
+    ]
 
 
 def per_size(folds: list[dict]) -> dict[str, dict]:
     """Over the folds, for each size: mean and deviation of its best and last epochs' scores, seconds in all."""
     sizes = {size: [fold["sizes"][size] for fold in folds] for size in folds[0]["sizes"]}
-    return {size: {"seconds": round(sum(of_fold["seconds"] for of_fold in found), 1),
-                   **{which: spread([of_fold[which]["score"] for of_fold in found]) for which in ("best", "last")}}
-            for size, found in sizes.items()}
+    return {
+        size: {
+            "seconds": round(sum(of_fold["seconds"] for of_fold in found), 1),
+            **{which: spread([of_fold[which]["score"] for of_fold in found]) for which in ("best", "last")},
+        }
+        for size, found in sizes.items()
+    }
 
 
 def spread(scores: list[float]) -> dict:
@@ -95,14 +118,20 @@ def spread(scores: list[float]) -> dict:
 def per_class(tiles: pd.DataFrame) -> list[dict]:
     """Tiles and mean score of each class of salt share that occurs: 'none', 'to 10 %' .. 'to 100 %'."""
     classes = tiles.groupby(coverage_class(tiles["salt"]))["score"]
-    return [{"class": f"to {10 * number} %" if number else "none", "tiles": len(score), "score": _mean(score)}
-            for number, score in classes]
+    return [
+        {"class": f"to {10 * number} %" if number else "none", "tiles": len(score), "score": _mean(score)}
+        for number, score in classes
+    ]
 
 
 def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> dict:
     """Share of empty masks; labelled: salt shares of all labelled tiles, tiles: judged, submitted: the submission's."""
-    return {"labelled": _mean(labelled == 0), "scored_truth": _mean(tiles["salt"] == 0),
-            "scored_predicted": _mean(tiles["predicted"] == 0), "submission": round(submitted, 6)}
+    return {
+        "labelled": _mean(labelled == 0),
+        "scored_truth": _mean(tiles["salt"] == 0),
+        "scored_predicted": _mean(tiles["predicted"] == 0),
+        "submission": round(submitted, 6),
+    }
 
 
 def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
@@ -115,7 +144,7 @@ def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
     """
     salt, predicted = tiles["salt"] > 0, tiles["predicted"] > 0
     both = tiles[salt & predicted].sort_values(["iou", "id"])
-    wrong = (1 - both["iou"]) / (1 + both["iou"]) * (both["salt"] + both["predicted"])      # union without intersection
+    wrong = (1 - both["iou"]) / (1 + both["iou"]) * (both["salt"] + both["predicted"])  # union without intersection
     best = both.groupby(coverage_class(both["salt"])).tail(1)[::-1].head(count)
     return {
         "best": best,
@@ -128,20 +157,26 @@ def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 def machines(notes: list[dict]) -> dict:
     """Seconds in all, device, host and versions of the trainings with these sidecars; what differs is listed."""
     packages = dict.fromkeys(package for note in notes for package in note["versions"])
-    return {"seconds": round(sum(note["seconds"] for note in notes), 1),
-            "device": _distinct(note["device"] for note in notes), "host": _distinct(note["host"] for note in notes),
-            "versions": {name: _distinct(note["versions"].get(name, "none") for note in notes) for name in packages}}
+    return {
+        "seconds": round(sum(note["seconds"] for note in notes), 1),
+        "device": _distinct(note["device"] for note in notes),
+        "host": _distinct(note["host"] for note in notes),
+        "versions": {name: _distinct(note["versions"].get(name, "none") for note in notes) for name in packages},
+    }
 
 
 def _batches(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """A few rows at a time: the arrays that go with them are larger than memory should be."""
-    return (tiles.iloc[start:start + TILES_AT_ONCE] for start in range(0, len(tiles), TILES_AT_ONCE))
+    return (tiles.iloc[start : start + TILES_AT_ONCE] for start in range(0, len(tiles), TILES_AT_ONCE))
 
 
 def _epochs(history: pd.DataFrame) -> dict:
     found = {"best": history.loc[history["meanap"].idxmax()], "last": history.iloc[-1]}
-    return {"epochs": len(history), "seconds": round(float(history["seconds"].sum()), 1),
-            **{name: {"epoch": int(row["epoch"]), "score": float(row["meanap"])} for name, row in found.items()}}
+    return {
+        "epochs": len(history),
+        "seconds": round(float(history["seconds"].sum()), 1),
+        **{name: {"epoch": int(row["epoch"]), "score": float(row["meanap"])} for name, row in found.items()},
+    }
 
 
 def _distinct(words: Iterable[str]) -> str:
@@ -150,4 +185,3 @@ def _distinct(words: Iterable[str]) -> str:
 
 def _mean(values) -> float:
     return round(float(np.mean(values)), 6)
-

@@ -17,7 +17,7 @@ def augment(images: Tensor, masks: Tensor, how: Augment) -> tuple[Tensor, Tensor
     masks   (B, 1, S, S) bool    -> (B, 1, S, S) float32 in {0, 1}
     The definitions are fastai's (vision.augment: Flip, Zoom, Brightness), https://docs.fast.ai/vision.augment.html
     """
-    both = torch.cat([images.float() / 255, masks.float()], dim=1)          # (B, 2, S, S)
+    both = torch.cat([images.float() / 255, masks.float()], dim=1)  # (B, 2, S, S)
     grid = _grid(_affine(len(images), how, images.device), images.shape[-1])
     moved = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
     return _brighten(moved[:, :1], how), (moved[:, 1:] > 0.5).float()
@@ -27,15 +27,15 @@ def _affine(n: int, how: Augment, device: torch.device) -> Tensor:
     """(n, 2, 2): for x and for y, the scale and shift that take output to input coordinates in [-1, 1]."""
     zoomed = _chance(n, how.zoom_p, device)
     scale = 1 / (1 + zoomed * (how.zoom - 1) * torch.rand(n, device=device))
-    shift = (1 - scale)[:, None] * (2 * torch.rand(n, 2, device=device) - 1)    # keeps the window inside the tile
+    shift = (1 - scale)[:, None] * (2 * torch.rand(n, 2, device=device) - 1)  # keeps the window inside the tile
     mirror = 1 - 2 * _chance(n, how.flip_p, device)
     return torch.stack([torch.stack([mirror * scale, shift[:, 0]], 1), torch.stack([scale, shift[:, 1]], 1)], 1)
 
 
 def _grid(affine: Tensor, size: int) -> Tensor:
     """(B, S, S, 2) sampling points. The map has no shear, so each axis is one line of numbers, not a matrix product."""
-    centres = (torch.arange(size, device=affine.device) * 2 + 1) / size - 1                  # (S,)
-    lines = affine[..., :1] * centres + affine[..., 1:]                                      # (B, 2, S)
+    centres = (torch.arange(size, device=affine.device) * 2 + 1) / size - 1  # (S,)
+    lines = affine[..., :1] * centres + affine[..., 1:]  # (B, 2, S)
     x, y = lines[:, 0, None, :].expand(-1, size, -1), lines[:, 1, :, None].expand(-1, -1, size)
     return torch.stack([x, y], dim=-1)
 

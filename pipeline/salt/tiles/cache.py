@@ -45,8 +45,12 @@ def write(competition: Competition, files: Files, origin: Origin) -> None:
         discard(files.cache("truth.npy"))
     for name, array in arrays.items():
         publish(files.cache(name), origin, lambda tmp, array=array: np.save(tmp, array))
-    publish(files.cache("tiles.csv"), origin, lambda tmp: competition.tiles.to_csv(tmp, index=False),
-            notes=competition.notes)
+    publish(
+        files.cache("tiles.csv"),
+        origin,
+        lambda tmp: competition.tiles.to_csv(tmp, index=False),
+        notes=competition.notes,
+    )
 
 
 def read(files: Files) -> Cache:
@@ -55,7 +59,8 @@ def read(files: Files) -> Cache:
         if not files.cache(name).exists():
             raise InputError(f"{files.cache(name)} is missing; run python -m pipeline.prepare first, same --data")
     images, masks, test = (np.load(files.cache(name), mmap_mode="r") for name in NAMES[:3])
-    tiles = pd.read_csv(files.cache("tiles.csv"), dtype={"id": str}, keep_default_na=False,
-                        na_values={"coverage": [""]})
+    tiles = pd.read_csv(
+        files.cache("tiles.csv"), dtype={"id": str}, keep_default_na=False, na_values={"coverage": [""]}
+    )
     truth = files.cache("truth.npy")
     return Cache(images, masks, test, tiles, np.load(truth, mmap_mode="r") if truth.exists() else None)

@@ -1,4 +1,5 @@
 """Every tile of the competition, decoded and checked; `files` says how they may lie in the folder."""
+
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from pipeline.salt.tiles.files import find, inputs
 
 __all__ = ["Competition", "find", "inputs", "read"]
 
-SIDE = 101      # px, of every tile
+SIDE = 101  # px, of every tile
 SLUG = "tgs-salt-identification-challenge"
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
 
@@ -27,12 +28,12 @@ DOWNLOAD = f"kaggle competitions download -c {SLUG}"
 class Competition:
     """N train tiles sorted by id, M test tiles in the order of sample_submission.csv."""
 
-    images: np.ndarray          # (N, 101, 101) uint8 grey
-    masks: np.ndarray           # (N, 101, 101) bool, True where there is salt
-    test: np.ndarray            # (M, 101, 101) uint8 grey
-    tiles: pd.DataFrame         # N + M rows: id, split, z, coverage (salt share 0..1, NaN for test), black
-    truth: np.ndarray | None    # (M, 101, 101) bool masks of the test tiles, where the folder has test_truth.csv
-    notes: list[str]            # worth saying, no fault
+    images: np.ndarray  # (N, 101, 101) uint8 grey
+    masks: np.ndarray  # (N, 101, 101) bool, True where there is salt
+    test: np.ndarray  # (M, 101, 101) uint8 grey
+    tiles: pd.DataFrame  # N + M rows: id, split, z, coverage (salt share 0..1, NaN for test), black
+    truth: np.ndarray | None  # (M, 101, 101) bool masks of the test tiles, where the folder has test_truth.csv
+    notes: list[str]  # worth saying, no fault
 
 
 def read(folder: Path, progress: bool = True) -> Competition:
@@ -40,20 +41,25 @@ def read(folder: Path, progress: bool = True) -> Competition:
     faults = Faults()
     rows = {name: files.rows(folder, name, faults) for name in files.COLUMNS}
     pngs = {split: files.pngs(folder, split, faults) for split in ("train", "test")}
-    train, submission, depths, truths = (rows[name] for name in
-                                         ("train.csv", "sample_submission.csv", "depths.csv", "test_truth.csv"))
-    parts = [("train", "images", train, "train.csv", _grey), ("train", "masks", train, "train.csv", _mask),
-             ("test", "images", submission, "sample_submission.csv", _grey)]
+    train, submission, depths, truths = (
+        rows[name] for name in ("train.csv", "sample_submission.csv", "depths.csv", "test_truth.csv")
+    )
+    parts = [
+        ("train", "images", train, "train.csv", _grey),
+        ("train", "masks", train, "train.csv", _mask),
+        ("test", "images", submission, "sample_submission.csv", _grey),
+    ]
     for split, kind, expected, table, _ in parts:
         if pngs[split] and expected:
             _same_ids(f"{files.source(folder, split).name}/{kind}", pngs[split][kind], table, expected, faults)
     if truths and submission:
         _same_ids("test_truth.csv", truths, "sample_submission.csv", submission, faults)
-    faults["split"] += [f"sample_submission.csv: {tile} is in train.csv too; an id is one tile"
-                        for tile in submission if tile in train]
+    faults["split"] += [
+        f"sample_submission.csv: {tile} is in train.csv too; an id is one tile" for tile in submission if tile in train
+    ]
 
     found = [(pngs[split].get(kind, {}), decode) for split, kind, _, _, decode in parts]
-    total, hidden = sum(len(some) for some, _ in found), None if progress else True      # None: where nobody watches
+    total, hidden = sum(len(some) for some, _ in found), None if progress else True  # None: where nobody watches
     with tqdm(total=total, desc="decoding tiles", unit="", disable=hidden) as bar:
         images, masks, test = (_decode(some, decode, bar, faults) for some, decode in found)
     _masks("train.csv", train, masks, faults)
@@ -63,13 +69,15 @@ def read(folder: Path, progress: bool = True) -> Competition:
     faults.raise_if_any(folder)
 
     images, masks, test = (_stack(tiles, ids) for tiles, ids in ((images, order), (masks, order), (test, test_order)))
-    tiles = pd.DataFrame({
-        "id": order + test_order,
-        "split": ["train"] * len(train) + ["test"] * len(test),
-        "z": z,
-        "coverage": [*masks.mean(axis=(1, 2)), *np.full(len(test), np.nan)],
-        "black": [*~images.any(axis=(1, 2)), *~test.any(axis=(1, 2))],
-    })
+    tiles = pd.DataFrame(
+        {
+            "id": order + test_order,
+            "split": ["train"] * len(train) + ["test"] * len(test),
+            "z": z,
+            "coverage": [*masks.mean(axis=(1, 2)), *np.full(len(test), np.nan)],
+            "black": [*~images.any(axis=(1, 2)), *~test.any(axis=(1, 2))],
+        }
+    )
     notes = _notes(folder, tiles, [*images, *test])
     return Competition(images, masks, test, tiles, _stack(truth, test_order) if truth else None, notes)
 
@@ -79,8 +87,9 @@ def _same_ids(place: str, found: Iterable[str], table: str, expected: Iterable[s
     faults["no row"] += [f"{place}: {tile} has no row in {table}" for tile in sorted({*found} - {*expected})]
 
 
-def _decode(pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults,
-            ) -> dict[str, np.ndarray]:
+def _decode(
+    pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults
+) -> dict[str, np.ndarray]:
     """id -> (101, 101) array of each PNG without fault."""
     tiles = {}
     for tile, (name, load) in pngs.items():
@@ -107,7 +116,7 @@ def _grey(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image.convert("RGB"))
     if (pixels != pixels[..., :1]).any():
         raise InputError("has colours; the three channels of an image are equal")
-    return pixels[..., 0].copy()                        # a view would keep all three channels in memory
+    return pixels[..., 0].copy()  # a view would keep all three channels in memory
 
 
 def _mask(image: Image.Image) -> np.ndarray:
@@ -152,8 +161,11 @@ def _stack(tiles: dict[str, np.ndarray], ids: list[str]) -> np.ndarray:
 
 def _notes(folder: Path, tiles: pd.DataFrame, images: list[np.ndarray]) -> list[str]:
     places = [files.source(folder, split) for split in ("train", "test")]
-    notes = [f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()
-             for place in places if place.suffix == ".zip"]
+    notes = [
+        f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()
+        for place in places
+        if place.suffix == ".zip"
+    ]
     for split, black in tiles.groupby("split", sort=False).black.sum().items():
         notes += [f"{black} {split} tiles are all black"] * (black > 0)
     same = defaultdict(list)

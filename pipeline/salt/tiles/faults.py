@@ -1,10 +1,11 @@
 """Everything that is wrong with the input files, said at once."""
+
 from collections import defaultdict
 from pathlib import Path
 
 from pipeline.salt.errors import InputError
 
-LINES = 20      # of one kind that are shown before "and N more"
+LINES = 20  # of one kind that are shown before "and N more"
 
 
 class Faults(defaultdict[str, list[str]]):

@@ -6,6 +6,7 @@
 
 A csv may lie in a zip of its own (`train.csv.zip`), a zip's folders below another. Nothing is written.
 """
+
 import csv
 import hashlib
 import io
@@ -21,14 +22,27 @@ from PIL import Image
 
 from pipeline.salt.tiles.faults import Faults
 
-COLUMNS = {"train.csv": "rle_mask", "sample_submission.csv": "rle_mask", "depths.csv": "z",
-           "test_truth.csv": "rle_mask"}
+COLUMNS = {
+    "train.csv": "rle_mask",
+    "sample_submission.csv": "rle_mask",
+    "depths.csv": "z",
+    "test_truth.csv": "rle_mask",
+}
 OPTIONAL = {"test_truth.csv"}
 # What zipfile, zlib and Pillow raise, between them, on broken bytes.
-BROKEN = (OSError, EOFError, RuntimeError, SyntaxError, ValueError, struct.error, zlib.error, zipfile.BadZipFile,
-          Image.DecompressionBombError)
+BROKEN = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
 
-Pngs = dict[str, tuple[str, Callable[[], bytes]]]       # id -> its file's name for people, the way to its bytes
+Pngs = dict[str, tuple[str, Callable[[], bytes]]]  # id -> its file's name for people, the way to its bytes
 
 
 def find(folder: Path) -> bool:
@@ -61,14 +75,22 @@ def rows(folder: Path, name: str, faults: Faults) -> dict[str, str]:
         faults["csv"].append(f"{path.name}: cannot be read ({error}); download it again")
         return {}
     if not lines or not {"id", column} <= set(header):
-        faults["csv"].append(f"{path.name}: has the columns {', '.join(header) or 'none'} and {len(lines)} rows; "
-                             f"it needs id and {column}, and a row for each tile")
+        faults["csv"].append(
+            f"{path.name}: has the columns {', '.join(header) or 'none'} and {len(lines)} rows; "
+            f"it needs id and {column}, and a row for each tile"
+        )
         return {}
-    faults["ragged csv"] += [f"{path.name}: line {number} has {len(line)} fields, not {len(header)}"
-                             for number, line in enumerate(lines, 2) if line and len(line) != len(header)]
+    faults["ragged csv"] += [
+        f"{path.name}: line {number} has {len(line)} fields, not {len(header)}"
+        for number, line in enumerate(lines, 2)
+        if line and len(line) != len(header)
+    ]
     pairs = [(line[header.index("id")], line[header.index(column)]) for line in lines if len(line) == len(header)]
-    faults["id twice"] += [f"{path.name}: {tile} has {count} rows; an id may have one"
-                           for tile, count in Counter(tile for tile, _ in pairs).items() if count > 1]
+    faults["id twice"] += [
+        f"{path.name}: {tile} has {count} rows; an id may have one"
+        for tile, count in Counter(tile for tile, _ in pairs).items()
+        if count > 1
+    ]
     return dict(pairs)
 
 
@@ -112,7 +134,7 @@ def _text(path: Path) -> str:
 def _files(place: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
     if place.is_dir():
         return ((path.relative_to(place).as_posix(), path.read_bytes) for path in sorted(place.glob("*/*.png")))
-    archive = zipfile.ZipFile(place)                    # closes itself when the last reader is gone
+    archive = zipfile.ZipFile(place)  # closes itself when the last reader is gone
     return ((member.filename, partial(archive.read, member)) for member in archive.infolist())
 
 
@@ -129,7 +151,7 @@ def _listing(place: Path) -> list[tuple[str, int, int]]:
     try:
         with zipfile.ZipFile(place) as archive:
             return [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
-    except BROKEN:                                      # `pngs` tells the user
+    except BROKEN:  # `pngs` tells the user
         return [(place.name, place.stat().st_size, place.stat().st_mtime_ns)]
 
 

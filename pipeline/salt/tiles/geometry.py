@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TILE = 101   # px, side of every Kaggle image and mask
+TILE = 101  # px, side of every Kaggle image and mask
 
 
 def to_square(tiles: Tensor, size: int) -> Tensor:
@@ -28,7 +28,7 @@ def to_tile(logits: Tensor, size: int | tuple[int, int] = TILE) -> Tensor:
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if tuple(logits.shape[-2:]) == shape:
         return logits.float()
-    if not len(logits):     # CUDA's kernel refuses to begin
+    if not len(logits):  # CUDA's kernel refuses to begin
         return logits.new_empty((*logits.shape[:-2], *shape), dtype=torch.float32)
     return F.interpolate(logits.float(), size=shape, mode="bilinear", antialias=True)
 

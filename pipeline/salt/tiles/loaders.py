@@ -32,7 +32,7 @@ class TileLoader(DataLoader):
         self.images = to_square(_tensor(images, device), size)
         self.masks = _tensor(masks, device) if how is None else mask_to_square(_tensor(masks, device), size)
         self.mean, self.std = (torch.tensor(s, device=device) for s in stats)
-        drop_last = how is not None and len(self.ids) > bs     # a last batch of one tile has no BatchNorm statistics
+        drop_last = how is not None and len(self.ids) > bs  # a last batch of one tile has no BatchNorm statistics
         super().__init__(range(len(self.ids)), bs=bs, shuffle=how is not None, drop_last=drop_last, device=device)
 
     def do_item(self, s: int) -> int:
@@ -49,11 +49,13 @@ class TileLoader(DataLoader):
     def show_batch(self, b=None, max_n: int = 12, columns: int = 6):
         """A matplotlib figure of a batch as the network sees it, the outline of the salt drawn over it."""
         from matplotlib import pyplot as plt
+
         x, y = self.one_batch() if b is None else b
         n = min(max_n, len(x))
         rows = -(-n // columns)
-        figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False,
-                                    layout="constrained")
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False, layout="constrained"
+        )
         grey = (x[:, 0] * self.std[0] + self.mean[0]).float().cpu().numpy()
         for i, ax in enumerate(axes.flat):
             ax.axis("off")
@@ -68,8 +70,18 @@ class TileLoader(DataLoader):
         return figure
 
 
-def get_data(fold_id: int, folds: pd.DataFrame, size: int, bs: int, *, cache: Cache, how: Augment = Augment(),
-             stats=IMAGENET, device=None, more: tuple[np.ndarray, np.ndarray, list[str]] | None = None) -> DataLoaders:
+def get_data(
+    fold_id: int,
+    folds: pd.DataFrame,
+    size: int,
+    bs: int,
+    *,
+    cache: Cache,
+    how: Augment = Augment(),
+    stats=IMAGENET,
+    device=None,
+    more: tuple[np.ndarray, np.ndarray, list[str]] | None = None,
+) -> DataLoaders:
     """DataLoaders that train on every fold but `fold_id` and validate on it; `dls.show_batch()` draws a batch.
 
     folds    id, fold: the rows of cache.train_tiles, in their order

@@ -1,4 +1,5 @@
 """Made-up tiles in Kaggle's layout and with its quirks, for whoever has none of the real ones."""
+
 import io
 import tempfile
 import zipfile
@@ -12,9 +13,9 @@ from pipeline.salt import rle
 from pipeline.salt.tiles.synthetic_section import section
 
 SIDE = 101
-BLACK, EMPTY = 0.02, 0.39               # shares of all tiles, as in Kaggle's 4,000; black tiles are empty too
-GREY, CONTRAST = (123, 20), (28, 8)     # mean and deviation over Kaggle's tiles of a tile's mean and deviation
-WHEN = (2018, 7, 18, 0, 0, 0)           # in the zips, so that a seed gives the same bytes at any time
+BLACK, EMPTY = 0.02, 0.39  # shares of all tiles, as in Kaggle's 4,000; black tiles are empty too
+GREY, CONTRAST = (123, 20), (28, 8)  # mean and deviation over Kaggle's tiles of a tile's mean and deviation
+WHEN = (2018, 7, 18, 0, 0, 0)  # in the zips, so that a seed gives the same bytes at any time
 
 
 def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
@@ -47,7 +48,7 @@ def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
 def _tiles(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 101, 101) uint8 and masks (N, 101, 101) bool; as at Kaggle, neighbours are shuffled apart."""
     black = round(BLACK * count)
-    wanted = {False: count - round(EMPTY * count), True: round(EMPTY * count) - black}      # by "is empty"
+    wanted = {False: count - round(EMPTY * count), True: round(EMPTY * count) - black}  # by "is empty"
     tiles = [(np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), bool))] * black
     while any(wanted.values()):
         for image, mask in _cut(rng, *section(rng)):
@@ -64,7 +65,7 @@ def _cut(rng: np.random.Generator, amplitude: np.ndarray, salt: np.ndarray) -> I
     """The tiles of a section; one wholly inside salt has an empty mask, as at Kaggle."""
     for z in range(0, salt.shape[0], SIDE):
         for x in range(0, salt.shape[1], SIDE):
-            tile, mask = (part[z:z + SIDE, x:x + SIDE] for part in (amplitude, salt))
+            tile, mask = (part[z : z + SIDE, x : x + SIDE] for part in (amplitude, salt))
             grey = rng.normal(*GREY) + max(rng.normal(*CONTRAST), 10) * (tile - tile.mean()) / tile.std()
             yield grey.clip(0, 255).astype(np.uint8), mask & ~mask.all()
 

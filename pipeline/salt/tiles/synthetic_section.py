@@ -2,10 +2,11 @@
 
 Lengths are in px of a tile; the vertical axis comes first and points down.
 """
+
 import numpy as np
 from scipy import ndimage
 
-SHAPE = (303, 404)      # three tiles deep, four wide
+SHAPE = (303, 404)  # three tiles deep, four wide
 
 
 def section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -19,12 +20,12 @@ def section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
     layers = _layers(rng, _bent_depth(rng, distance), wavelength)
     chaos = _texture(rng, wavelength)
-    broken = np.clip(0.5 * _field(rng, 80) - rng.uniform(0, 1.2), 0.1, 0.8)      # layers fade here and there
+    broken = np.clip(0.5 * _field(rng, 80) - rng.uniform(0, 1.2), 0.1, 0.8)  # layers fade here and there
     outside = layers * (1 - broken) + chaos * broken
     inside = _texture(rng, 1.3 * wavelength) * rng.uniform(0.1, 0.4) + 0.05 * layers
 
-    inner = 1 / (1 + np.exp(np.clip(distance, -30, 30)))           # the band limit blurs the edge by a pixel or two
-    facing = 0.5 - np.gradient(ndimage.gaussian_filter(distance, 2), axis=0)        # 1.5 top, 0.5 flank, -0.5 base
+    inner = 1 / (1 + np.exp(np.clip(distance, -30, 30)))  # the band limit blurs the edge by a pixel or two
+    facing = 0.5 - np.gradient(ndimage.gaussian_filter(distance, 2), axis=0)  # 1.5 top, 0.5 flank, -0.5 base
     edge = _ricker(distance / wavelength) * facing * np.exp(0.5 * _field(rng, 40)) * rng.uniform(1, 2.5)
     noise = rng.uniform(0.05, 0.35) * _texture(rng, rng.uniform(3, wavelength))
     return outside * (1 - inner) + inside * inner + edge + noise, salt
@@ -32,12 +33,15 @@ def section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 # ---- salt bodies
 
+
 def _diapir(rng: np.random.Generator) -> np.ndarray:
     """A leaning stem with a bulb on top; its rough flanks cross many tiles."""
     z, x = _grid()
     top, neck = rng.uniform(-60, 150), rng.uniform(40, 120)
     below = np.clip((z + 6 * _field(rng, 20) - top) / neck, 0, None)
-    width = rng.uniform(25, 90) * np.sqrt(np.minimum(below, 1)) * (1 + rng.uniform(0, 1) * np.exp(-(below - 0.6) ** 2))
+    width = (
+        rng.uniform(25, 90) * np.sqrt(np.minimum(below, 1)) * (1 + rng.uniform(0, 1) * np.exp(-((below - 0.6) ** 2)))
+    )
     centre = rng.uniform(60, 340) + rng.uniform(-0.6, 0.6) * (z - 150)
     return np.abs(x - centre + rng.uniform(1, 10) * _field(rng, 30)) < width
 
@@ -64,6 +68,7 @@ BODIES, BODY_SHARES = [_diapir, _sheet, _blob, _wall], [0.4, 0.3, 0.2, 0.1]
 
 
 # ---- what surrounds and fills them
+
 
 def _bent_depth(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
     """(303, 404) undisturbed depth of the rock at each pixel: dipping, folded, dragged up by the salt, faulted."""
@@ -119,9 +124,9 @@ def _line(rng: np.random.Generator, length: float) -> np.ndarray:
 def _bumps(n: int, length: float) -> np.ndarray:
     """(n, K) weights of normal numbers, one each half length, whose weighted sums have unit variance."""
     centres = np.arange(-2 * length, n + 2 * length, length / 2)
-    bumps = np.exp(-((np.arange(n)[:, None] - centres) / (0.7 * length)) ** 2)
+    bumps = np.exp(-(((np.arange(n)[:, None] - centres) / (0.7 * length)) ** 2))
     return bumps / np.linalg.norm(bumps, axis=1, keepdims=True)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    return np.ogrid[:SHAPE[0], :SHAPE[1]]
+    return np.ogrid[: SHAPE[0], : SHAPE[1]]

@@ -70,7 +70,7 @@ class EpochLog(Callback):
         self.title, self.device_, self.rows = title, device, []
 
     def before_epoch(self):
-        forget_peak(self.device_)       # of an earlier fold, and what cuDNN tried out in the first epoch
+        forget_peak(self.device_)  # of an earlier fold, and what cuDNN tried out in the first epoch
         self.began, self.sums, self.scores = time.perf_counter(), {}, []
 
     def before_train(self):
@@ -79,7 +79,7 @@ class EpochLog(Callback):
 
     def after_batch(self):
         n, loss = len(self.yb[0]), self.loss.detach()
-        if n:       # the last batch may have fewer tiles than there are processes
+        if n:  # the last batch may have fewer tiles than there are processes
             total, count = self.sums.get(self.training, (0, 0))
             self.sums[self.training] = (total + loss * n, count + n)
         if self.training:
@@ -89,29 +89,39 @@ class EpochLog(Callback):
 
     def after_train(self):
         self.bar.close()
-        self.train_loss = self._mean(True)       # waits for the device: what follows times training alone
+        self.train_loss = self._mean(True)  # waits for the device: what follows times training alone
         self.trained = time.perf_counter() - self.began
         if self.train_loss != self.train_loss or abs(self.train_loss) == float("inf"):
-            raise InputError(f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
-                             "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32")
+            raise InputError(
+                f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
+                "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
+            )
 
     def after_epoch(self):
-        if not self.scores:       # an epoch that a resumed training skips
+        if not self.scores:  # an epoch that a resumed training skips
             return
         scores = torch.cat(self.scores).double()
         score, tiles = self._over_ranks(scores.sum(), len(scores))
-        self.rows.append({
-            "epoch": self.epoch + 1, "train_loss": round(self.train_loss, 5), "valid_loss": round(self._mean(False), 5),
-            "meanap": round(score / tiles, 5), "lr": float(self.opt.hypers[-1]["lr"]),
-            "seconds": round(time.perf_counter() - self.began, 2),
-            "tiles_per_second": round(self.sums[True][1] * world_size() / self.trained, 1),
-            "memory": round(peak_memory(self.device_), 2),
-        })
+        self.rows.append(
+            {
+                "epoch": self.epoch + 1,
+                "train_loss": round(self.train_loss, 5),
+                "valid_loss": round(self._mean(False), 5),
+                "meanap": round(score / tiles, 5),
+                "lr": float(self.opt.hypers[-1]["lr"]),
+                "seconds": round(time.perf_counter() - self.began, 2),
+                "tiles_per_second": round(self.sums[True][1] * world_size() / self.trained, 1),
+                "memory": round(peak_memory(self.device_), 2),
+            }
+        )
         row = self.rows[-1]
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
-        print(f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
-              f"valid {row['valid_loss']:.4f}  score {row['meanap']:.4f}  {row['seconds']:.0f} s, "
-              f"{left / 60:.0f} min left", flush=True)
+        print(
+            f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
+            f"valid {row['valid_loss']:.4f}  score {row['meanap']:.4f}  {row['seconds']:.0f} s, "
+            f"{left / 60:.0f} min left",
+            flush=True,
+        )
 
     def _mean(self, training: bool) -> float:
         total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
@@ -163,8 +173,9 @@ class Resume(Callback):
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as e:
-            raise InputError(f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training "
-                             "starts over") from e
+            raise InputError(
+                f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training starts over"
+            ) from e
         if state["key"] != self.key:
             print(f"restart  {artifacts.shown(self.path)}: {state['epochs']} epochs with other settings are given up")
             return 0
@@ -195,11 +206,16 @@ class Resume(Callback):
         if self.state is not None or done == self.n_epoch or not due:
             return
         state = {
-            "key": self.key, "epochs": done, "rows": self.log.rows,
-            "model": get_model(self.model).state_dict(), "optimizer": self.opt.state_dict(),
-            "best": self.best.weights, "best_score": self.best.score,
-            "scaler": self.learn.autocast.scaler.state_dict(),      # empty unless fp16
-            "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "key": self.key,
+            "epochs": done,
+            "rows": self.log.rows,
+            "model": get_model(self.model).state_dict(),
+            "optimizer": self.opt.state_dict(),
+            "best": self.best.weights,
+            "best_score": self.best.score,
+            "scaler": self.learn.autocast.scaler.state_dict(),  # empty unless fp16
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "shuffle_rng": self.dls.train.rng.getstate(),
         }
         artifacts.replace_file(self.path, partial(_save, state))
@@ -209,7 +225,7 @@ class Resume(Callback):
 class FrozenFirst(Callback):
     """Holds all but the last group of parameters still for one epoch; BatchNorm goes on learning, as in fastai."""
 
-    order = Resume.order + 1        # a state that was left is in place before unfreezing forgets it, as fastai does
+    order = Resume.order + 1  # a state that was left is in place before unfreezing forgets it, as fastai does
 
     def before_train(self):
         if self.epoch == 0:
@@ -219,7 +235,7 @@ class FrozenFirst(Callback):
 
 
 def _save(state: dict, path: Path) -> None:
-    with open(path, "wb") as f:      # given a path, torch writes it itself and does not say that the disk is full
+    with open(path, "wb") as f:  # given a path, torch writes it itself and does not say that the disk is full
         torch.save(_plain(state), f)
 
 

@@ -42,9 +42,11 @@ def load(path: Path, model: nn.Module) -> nn.Module:
     own = model.state_dict()
     strange = [k for k in {*own, *weights} if k not in own or k not in weights or own[k].shape != weights[k].shape]
     if strange:
-        raise InputError(f"{artifacts.shown(path)} holds weights of another architecture than {type(model).__name__} "
-                         f"as it is set ({len(strange)} of {len(own)} arrays differ, among them {min(strange)}); give "
-                         "the --model, --encoder and --set it was trained with, or train it again")
+        raise InputError(
+            f"{artifacts.shown(path)} holds weights of another architecture than {type(model).__name__} "
+            f"as it is set ({len(strange)} of {len(own)} arrays differ, among them {min(strange)}); give "
+            "the --model, --encoder and --set it was trained with, or train it again"
+        )
     model.load_state_dict(weights)
     return model
 

@@ -37,11 +37,13 @@ def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
 
     InputError where the profile needs a GPU and torch cannot use the one that is there.
     """
-    gc.collect()    # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
+    gc.collect()  # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
     profile, device = run.profile, pick_device()
     if profile.needs_gpu and device.type == "cpu" and visible_gpus():
-        raise InputError(f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
-                         "install the build of torch for its driver (https://pytorch.org), or use --profile cpu")
+        raise InputError(
+            f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
+            "install the build of torch for its driver (https://pytorch.org), or use --profile cpu"
+        )
     stage, before = profile.stage(size)
     seed = profile.train.seed + fold
     seed_everything(seed)
@@ -54,7 +56,15 @@ def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
         weights = load_imagenet(model.encoder, run.weights)
     folds = pd.read_csv(run.files.folds, dtype={"id": str})
     tiles = cache.read(run.files)
-    dls = get_data(fold, folds, stage.size, stage.batch, cache=tiles, how=profile.augment,
-                   stats=(model.encoder.mean, model.encoder.std), device=device,
-                   more=pseudo.read(run.files, fold, tiles) if size == PSEUDO else None)
+    dls = get_data(
+        fold,
+        folds,
+        stage.size,
+        stage.batch,
+        cache=tiles,
+        how=profile.augment,
+        stats=(model.encoder.mean, model.encoder.std),
+        device=device,
+        more=pseudo.read(run.files, fold, tiles) if size == PSEUDO else None,
+    )
     return Fold(model, dls, stage, seed, weights)

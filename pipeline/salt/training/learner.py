@@ -39,18 +39,28 @@ class Fitted:
 
     @property
     def best_row(self) -> dict:
-        return max(self.rows, key=lambda row: row["meanap"])     # the first of equals, as KeepBest has it
+        return max(self.rows, key=lambda row: row["meanap"])  # the first of equals, as KeepBest has it
 
 
-def fit_fold(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, *, name: str, seed: int,
-             resume: Path, key: str, save_every: float = 120.0) -> Fitted:
+def fit_fold(
+    model: nn.Module,
+    dls: DataLoaders,
+    stage: Stage,
+    train: Train,
+    *,
+    name: str,
+    seed: int,
+    resume: Path,
+    key: str,
+    save_every: float = 120.0,
+) -> Fitted:
     """Train `model` (in place) for one stage; go on from the state in `resume` if it was left by the same training.
 
     name  what the lines on the screen begin with;  seed  of everything random here
     key   what this training is made from;  save_every  seconds between saved states
     """
     seed_everything(seed)
-    dls.train.rng = random.Random(seed)      # the order of the tiles
+    dls.train.rng = random.Random(seed)  # the order of the tiles
     log = EpochLog(name, dls.device)
     best = KeepBest(log)
     state = Resume(resume, key, log, best, save_every)
@@ -73,14 +83,22 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
     if device.type == "cpu":
         depthwise_in_fp32(model)
     if train.compile != "no":
-        torch.compiler.reset()      # the graphs of all networks of a process count together, and eight is the most
-        model.compile(mode=train.compile, dynamic=False)    # in place: the weights keep their names
+        torch.compiler.reset()  # the graphs of all networks of a process count together, and eight is the most
+        model.compile(mode=train.compile, dynamic=False)  # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
     if train.schedule == "fine_tune":
         kwargs["splitter"] = groups
-    return Learner(dls, model, loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])), opt_func=FUSED_ADAM,
-                   lr=stage.lr, wd=train.wd, default_cbs=False,
-                   cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs], **kwargs)
+    return Learner(
+        dls,
+        model,
+        loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])),
+        opt_func=FUSED_ADAM,
+        lr=stage.lr,
+        wd=train.wd,
+        default_cbs=False,
+        cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
+        **kwargs,
+    )
 
 
 def groups(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -102,10 +120,25 @@ def fine_tune(learn: Learner, epochs: int, lr: float, start_epoch: int = 0) -> N
     n = len(learn.opt.hypers)
     alone, rates = np.array([lr / 10] * (n - 1) + [lr]), np.geomspace(lr / 200, lr / 2, n)
     share = [1 / (epochs + 1), epochs / (epochs + 1)]
-    learn.fit(epochs + 1, start_epoch=start_epoch, cbs=[FrozenFirst(), ParamScheduler({
-        "lr": combine_scheds(share, [combined_cos(0.99, alone / 25, alone, alone / 1e5),
-                                     combined_cos(0.3, rates / 5, rates, rates / 1e5)]),
-        "mom": combine_scheds(share, [combined_cos(0.99, *learn.moms), combined_cos(0.3, *learn.moms)])})])
+    learn.fit(
+        epochs + 1,
+        start_epoch=start_epoch,
+        cbs=[
+            FrozenFirst(),
+            ParamScheduler(
+                {
+                    "lr": combine_scheds(
+                        share,
+                        [
+                            combined_cos(0.99, alone / 25, alone, alone / 1e5),
+                            combined_cos(0.3, rates / 5, rates, rates / 1e5),
+                        ],
+                    ),
+                    "mom": combine_scheds(share, [combined_cos(0.99, *learn.moms), combined_cos(0.3, *learn.moms)]),
+                }
+            ),
+        ],
+    )
 
 
 @contextlib.contextmanager
@@ -118,15 +151,18 @@ def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    if train.schedule == "fine_tune":       # what is frozen when the ranks are joined would never be averaged over them
+    if train.schedule == "fine_tune":  # what is frozen when the ranks are joined would never be averaged over them
         raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
-    if train.compile != "no":       # how it goes with SyncBatchNorm's messages has not been tried
+    if train.compile != "no":  # how it goes with SyncBatchNorm's messages has not been tried
         raise InputError(f"train.compile={train.compile} is for one process; start one, or set train.compile=no")
     if stage.batch % world_size():
-        raise InputError(f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
-                         f"train.batch to a multiple of {world_size()}, or start fewer")
+        raise InputError(
+            f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
+            f"train.batch to a multiple of {world_size()}, or start fewer"
+        )
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
-    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):     # train.precision says
+
+    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):  # train.precision says
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         learn.add_cb(RankShare())
         yield

@@ -27,8 +27,14 @@ def write(files: Files, fold: int, tiles: Cache, probs: np.ndarray, how: Pseudo,
     share = sure_share(probs, how)
     rows = np.flatnonzero(share >= how.share)
     masks = probs[rows] > 0.5
-    table = pd.DataFrame({"row": rows, "id": tiles.test_tiles["id"].to_numpy()[rows],
-                          "confidence": share[rows].round(4), "coverage": masks.mean(axis=(1, 2)).round(6)})
+    table = pd.DataFrame(
+        {
+            "row": rows,
+            "id": tiles.test_tiles["id"].to_numpy()[rows],
+            "confidence": share[rows].round(4),
+            "coverage": masks.mean(axis=(1, 2)).round(6),
+        }
+    )
     publish(files.pseudo(fold, "tiles.csv"), origin, lambda tmp: table.to_csv(tmp, index=False))
     publish(files.pseudo(fold, "masks.npy"), origin, lambda tmp: np.save(tmp, masks))
     return len(rows)

@@ -1,4 +1,5 @@
 """Encoders tell the truth about themselves, whichever library they come from."""
+
 import ast
 import importlib.util
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.salt.models.encoders.table import ENCODERS, STRIDES, build_chain, 
 from pipeline.salt.models.encoders.timm_encoder import timm_pyramid
 from pipeline.salt.models.encoders.weights import load_imagenet
 
-meta = torch.device("meta")     # shapes without arithmetic: the largest networks cost nothing
+meta = torch.device("meta")  # shapes without arithmetic: the largest networks cost nothing
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "test_resnet", "test_efficientnet", "tf_efficientnet_lite0", "vgg11"])
@@ -36,7 +37,12 @@ def test_shapes_of_the_article():
         stem, *maps = encoder(torch.empty(32, 3, 128, 128))
         pooled = encoder.pool0(stem)
     assert [tuple(m.shape) for m in [pooled, *maps]] == [
-        (32, 64, 32, 32), (32, 256, 32, 32), (32, 512, 16, 16), (32, 1024, 8, 8), (32, 2048, 4, 4)]
+        (32, 64, 32, 32),
+        (32, 256, 32, 32),
+        (32, 512, 16, 16),
+        (32, 1024, 8, 8),
+        (32, 2048, 4, 4),
+    ]
 
 
 def test_pretrainedmodels_and_timm_are_one_network():
@@ -100,25 +106,28 @@ def test_chain_after():
 def test_channels_last_networks_come_channels_first():
     swin = timm_pyramid("swin_tiny_patch4_window7_224").eval()
     body = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=96).eval()
-    assert body(torch.zeros(1, 3, 96, 96))[0].shape == (1, 24, 24, 96)      # which is why
+    assert body(torch.zeros(1, 3, 96, 96))[0].shape == (1, 24, 24, 96)  # which is why
     with torch.no_grad():
         maps = swin(torch.zeros(1, 3, 64, 96))
     assert [m.shape[1:] for m in maps] == [(96, 16, 24), (192, 8, 12), (384, 4, 6), (768, 2, 3)]
 
 
-@pytest.mark.parametrize("build, name, says", [
-    (build_encoder, "convnext_tiny", "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
-    (build_encoder, "swin_tiny_patch4_window7_224", "strides 4, 8, 16, 32"),
-    (build_encoder, "test_vit", "strides 16, 16, 16"),
-    (build_encoder, "resnet3", "unknown; did you mean .*resnet34"),
-    (build_encoder, "xyzzy", "unknown; take a name"),
-    (build_encoder, "resnet34.nope", "Invalid pretrained tag"),
-    (timm_pyramid, "test_vit", "a pyramid, each stride twice the one before"),
-    (timm_pyramid, "test_maxvit", "images of 160 x 160 px only"),
-    (build_chain, "test_vit", "no plain sequence of layers"),
-    (build_chain, "hrnet_w18_small", "no plain sequence of layers"),
-    (build_chain, "resnet3", "unknown; did you mean"),
-])
+@pytest.mark.parametrize(
+    "build, name, says",
+    [
+        (build_encoder, "convnext_tiny", "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
+        (build_encoder, "swin_tiny_patch4_window7_224", "strides 4, 8, 16, 32"),
+        (build_encoder, "test_vit", "strides 16, 16, 16"),
+        (build_encoder, "resnet3", "unknown; did you mean .*resnet34"),
+        (build_encoder, "xyzzy", "unknown; take a name"),
+        (build_encoder, "resnet34.nope", "Invalid pretrained tag"),
+        (timm_pyramid, "test_vit", "a pyramid, each stride twice the one before"),
+        (timm_pyramid, "test_maxvit", "images of 160 x 160 px only"),
+        (build_chain, "test_vit", "no plain sequence of layers"),
+        (build_chain, "hrnet_w18_small", "no plain sequence of layers"),
+        (build_chain, "resnet3", "unknown; did you mean"),
+    ],
+)
 def test_what_is_no_pyramid_is_refused_in_words(build, name, says):
     with pytest.raises(InputError, match=says):
         build(name)

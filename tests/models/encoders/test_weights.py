@@ -1,4 +1,5 @@
 """ImageNet weights: all of them or none, and a sentence that says why not. Files are made on the spot."""
+
 import pickle
 from urllib.error import URLError
 
@@ -12,7 +13,7 @@ from pipeline.salt.models.encoders.table import build_encoder, classifier
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
 
 NAME = "test_resnet"
-FILE = "test_resnet.r160_in1k.safetensors"      # as it comes from the hub
+FILE = "test_resnet.r160_in1k.safetensors"  # as it comes from the hub
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +42,33 @@ def loaded(source, imagenet) -> str:
     return said
 
 
-@pytest.mark.parametrize("name, save", [("any.pth", torch.save), ("any.safetensors", save_file),
-                                        ("fastai.pth", lambda state, path: torch.save({"model": state}, path))])
+@pytest.mark.parametrize(
+    "name, save",
+    [
+        ("any.pth", torch.save),
+        ("any.safetensors", save_file),
+        ("fastai.pth", lambda state, path: torch.save({"model": state}, path)),
+    ],
+)
 def test_a_file_of_any_kind(name, save, imagenet, tmp_path):
     save(imagenet, tmp_path / name)
     assert loaded(tmp_path / name, imagenet) == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("encoder, file", [
-    ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k.safetensors"),
-    ("se_resnext50_32x4d", "se_resnext50_32x4d-a260b3a4.pth"),
-    ("se_resnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
-    ("legacy_seresnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
-    ("se_resnext50_32x4d", "se_resnext50_32x4d.imagenet.safetensors"),
-    ("resnet34", "resnet34-b627a593.pth"),
-    ("xresnet50", "xrn50_940.pth"),
-    ("xresnet34", "xresnet34.pth"),
-    ("resnet34", "resnet34-mine.pt"),
-])
+@pytest.mark.parametrize(
+    "encoder, file",
+    [
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k.safetensors"),
+        ("se_resnext50_32x4d", "se_resnext50_32x4d-a260b3a4.pth"),
+        ("se_resnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
+        ("legacy_seresnext50_32x4d", "legacy_se_resnext50_32x4d-f3651bad.pth"),
+        ("se_resnext50_32x4d", "se_resnext50_32x4d.imagenet.safetensors"),
+        ("resnet34", "resnet34-b627a593.pth"),
+        ("xresnet50", "xrn50_940.pth"),
+        ("xresnet34", "xresnet34.pth"),
+        ("resnet34", "resnet34-mine.pt"),
+    ],
+)
 def test_a_folder_is_searched_for_the_encoders_name(encoder, file, tmp_path):
     for other in ("resnet3.pth", "resnet345.pth", "tf_efficientnet_lite02.pth", "resnet34.txt"):
         (tmp_path / other).touch()
@@ -85,11 +95,17 @@ def test_what_the_encoder_does_not_have_may_be_missing(imagenet, tmp_path):
     assert torch.equal(encoder.body.conv1[0].weight, imagenet["conv1.0.weight"])
 
 
-@pytest.mark.parametrize("change, says", [
-    (lambda w: w.pop("layer1.0.conv1.weight"), "1 keys are missing, first layer1.0.conv1.weight"),
-    (lambda w: w.update({"layer9.weight": torch.zeros(1)}), "1 keys are unexpected, first layer9.weight"),
-    (lambda w: w.update({"layer1.0.conv1.weight": torch.zeros(1)}), "of another shape, first layer1.0.conv1.weight"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda w: w.pop("layer1.0.conv1.weight"), "1 keys are missing, first layer1.0.conv1.weight"),
+        (lambda w: w.update({"layer9.weight": torch.zeros(1)}), "1 keys are unexpected, first layer9.weight"),
+        (
+            lambda w: w.update({"layer1.0.conv1.weight": torch.zeros(1)}),
+            "of another shape, first layer1.0.conv1.weight",
+        ),
+    ],
+)
 def test_weights_of_another_architecture(change, says, imagenet, tmp_path):
     changed = dict(imagenet)
     change(changed)
@@ -111,15 +127,18 @@ def _cut(path, imagenet):
     path.write_bytes(path.read_bytes()[:5000])
 
 
-@pytest.mark.parametrize("name, write", [
-    ("w.pth", _cut),
-    ("w.safetensors", _cut),
-    ("w.pth", lambda path, _: path.touch()),
-    ("w.safetensors", lambda path, _: path.touch()),
-    ("w.pth", lambda path, _: path.write_text("<html>404</html>")),
-    ("w.pth", lambda path, _: path.write_bytes(pickle.dumps(Bomb(), protocol=2))),
-    ("w.pth", lambda path, _: torch.save([1, 2], path)),
-])
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("w.pth", _cut),
+        ("w.safetensors", _cut),
+        ("w.pth", lambda path, _: path.touch()),
+        ("w.safetensors", lambda path, _: path.touch()),
+        ("w.pth", lambda path, _: path.write_text("<html>404</html>")),
+        ("w.pth", lambda path, _: path.write_bytes(pickle.dumps(Bomb(), protocol=2))),
+        ("w.pth", lambda path, _: torch.save([1, 2], path)),
+    ],
+)
 def test_a_broken_file(name, write, imagenet, tmp_path):
     write(tmp_path / name, imagenet)
     with pytest.raises(InputError, match=name):
@@ -136,8 +155,14 @@ def test_when_none_can_be_had(tmp_path):
     with pytest.raises(InputError) as e:
         load_imagenet(encoder, tmp_path)
     said = str(e.value)
-    for part in (str(tmp_path), "huggingface.co/timm/tf_efficientnet_lite0.in1k", "github.com/", "no network",
-                 "--weights FILE", "--weights none"):
+    for part in (
+        str(tmp_path),
+        "huggingface.co/timm/tf_efficientnet_lite0.in1k",
+        "github.com/",
+        "no network",
+        "--weights FILE",
+        "--weights none",
+    ):
         assert part in said
     with pytest.raises(InputError, match="no address is known"):
         load_imagenet(build_encoder("xresnet34"), None)

@@ -1,4 +1,5 @@
 """An encoder that is a plain sequence of layers, which a network may look into, change and cut."""
+
 from collections.abc import Sequence
 
 import torch
@@ -7,16 +8,23 @@ from torch import Tensor, nn
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.encoders.timm_encoder import Encoder, Stats
 
-IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # mean, std
-PROBE = 64   # px, side of the image that is sent through a network to find where it shrinks
+IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
+PROBE = 64  # px, side of the image that is sent through a network to find where it shrinks
 Layers = dict[str, nn.Module]
 
 
 class Chain(Encoder):
     """Layers one after the other, named as their weights are in the classifier; those in `taps` give the maps."""
 
-    def __init__(self, name: str, layers: Layers, taps: Sequence[str], channels: Sequence[int],
-                 strides: Sequence[int], stats: tuple[Stats, Stats] = IMAGENET):
+    def __init__(
+        self,
+        name: str,
+        layers: Layers,
+        taps: Sequence[str],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        stats: tuple[Stats, Stats] = IMAGENET,
+    ):
         super().__init__(name, tuple(channels), tuple(strides), *stats)
         self.taps = tuple(taps)
         for key, layer in layers.items():
@@ -40,9 +48,11 @@ def chain_of(name: str, network: nn.Module, stats: tuple[Stats, Stats]) -> Chain
     """
     try:
         return _tapped(name, _trunk(network), stats)
-    except Exception as error:   # each network has its own way to fail when called layer by layer
-        raise InputError(f"encoder {name!r} is no plain sequence of layers that shrink the image step by step: take a "
-                         "ResNet or an EfficientNet, such as resnet34.") from error
+    except Exception as error:  # each network has its own way to fail when called layer by layer
+        raise InputError(
+            f"encoder {name!r} is no plain sequence of layers that shrink the image step by step: take a "
+            "ResNet or an EfficientNet, such as resnet34."
+        ) from error
 
 
 def without_early_pool(encoder: Encoder) -> Encoder:
@@ -55,8 +65,10 @@ def without_early_pool(encoder: Encoder) -> Encoder:
             encoder.set_submodule(name, nn.Identity())
             encoder.strides = (encoder.strides[0], *(stride // 2 for stride in encoder.strides[1:]))
             return encoder
-    raise InputError(f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
-                     "such as resnet34 or se_resnext50_32x4d.")
+    raise InputError(
+        f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
+        "such as resnet34 or se_resnext50_32x4d."
+    )
 
 
 def with_full_size_stem(encoder: Encoder) -> Encoder:
@@ -75,9 +87,9 @@ def _trunk(network: nn.Module) -> Layers:
     else:
         last = [key for key, part in parts.items() if key != "classifier" and _convolves(part)][-1]
     top = list(parts).index(last.split(".")[0])
-    flat = _flat(dict(list(parts.items())[:top + 1]), torch.zeros(1, 3, PROBE, PROBE))
+    flat = _flat(dict(list(parts.items())[: top + 1]), torch.zeros(1, 3, PROBE, PROBE))
     end = list(flat).index(last.replace(".", "_")) if last.replace(".", "_") in flat else len(flat)
-    return dict(list(flat.items())[:end + 1])
+    return dict(list(flat.items())[: end + 1])
 
 
 def _flat(layers: Layers, x: Tensor) -> Layers:
@@ -96,7 +108,7 @@ def _flat(layers: Layers, x: Tensor) -> Layers:
 
 def _tapped(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> Chain:
     x = torch.zeros(1, 3, PROBE, PROBE)
-    taps: dict[int, tuple[str, int]] = {}   # stride -> layer and channels; of equal maps the last one counts
+    taps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal maps the last one counts
     for key, layer in layers.items():
         x = _eval(layer, x)
         taps[PROBE // x.shape[-1]] = key, x.shape[1]

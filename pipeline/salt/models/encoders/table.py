@@ -7,6 +7,7 @@ SE-ResNeXt, SENet  Hu et al. 2018,  https://arxiv.org/abs/1709.01507
 ResNet             He et al. 2016,  https://arxiv.org/abs/1512.03385
 XResNet            He et al. 2019,  https://arxiv.org/abs/1812.01187
 """
+
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -30,10 +31,10 @@ STRIDES = (2, 4, 8, 16, 32)
 class Source:
     """A row of ENCODERS."""
 
-    classifier: Callable[[], nn.Module]   # builds the whole ImageNet network, random weights
-    taps: tuple[str, ...]                 # the layers whose outputs are the maps
-    channels: tuple[int, ...]             # of each map
-    urls: tuple[str, ...] = ()            # where its ImageNet weights lie, tried in this order
+    classifier: Callable[[], nn.Module]  # builds the whole ImageNet network, random weights
+    taps: tuple[str, ...]  # the layers whose outputs are the maps
+    channels: tuple[int, ...]  # of each map
+    urls: tuple[str, ...] = ()  # where its ImageNet weights lie, tried in this order
 
 
 def _senet(name: str, timm_name: str) -> nn.Module:
@@ -48,37 +49,56 @@ _SE_RESNEXT50 = Source(
     partial(_senet, "se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
     taps=("layer0", "layer1", "layer2", "layer3", "layer4"),
     channels=(64, 256, 512, 1024, 2048),
-    urls=("http://data.lip6.fr/cadene/pretrainedmodels/se_resnext50_32x4d-a260b3a4.pth",
-          f"{_TIMM_RELEASE}/legacy_se_resnext50_32x4d-f3651bad.pth",
-          "https://huggingface.co/smp-hub/se_resnext50_32x4d.imagenet/resolve/main/model.safetensors"),
+    urls=(
+        "http://data.lip6.fr/cadene/pretrainedmodels/se_resnext50_32x4d-a260b3a4.pth",
+        f"{_TIMM_RELEASE}/legacy_se_resnext50_32x4d-f3651bad.pth",
+        "https://huggingface.co/smp-hub/se_resnext50_32x4d.imagenet/resolve/main/model.safetensors",
+    ),
 )
 _SENET154 = Source(
     partial(_senet, "senet154", "legacy_senet154"),
     taps=_SE_RESNEXT50.taps,
     channels=(128, 256, 512, 1024, 2048),
-    urls=("http://data.lip6.fr/cadene/pretrainedmodels/senet154-c7b49a05.pth",
-          f"{_TIMM_RELEASE}/legacy_senet154-e9eb9fe6.pth",
-          "https://huggingface.co/smp-hub/senet154.imagenet/resolve/main/model.safetensors"),
+    urls=(
+        "http://data.lip6.fr/cadene/pretrainedmodels/senet154-c7b49a05.pth",
+        f"{_TIMM_RELEASE}/legacy_senet154-e9eb9fe6.pth",
+        "https://huggingface.co/smp-hub/senet154.imagenet/resolve/main/model.safetensors",
+    ),
 )
 _RESNET_TAPS = ("relu", "layer1", "layer2", "layer3", "layer4")
-_XRESNET_TAPS = ("2", "4", "5", "6", "7")   # the third stem convolution, then the four groups of blocks
+_XRESNET_TAPS = ("2", "4", "5", "6", "7")  # the third stem convolution, then the four groups of blocks
 
 ENCODERS: dict[str, Source] = {
     "se_resnext50_32x4d": _SE_RESNEXT50,
-    "legacy_seresnext50_32x4d": Source(partial(timm.create_model, "legacy_seresnext50_32x4d"),
-                                       _SE_RESNEXT50.taps, _SE_RESNEXT50.channels, _SE_RESNEXT50.urls),
+    "legacy_seresnext50_32x4d": Source(
+        partial(timm.create_model, "legacy_seresnext50_32x4d"),
+        _SE_RESNEXT50.taps,
+        _SE_RESNEXT50.channels,
+        _SE_RESNEXT50.urls,
+    ),
     "senet154": _SENET154,
-    "legacy_senet154": Source(partial(timm.create_model, "legacy_senet154"),
-                              _SENET154.taps, _SENET154.channels, _SENET154.urls),
-    "resnet18": Source(resnet18, _RESNET_TAPS, (64, 64, 128, 256, 512),
-                       ("https://download.pytorch.org/models/resnet18-f37072fd.pth",)),
-    "resnet34": Source(resnet34, _RESNET_TAPS, (64, 64, 128, 256, 512),
-                       ("https://download.pytorch.org/models/resnet34-b627a593.pth",)),
-    "resnet50": Source(resnet50, _RESNET_TAPS, (64, 256, 512, 1024, 2048),
-                       ("https://download.pytorch.org/models/resnet50-11ad3fa6.pth",)),
+    "legacy_senet154": Source(
+        partial(timm.create_model, "legacy_senet154"), _SENET154.taps, _SENET154.channels, _SENET154.urls
+    ),
+    "resnet18": Source(
+        resnet18, _RESNET_TAPS, (64, 64, 128, 256, 512), ("https://download.pytorch.org/models/resnet18-f37072fd.pth",)
+    ),
+    "resnet34": Source(
+        resnet34, _RESNET_TAPS, (64, 64, 128, 256, 512), ("https://download.pytorch.org/models/resnet34-b627a593.pth",)
+    ),
+    "resnet50": Source(
+        resnet50,
+        _RESNET_TAPS,
+        (64, 256, 512, 1024, 2048),
+        ("https://download.pytorch.org/models/resnet50-11ad3fa6.pth",),
+    ),
     "xresnet34": Source(xresnet34, _XRESNET_TAPS, (64, 64, 128, 256, 512)),
-    "xresnet50": Source(xresnet50, _XRESNET_TAPS, (64, 256, 512, 1024, 2048),
-                        ("https://s3.amazonaws.com/fast-ai-modelzoo/xrn50_940.pth",)),
+    "xresnet50": Source(
+        xresnet50,
+        _XRESNET_TAPS,
+        (64, 256, 512, 1024, 2048),
+        ("https://s3.amazonaws.com/fast-ai-modelzoo/xrn50_940.pth",),
+    ),
 }
 
 

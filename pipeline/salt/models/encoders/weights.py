@@ -1,4 +1,5 @@
 """ImageNet weights for an encoder: a file that is there first, the known addresses after, and never half a network."""
+
 import pickle
 import re
 import socket
@@ -19,7 +20,7 @@ from pipeline.salt.models.encoders.table import ENCODERS, classifier
 from pipeline.salt.models.encoders.timm_encoder import Encoder
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-TIMEOUT = 20   # seconds without a byte before the next address is tried
+TIMEOUT = 20  # seconds without a byte before the next address is tried
 
 
 def load_imagenet(encoder: Encoder, source: Path | None) -> str:
@@ -39,8 +40,9 @@ def load_imagenet(encoder: Encoder, source: Path | None) -> str:
 def find_weights(name: str, source: Path | None) -> Path | None:
     """The local file that would be used for encoder `name`; None when its weights would have to be downloaded."""
     if source is not None and not source.exists():
-        raise InputError(f"--weights {source}: no such file or folder; name one, or say --weights none to train "
-                         "from scratch.")
+        raise InputError(
+            f"--weights {source}: no such file or folder; name one, or say --weights none to train from scratch."
+        )
     if source is not None and source.is_file():
         return source
     known = {_file_name(url) for url in _addresses(name)}
@@ -84,11 +86,13 @@ def _download(name: str, source: Path | None) -> Path:
                 torch.hub.download_url_to_file(url, str(file))
             _read(file)
             return file
-        except (OSError, HTTPException, InputError) as error:   # no network, no such address; or cut short
+        except (OSError, HTTPException, InputError) as error:  # no network, no such address; or cut short
             file.unlink(missing_ok=True)
             tried.append(f"{url} ({error})")
-    raise InputError(f"no ImageNet weights for encoder {name!r} (tried: {'; '.join(tried) or 'no address is known'}); "
-                     "give a file with --weights FILE, or train from scratch with --weights none.")
+    raise InputError(
+        f"no ImageNet weights for encoder {name!r} (tried: {'; '.join(tried) or 'no address is known'}); "
+        "give a file with --weights FILE, or train from scratch with --weights none."
+    )
 
 
 @contextmanager
@@ -108,8 +112,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, LookupError, ValueError, RuntimeError, EOFError, OSError) as error:
         # What torch says here ends in advice to unpickle anything; a user should not follow it.
-        raise InputError(f"{file}: not a whole file of weights that is safe to read ({type(error).__name__}); "
-                         "fetch it again.") from error
+        raise InputError(
+            f"{file}: not a whole file of weights that is safe to read ({type(error).__name__}); fetch it again."
+        ) from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
@@ -134,8 +139,10 @@ def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dic
     unexpected = sorted(set(state) - whole)
     for what, keys in {"missing": missing, "of another shape": mismatched, "unexpected": unexpected}.items():
         if keys:
-            raise InputError(f"{file}: weights of another architecture than {encoder.name!r}, {len(keys)} keys are "
-                             f"{what}, first {', '.join(keys[:3])}; give the file of this encoder.")
+            raise InputError(
+                f"{file}: weights of another architecture than {encoder.name!r}, {len(keys)} keys are "
+                f"{what}, first {', '.join(keys[:3])}; give the file of this encoder."
+            )
     return part
 
 

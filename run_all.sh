@@ -5,7 +5,7 @@
 #   ./run_all.sh                                  the built-in sample, minutes on a laptop
 #   ./run_all.sh --data DIR                       Kaggle's tiles; the profile is chosen by the machine
 #   ./run_all.sh --data DIR --profile blog        the article's recipe, on a GPU
-#   ./run_all.sh --fold 0 --set train.epochs=5    a piece, a changed number; ./run_all.sh --help lists the flags
+#   ./run_all.sh --run quick --set train.epochs=5   a changed number, beside what is there; --help lists the flags
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/environment.sh"
@@ -14,10 +14,10 @@ stage() { PYTHONPATH=$here "$python" -P -m "pipeline.$1" "${@:2}"; }
 case " $* " in *" --help "* | *" -h "*) stage prepare --help; exit ;; esac
 
 stage prepare    "$@"     # data/                      -> data/cache/        every tile decoded once, and checked
-stage make_folds "$@"     # data/cache/tiles.csv       -> folds/<profile>/folds.csv
+stage make_folds "$@"     # data/cache/tiles.csv       -> folds/<run>/folds.csv
 stage train      "$@"     # folds.csv, data/cache/     -> fold_<k>/128.safetensors, then 224 from those weights
-stage pseudo_label   "$@"     # where the profile wants: the test tiles each fold is sure of
+stage pseudo_label   "$@"     # where a phase wants them: the test tiles each fold is sure of
 stage train --pseudo "$@"     # ... become training tiles of that fold
 stage predict    "$@"     # fold_<k>/224.safetensors   -> oof.npy, test.npy  flip TTA, mean of the folds
-stage submit     "$@"     # test.npy                   -> submissions/<profile>/submission.csv.gz
+stage submit     "$@"     # test.npy                   -> submissions/<run>/submission.csv.gz
 stage report     "$@"     # all of it                  -> report.html, scores.json

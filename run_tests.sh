@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests, in the environment of run_all.sh. Arguments go to pytest: ./run_tests.sh -k rle
+# All tests, in the environment of run_all.sh: format, lint, types, then pytest. Arguments go to pytest, which then runs
+# alone: ./run_tests.sh -k rle
 #   SALT_TILES=DIR     Kaggle's tiles, for the tests that want real ones
 #   SALT_WEIGHTS=DIR   ImageNet weights of tf_efficientnet_lite0, likewise
 set -euo pipefail
@@ -7,4 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 extra=test
 source "$here/environment.sh"
 cd "$here"
+if [ $# -eq 0 ]; then
+    "$python" -m ruff format --check --quiet .
+    "$python" -m ruff check --quiet .
+    "$python" -m mypy --no-error-summary
+fi
 exec "$python" -m pytest "$@"

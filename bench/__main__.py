@@ -1,7 +1,7 @@
-"""Measure every claim that this machine can, keep the numbers, and write the table of all machines.
+"""Run the speed benches, keep their results, and write the table of docs/speed.md.
 
-    python -m bench                     all of them
-    python -m bench losses metric_rle   some; the others' numbers stay as they were
+    python -m bench                     all that this machine can run
+    python -m bench losses metric_rle   some; the others' results stay as they were
 
 writes  bench/results/<machine>.json after each comparison, and the table in docs/speed.md
 """
@@ -9,9 +9,9 @@ writes  bench/results/<machine>.json after each comparison, and the table in doc
 import argparse
 import json
 from importlib import import_module
-from pathlib import Path
 
-from bench.harness.compare import circumstances, machine, shown, write_between
+from bench.harness.compare import format_seconds
+from bench.harness.records import REPOSITORY, RESULTS, machine_name, provenance, write_generated, write_record
 from pipeline.salt.device import pick_device
 
 # modules of bench.speed with run(device) -> Iterable[Result]
@@ -29,9 +29,7 @@ BENCHES = (
     "scaling",
     "training_memory",
 )
-
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+PAGE = REPOSITORY / "docs" / "speed.md"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,30 +45,30 @@ def main(argv: list[str] | None = None) -> None:
         results = []
         for result in import_module(f"bench.speed.{name}").run(device):
             results.append(result)
-            keep(machine(device), name, results, over=False)
+            save(machine_name(device), name, results, finished=False)
         if results:
-            keep(machine(device), name, results)
+            save(machine_name(device), name, results)
     write_page()
 
 
-def keep(where: str, name: str, results: list, over: bool = True) -> None:
-    """Put one bench's results, with date, commit and versions, into the machine's file.
+def save(machine: str, bench: str, results: list, finished: bool = True) -> None:
+    """Put one bench's results and their provenance into the machine's file.
 
-    over  whether it has come to its end; until then the rows of an earlier attempt in the same circumstances stay
+    finished  whether the bench has ended; until then the rows of an earlier attempt with the same provenance stay
     """
-    path = RESULTS / f"{where}.json"
-    record = json.loads(path.read_text()) if path.exists() else {"machine": where, "benches": {}}
-    now, before = circumstances(), record["benches"].get(name, {"results": []})
-    if not over and now.items() <= before.items():
+    path = RESULTS / f"{machine}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"machine": machine, "benches": {}}
+    now, before = provenance(), record["benches"].get(bench, {"results": []})
+    if not finished and now.items() <= before.items():
         measured = {result["name"] for result in results}
         results = results + [result for result in before["results"] if result["name"] not in measured]
-    record["benches"][name] = {**now, "results": results}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    record["benches"][bench] = {**now, "results": results}
+    write_record(path, record)
 
 
 def write_page() -> None:
-    write_between(PAGE, table())
+    """Write the table of all machines into docs/speed.md."""
+    write_generated(PAGE, table())
 
 
 def table() -> str:
@@ -78,7 +76,7 @@ def table() -> str:
     rows = ["| machine | what | ours | theirs | ratio | load | date | commit |", "|---|---|--:|--:|--:|--:|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
-        for bench in record.get("benches", {}).values():  # other files of numbers lie here too
+        for bench in record.get("benches", {}).values():  # the experiments' records have none
             rows += [
                 f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
                 f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x "
@@ -89,9 +87,9 @@ def table() -> str:
 
 
 def amount(result: dict, side: str) -> str:
-    """Seconds, unless the result names another unit."""
+    """The side's median with its unit."""
     value = result[side]
-    return f"{value:,.{0 if value >= 100 else 1}f} {result['unit']}" if "unit" in result else shown(value)
+    return f"{value:,.{0 if value >= 100 else 1}f} {result['unit']}" if "unit" in result else format_seconds(value)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in chunks of under ten minutes, for a machine without network that has torch and Python 3.12.
+# Every bench and one training on a GPU machine that has torch and Python 3.12 but no internet, in chunks of ten minutes.
 #
-#   bench/gpu_run.sh pack TILES       here: wheels into .whl/, the tiles of Kaggle's folder TILES as 8-bit grey into .tiles/
-#   bench/gpu_run.sh WORK RESULTS     there, with the repository and these two: one chunk after another for LIMIT seconds.
-#                                     Call it again until it says that all is done: what is done is not done twice, a
-#                                     training goes on from its last saved epoch. SALT_COMMIT=$(git rev-parse --short HEAD)
-#                                     says what is measured where .git does not come along.
-#   cp RESULTS/nvidia-*.json bench/results/        here again, then for the tables in docs/
-#   python -c 'import bench.__main__ as b, bench.experiments.networks as n; b.write_page(); n.write_page()'
+#   bench/gpu_run.sh pack TILES       on your machine: wheels into .whl/, the tiles of Kaggle's folder TILES into .tiles/
+#   bench/gpu_run.sh WORK RESULTS     on the GPU machine, with the repository, .whl/ and .tiles/: chunk after chunk for
+#                                     LIMIT seconds. Call it again until it says that all is done: a finished chunk is
+#                                     not repeated, a training goes on from its last saved epoch. Where .git does not
+#                                     come along, SALT_COMMIT=$(git rev-parse --short HEAD) names what is measured.
+#   cp RESULTS/nvidia-*.json bench/results/        on your machine again, then for the tables in docs/
+#   python -c 'import bench.__main__ as b, bench.experiments.models as m; b.write_page(); m.write_page()'
 #
 # WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back. Put into
-# .gpu/ and carried along, they tell a machine that has lost WORK which benches are done.
+# .gpu/ beside the repository's files, they tell a machine that has lost WORK which benches are done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ pack() {
     for platform in manylinux_2_{39,34,28,27,24,17} manylinux2014 manylinux1; do tags+=(--platform "${platform}_x86_64"); done
     mkdir -p .whl .tiles
     echo '*' | tee .whl/.gitignore > .tiles/.gitignore
-    # What fastai, timm and the report want beside torch, torchvision, numpy, pillow, scipy, scikit-learn, safetensors.
+    # What fastai, timm and the report need beside torch, torchvision, numpy, pillow, scipy, scikit-learn, safetensors.
     local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch|six|cloudpickle'
     names+='|python-fasthtml|starlette|itsdangerous|oauthlib|python-multipart|httpx|anyio|httpcore|h11|beautifulsoup4|soupsieve'
     names+='|uvicorn|pandas|python-dateutil|tzdata|matplotlib|contourpy|cycler|fonttools|kiwisolver|pyparsing'
@@ -38,7 +38,7 @@ chunk() {   # chunk NAME COMMAND...
     echo "== $1"
     timeout --signal INT --kill-after 30 "$left" "${@:2}" 2>&1 | tee -a "$work/log" || status=$?
     if [ $status = 0 ]; then touch "$work/done/$1"; fi
-    bring_back
+    collect_results
     case $status in
         0) ;;
         124 | 137) echo "time is up within $1: call again"; exit ;;
@@ -46,7 +46,7 @@ chunk() {   # chunk NAME COMMAND...
     esac
 }
 
-bring_back() {
+collect_results() {
     local made=$work/out/submissions/$profile
     grep -ls '"device": "cuda"' bench/results/*.json | xargs -r cp -t "$work/results" || true
     find "$work/done" -name 'bench-*' -printf '%f\n' > "$results/done.txt"
@@ -78,5 +78,5 @@ for stage in prepare make_folds train predict submit report; do
         --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
 done
 for bench in switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
-chunk bench-networks "$python" -m bench.experiments.networks
+chunk bench-models "$python" -m bench.experiments.models
 echo "${failed:+failed:$failed; of the rest }all is done"

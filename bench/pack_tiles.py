@@ -1,4 +1,4 @@
-"""Kaggle's tiles repacked without loss as 8-bit grey, 60% of their size, for a machine that little can be carried to.
+"""Repack Kaggle's tiles without loss as 8-bit grey PNGs, 60% of their size, for a machine with a slow connection.
 
     python -m bench.pack_tiles DIR .tiles [number of test tiles]
 
@@ -17,20 +17,20 @@ from PIL import Image
 
 
 def main(source: str, target: str, test_tiles: str = "0") -> None:
-    here, there = Path(source), Path(target)
-    there.mkdir(parents=True, exist_ok=True)
-    repack(here / "train.zip", there / "train.zip", None)
-    kept = repack(here / "test.zip", there / "test.zip", int(test_tiles))
+    old, new = Path(source), Path(target)
+    new.mkdir(parents=True, exist_ok=True)
+    repack(old / "train.zip", new / "train.zip", None)
+    kept = repack(old / "test.zip", new / "test.zip", int(test_tiles))
     for name in ("train.csv", "depths.csv"):
-        shutil.copy(here / name, there)
-    header, *rows = csv.reader((here / "sample_submission.csv").read_text().splitlines())
-    with open(there / "sample_submission.csv", "w", newline="") as f:
+        shutil.copy(old / name, new)
+    header, *rows = csv.reader((old / "sample_submission.csv").read_text().splitlines())
+    with open(new / "sample_submission.csv", "w", newline="") as f:
         csv.writer(f).writerows([header, *(row for row in rows if row[0] in kept)])
-    print(f"{sum(f.stat().st_size for f in there.iterdir()) / 2**20:.1f} MiB in {there}")
+    print(f"{sum(f.stat().st_size for f in new.iterdir()) / 2**20:.1f} MiB in {new}")
 
 
 def repack(source: Path, target: Path, limit: int | None) -> set[str]:
-    """The ids of the images that were kept; masks keep their bytes, 16-bit ones too."""
+    """Write the images of a zip as grey PNGs, at most `limit`, the masks as they are; return the ids of the images."""
     kept: set[str] = set()
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for member in sorted(name for name in old.namelist() if name.endswith(".png")):

@@ -1,49 +1,59 @@
-"""The stages in order, with their state; the flags choose the run, as on every stage.
+"""State of the runs: the stages of one in order, and all runs with what they have scored.
 
 python -m pipeline
-python -m pipeline --data DIR --profile blog
+python -m pipeline --data DIR --profile blog         the flags choose the run, as on every stage
 """
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.errors import InputError
+import json
+from collections import Counter
+
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.artifacts import display_path, read_sidecar
+from pipeline.salt.run import Run
+from pipeline.salt.stages import Product
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = command.parse(__doc__, argv)
-    print(f"profile  {run.profile.name}: {run.profile.about} ({run.why})")
-    print(f"data     {artifacts.shown(run.data) if run.data else 'the built-in sample'}")
+    run, _ = cli.parse(__doc__, argv)
+    print(f"run      {run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})")
+    print(f"data     {display_path(run.data) if run.data else 'the built-in sample'}")
     print(f"out      {run.files.out}\n")
-    for stage, what, products in lineage.stages(run):
-        print(f"{stage:<24} {state(products):<22} {what}")
+    for command, about, products in stages.table(run):
+        print(f"{command:<24} {summarize(products):<22} {about}")
+    print_runs(run)
     print(
-        "\nrun one with the same flags, for example: python -m pipeline.train --size "
-        f"{run.profile.train.stages[0].size} --fold 0; all of them: ./run_all.sh"
+        "\nrun a stage with the same flags, for example: python -m pipeline.train --phase "
+        f"{run.profile.train.phases[0].name} --fold 0; all of them: ./run_all.sh"
     )
 
 
-def state(products: list[lineage.Product]) -> str:
-    """'done', 'to do', 'out of date', '3 of 10 done'; 'waits' where an input is not made yet."""
-    states = [one_state(p) for p in products]
-    if len(set(states)) == 1:
-        return states[0]
-    counts = {s: states.count(s) for s in ("done", "out of date", "under way") if s in states}
-    words = [f"{n} {state}" for state, n in counts.items()]
-    return f"{', '.join(words)}, of {len(states)}" if words else "to do"
+def summarize(products: list[Product]) -> str:
+    """'done', 'to do', 'out of date', '3 done, of 10'; 'waits' where an input is not made yet."""
+    counts = Counter(product.status() for product in products)
+    if len(counts) == 1:
+        return next(iter(counts))
+    words = [f"{counts[status]} {status}" for status in ("done", "out of date", "under way") if counts[status]]
+    return f"{', '.join(words)}, of {len(products)}" if words else "to do"
 
 
-def one_state(product: lineage.Product) -> str:
-    try:
-        origin = product.origin()
-    except InputError:
-        return "waits"
-    if artifacts.is_fresh(product.path, origin):
-        return "done"
-    if product.resume and product.resume.exists():
-        return "under way"
-    return "out of date" if artifacts.read_sidecar(product.path) else "to do"
+def print_runs(run: Run) -> None:
+    """A line for each run below --out: how many trainings it has finished, what it scored."""
+    folders = sorted(path.parent for path in (run.files.out / "folds").glob("*/folds.csv"))
+    if folders:
+        print(f"\n{'run':<24} {'profile':<10} {'trained':<10} {'out of fold':<12} {'test':<8} made")
+    for folder in folders:
+        sidecar = read_sidecar(folder / "folds.csv") or {}
+        trained = [path for path in folder.glob("fold_*/*.csv") if artifacts.sidecar_of(path).exists()]
+        trained = [path for path in trained if not path.name.startswith("pseudo_")]
+        scores_json = run.files.out / "submissions" / folder.name / "scores.json"
+        scores = json.loads(scores_json.read_text()) if read_sidecar(scores_json) else {}
+        oof, test = ((scores.get(part) or {}).get("score") for part in ("out_of_fold", "test"))
+        print(
+            f"{folder.name:<24} {sidecar.get('profile', ''):<10} {len(trained):<10} "
+            f"{'' if oof is None else f'{oof:.4f}':<12} {'' if test is None else f'{test:.4f}':<8} "
+            f"{scores.get('made', '')}"
+        )
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

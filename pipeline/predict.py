@@ -1,11 +1,11 @@
-"""Predict every tile: each training tile by the one network that never saw it, each test tile by the mean of all folds.
+"""Predict every tile: each training tile by the one model that never saw it, each test tile by the mean of all folds.
 
     python -m pipeline.predict
     python -m pipeline.predict --fold 0 --fold 3     with these folds alone
     python -m pipeline.predict --engine ray          as one task of a Ray cluster
 
-reads   folds/<profile>/fold_<k>/<last size>.safetensors, folds.csv, data/cache/<source>/
-writes  folds/<profile>/oof.npy, submissions/<profile>/test.npy: float16 probabilities at 101 px, NaN where no fold ran
+reads   folds/<run>/fold_<k>/<last phase>.safetensors, folds.csv, data/cache/<source>/
+writes  folds/<run>/oof.npy, submissions/<run>/test.npy: float16 probabilities, NaN where no fold ran
 
 All GPUs share the tiles.
 """
@@ -15,63 +15,44 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.launch import ENGINES, runs_here
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.launch import fan_out
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv)
-    origin, oof, test = lineage.predictions(run), run.files.oof(), run.files.result("test.npy")
-    if artifacts.is_fresh(oof, origin) and artifacts.is_fresh(test, origin) and not run.force:
-        artifacts.say_fresh(oof)
-        artifacts.say_fresh(test)
-        return
-    if not runs_here(args.engine, 1, 1):
-        ENGINES[args.engine]("pipeline.predict", {"all folds": command.job(run, args, run.folds)}, 1)
-        return
+    run, _ = cli.parse(__doc__, argv)
+    if not stages.up_to_date(stages.predictions(run), run.force):
+        fan_out("pipeline.predict", run, {"all folds": run.folds}, lambda folds: predict(run))
 
-    from pipeline.salt.device import pick_devices, resolve_precision
-    from pipeline.salt.inference import predict_to_file
+
+def predict(run: Run) -> None:
+    """oof.npy and test.npy of run.folds."""
+    from pipeline.salt.inference import predict_to_file, prediction_arguments
     from pipeline.salt.training import checkpoints
 
-    tiles, how, devices = cache.read(run.files), run.profile.predict, pick_devices()
-    step, size = run.profile.steps[-1], run.profile.train.stages[-1].size
-    precision = resolve_precision(run.profile.train.precision, devices[0])
+    tiles, profile = cache.read(run.files), run.profile
     folds = pd.read_csv(run.files.folds)["fold"].to_numpy()
-    network = checkpoints.network(run.profile.model)
+    model, arguments = checkpoints.build(profile.model), prediction_arguments(profile, profile.train.last)
 
-    def with_fold(fold: int):
-        return checkpoints.load(run.files.checkpoint(fold, step, how.checkpoint), network)
+    def with_weights(fold: int):
+        return checkpoints.load(run.files.weights(fold, profile.train.last, profile.predict.checkpoint), model)
 
-    for path, images, rows_of, title in [
-        (oof, tiles.images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
-        (test, tiles.test, lambda fold: np.arange(len(tiles.test)), "test tiles"),
+    oof, test = stages.predictions(run)
+    for product, images, rows_of, title in [
+        (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
+        (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
     ]:
-        began = time.perf_counter()
-        jobs = ((with_fold(fold), rows_of(fold)) for fold in run.folds)
-        artifacts.publish(
-            path,
-            origin,
-            lambda tmp, images=images, jobs=jobs, title=title: predict_to_file(
-                tmp,
-                images,
-                jobs,
-                title,
-                size=size,
-                batch=how.batch,
-                flip=how.flip,
-                precision=precision,
-                devices=devices,
-            ),
-        )
+        start = time.perf_counter()
+        jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
+        with artifacts.publish(product.path, product.origin()) as tmp:
+            predict_to_file(tmp, images, jobs, title, **arguments)
         print(
-            f"predict  {artifacts.shown(path)}: {len(images)} tiles, folds {', '.join(map(str, run.folds))}, "
-            f"{time.perf_counter() - began:.0f} s"
+            f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
+            f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
         )
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

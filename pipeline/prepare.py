@@ -7,42 +7,43 @@ reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_su
 writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ where there is no data
 """
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
+from pathlib import Path
+
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache, competition
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = command.parse(__doc__, argv)
-    print(f"profile  {run.profile.name}: {run.profile.about} ({run.why})")
-    origin = lineage.cache(run)
-    tiles_csv = run.files.cache("tiles.csv")
-    if all(artifacts.is_fresh(run.files.cache(name), origin) for name in cache.NAMES) and not run.force:
-        artifacts.say_fresh(tiles_csv)
+    run, _ = cli.parse(__doc__, argv)
+    print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason})")
+    products = stages.tiles(run)
+    if stages.up_to_date([products[name] for name in cache.NAMES], run.force):
         return
-    folder = run.data
-    if folder is None:
-        folder = run.files.sample
-        print(
-            f"sample   making tiles in {artifacts.shown(folder)}; for the real ones (with a Kaggle account that has "
-            "accepted the rules):\n"
-            f"         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
-        )
-        numbers = run.profile.sample
-        from pipeline.salt.tiles import synthetic as sample
-
-        with artifacts.writing(folder):
-            sample.make_sample(folder, numbers.train, numbers.test, numbers.seed)
-    tiles = competition.read(folder)
-    for note in tiles.notes:
-        print(f"note     {note}")
-    cache.write(tiles, run.files, origin)
+    tiles, remarks = competition.read(run.data or make_sample(run))
+    for remark in remarks:
+        print(f"note     {remark}")
+    cache.write(tiles, run.files, products["tiles.csv"].origin(), remarks=remarks)
     print(
-        f"prepared {artifacts.shown(tiles_csv.parent)}: {len(tiles.images)} tiles with a mask, "
-        f"{len(tiles.test)} to predict"
+        f"prepared {display_path(products['tiles.csv'].path.parent)}: {len(tiles.train_images)} tiles with a mask, "
+        f"{len(tiles.test_images)} to predict"
     )
 
 
+def make_sample(run: Run) -> Path:
+    """The built-in tiles, as files in Kaggle's layout."""
+    from pipeline.salt.tiles import synthetic
+
+    folder, numbers = run.files.sample, run.profile.sample
+    print(
+        f"sample   making tiles in {display_path(folder)}; for the real ones (with a Kaggle account that has "
+        f"accepted the rules):\n         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
+    )
+    with artifacts.writing(folder):
+        synthetic.make_sample(folder, numbers.train, numbers.test, numbers.seed)
+    return folder
+
+
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

@@ -1,11 +1,11 @@
-"""Choose, for each fold, the test tiles its network is sure of; `train --pseudo` learns from them too.
+"""Choose, for each fold, the test tiles its model is sure of; `train --pseudo` learns from them too.
 
-    python -m pipeline.pseudo_label --set pseudo.use=true
-    python -m pipeline.train --pseudo --set pseudo.use=true
+    python -m pipeline.pseudo_label --add-phase pseudo=true,epochs=20,lr=5e-4
+    python -m pipeline.train --pseudo --add-phase pseudo=true,epochs=20,lr=5e-4
 
-reads   folds/<profile>/fold_<k>/<last size>.safetensors, data/cache/<source>/test.npy
-writes  folds/<profile>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
-Does nothing in a profile that does not use them.
+reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy
+writes  folds/<run>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
+Does nothing in a profile none of whose phases learns from pseudo-labels.
 """
 
 import tempfile
@@ -13,60 +13,45 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.cli import Run
-from pipeline.salt.launch import ENGINES, runs_here
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.launch import fan_out
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv)
-    if not run.profile.pseudo.use:
-        print(f"skipped  pseudo_label: profile {run.profile.name} does not use it (--set pseudo.use=true)")
+    run, _ = cli.parse(__doc__, argv)
+    if not any(phase.pseudo for phase in run.profile.train.phases):
+        print(f"skipped  pseudo_label: no phase of run {run.files.run} learns from pseudo-labels")
         return
-    to_do = []
-    for fold in run.folds:
-        origin, made = lineage.pseudo_labels(run, fold), [run.files.pseudo(fold, n) for n in ("tiles.csv", "masks.npy")]
-        if all(artifacts.is_fresh(path, origin) for path in made) and not run.force:
-            artifacts.say_fresh(made[-1])
-        else:
-            to_do.append(fold)
-    if runs_here(args.engine, 1, len(to_do)):
-        for fold in to_do:
+    to_do = [fold for fold in run.folds if not stages.up_to_date(stages.pseudo_labels(run, fold), run.force)]
+
+    def label_folds(folds) -> None:
+        for fold in folds:
             label_fold(run, fold)
-    else:
-        jobs = {f"fold {fold}": command.job(run, args, [fold]) for fold in to_do}
-        ENGINES[args.engine]("pipeline.pseudo_label", jobs, args.workers)
+
+    fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)
 
 
 def label_fold(run: Run, fold: int) -> None:
-    from pipeline.salt.device import pick_devices, resolve_precision
-    from pipeline.salt.inference import predict_to_file
+    """The pseudo-labels of one fold."""
+    from pipeline.salt.inference import predict_to_file, prediction_arguments
     from pipeline.salt.training import checkpoints, pseudo
 
-    origin, path = lineage.pseudo_labels(run, fold), run.files.pseudo(fold, "masks.npy")
-    profile, tiles, devices = run.profile, cache.read(run.files), pick_devices()
-    size = profile.train.stages[-1].size
-    trained = run.files.checkpoint(fold, size, profile.predict.checkpoint)
-    network = checkpoints.load(trained, checkpoints.network(profile.model))
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    profile, tiles, products = run.profile, cache.read(run.files), stages.pseudo_labels(run, fold)
+    labeller = profile.train.labeller
+    trained = run.files.weights(fold, labeller, profile.predict.checkpoint)
+    model = checkpoints.load(trained, checkpoints.build(profile.model))
+    with tempfile.TemporaryDirectory(dir=trained.parent) as scratch:
         probs = Path(scratch, "probs.npy")
-        predict_to_file(
-            probs,
-            tiles.test,
-            [(network, np.arange(len(tiles.test)))],
-            f"fold {fold}",
-            size=size,
-            batch=profile.predict.batch,
-            flip=profile.predict.flip,
-            precision=resolve_precision(profile.train.precision, devices[0]),
-            devices=devices,
-        )
-        n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, origin)
-    print(f"labelled {artifacts.shown(path)}: {n} of {len(tiles.test)} test tiles are sure enough for fold {fold}")
+        jobs = [(model, np.arange(len(tiles.test_images)))]
+        predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", **prediction_arguments(profile, labeller))
+        n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, products[-1].origin())
+    print(
+        f"labelled {artifacts.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
+        f"enough for fold {fold}"
+    )
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

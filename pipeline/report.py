@@ -1,10 +1,10 @@
-"""Say how good it is: one page that opens offline, and its numbers.
+"""Score a run: one page that opens offline, and its numbers.
 
     python -m pipeline.report
 
-reads   folds/<profile>/folds.csv, oof.npy, fold_<k>/<size>.csv, submissions/<profile>/test.npy, submission.csv.gz,
+reads   folds/<run>/folds.csv, oof.npy, fold_<k>/<phase>.csv, submissions/<run>/test.npy, submission.csv.gz,
         data/cache/<source>/
-writes  submissions/<profile>/report.html, scores.json
+writes  submissions/<run>/report.html, scores.json
 """
 
 import json
@@ -13,90 +13,96 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.artifacts import read_sidecar
-from pipeline.salt.cli import Run
-from pipeline.salt.config import PROFILES, settings_of
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.config import PROFILES
+from pipeline.salt.overrides import named_settings
+from pipeline.salt.run import SAMPLE, Run
 from pipeline.salt.tiles import cache
 
-SHOWN = 6  # tiles of each kind
-SEED = 0  # of the test tiles that are shown
+EXAMPLES = 6  # tiles of each kind
+SEED = 0  # of the choice of test tiles
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = command.parse(__doc__, argv)
-    origin, page, numbers = lineage.report(run), run.files.result("report.html"), run.files.result("scores.json")
-    if artifacts.is_fresh(page, origin) and artifacts.is_fresh(numbers, origin) and not run.force:
-        artifacts.say_fresh(page)
-    else:
-        write(run, origin)
-    tell(run, json.loads(numbers.read_text()))
+    run, _ = cli.parse(__doc__, argv)
+    if not stages.up_to_date(stages.report(run), run.force):
+        write(run)
+    print_summary(run, json.loads(run.files.result("scores.json").read_text()))
 
 
-def write(run: Run, origin: artifacts.Origin) -> None:
-    from pipeline.salt.metrics import PROBABILITY_CUTS
-    from pipeline.salt.reporting import html as page
-    from pipeline.salt.reporting import scores
+def write(run: Run) -> None:
+    """scores.json and report.html."""
+    from pipeline.salt import submission
+    from pipeline.salt.reporting import html, scores
 
     files, profile, tiles = run.files, run.profile, cache.read(run.files)
-    sent = read_sidecar(files.result("submission.csv.gz"))
-    how = {"threshold": sent["threshold"], "rules": profile.submit}
-    labelled = scores.Predictions(tiles.images, np.load(files.oof(), mmap_mode="r"), tiles.masks, **how)
-    unlabelled = scores.Predictions(tiles.test, np.load(files.result("test.npy"), mmap_mode="r"), tiles.truth, **how)
+    phases = profile.train.phases
+    submission_info = artifacts.read_sidecar(files.result("submission.csv.gz")) or {}
+    threshold = submission_info["threshold"]
+    oof, test = (np.load(path, mmap_mode="r") for path in (files.oof, files.result("test.npy")))
+    labelled = scores.Predictions(tiles.train_images, oof, tiles.train_masks, threshold, profile.submit)
+    unlabelled = scores.Predictions(tiles.test_images, test, tiles.test_truth, threshold, profile.submit)
 
-    ran = tiles.train_tiles.assign(fold=pd.read_csv(files.folds)["fold"])
-    ran = scores.judged(ran[ran["fold"].isin(run.folds)], labelled)
-    test = tiles.test_tiles if tiles.truth is None else scores.judged(tiles.test_tiles, unlabelled)
-    cuts = scores.at_cuts(ran, labelled, sorted({*PROBABILITY_CUTS, 0.5, sent["threshold"]}))
-    sizes = profile.steps
-    histories = {fold: {size: pd.read_csv(files.history(fold, size)) for size in sizes} for fold in run.folds}
-    folds = scores.per_fold(ran, histories)
-    settings, usual = (page.flat(settings_of(p)) for p in (profile, PROFILES[profile.name]))
-    found = {
+    oof_tiles = tiles.train_table.assign(fold=pd.read_csv(files.folds)["fold"])
+    oof_tiles = scores.score_tiles(oof_tiles[oof_tiles["fold"].isin(run.folds)], labelled)
+    test_tiles = tiles.test_table if tiles.test_truth is None else scores.score_tiles(tiles.test_table, unlabelled)
+    thresholds = submission.score_thresholds(
+        oof_tiles, oof, tiles.train_masks, profile.submit, sorted({*submission.THRESHOLDS, 0.5, threshold})
+    )
+    histories = {fold: {phase.name: pd.read_csv(files.history(fold, phase)) for phase in phases} for fold in run.folds}
+    trainings = [artifacts.read_sidecar(files.history(fold, phase)) or {} for fold in run.folds for phase in phases]
+    folds = scores.per_fold(oof_tiles, histories)
+    results = {
+        "run": files.run,
         "profile": profile.name,
         "about": profile.about,
         "made": time.strftime("%Y-%m-%d"),
-        "data": {"source": files.source, "labelled": len(tiles.masks), "test": len(test)},
+        "data": {"source": files.source, "labelled": len(tiles.train_masks), "test": len(test_tiles)},
         "folds_ran": list(run.folds),
         "folds_of": profile.folds.k,
-        "threshold": sent["threshold"],
+        "threshold": threshold,
         "checkpoint": profile.predict.checkpoint,
-        "out_of_fold": scores.pooled(ran) | {"at_half": cuts[0.5]} | scores.spread([fold["score"] for fold in folds]),
-        "test": None if tiles.truth is None else scores.pooled(test),
+        "out_of_fold": scores.pooled(oof_tiles)
+        | {"at_half": thresholds[0.5]}
+        | scores.spread([fold["score"] for fold in folds]),
+        "test": None if tiles.test_truth is None else scores.pooled(test_tiles),
         "folds": folds,
-        "sizes": scores.per_size(folds),
-        "thresholds": {str(cut): score for cut, score in cuts.items()},
-        "classes": scores.per_class(ran),
-        "empty": scores.empty_shares(tiles.train_tiles["coverage"], ran, sent["empty"]),
-        **scores.machines([read_sidecar(files.history(fold, size)) for fold in run.folds for size in sizes]),
-        "settings": settings,
+        "phases": scores.per_phase(folds),
+        "thresholds": {str(threshold): score for threshold, score in thresholds.items()},
+        "classes": scores.per_class(oof_tiles),
+        "empty": scores.empty_shares(tiles.train_table["coverage"], oof_tiles, submission_info["empty"]),
+        **scores.machines(trainings),
+        "settings": named_settings(profile),
     }
-    artifacts.publish(
-        files.result("scores.json"),
-        origin,
-        lambda tmp: tmp.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n"),
-    )
+    in_json, in_html = stages.report(run)
+    with artifacts.publish(in_json.path, in_json.origin()) as tmp:
+        tmp.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
-    some = test[~test["black"]]
-    groups = {kind: page.pictures(rows, labelled) for kind, rows in scores.examples(ran, SHOWN).items()}
-    groups["test"] = page.pictures(some.sample(min(2 * SHOWN, len(some)), random_state=SEED), unlabelled)
-    html = page.render(found, histories, cuts, groups, usual, real=files.source != command.SAMPLE)
-    artifacts.publish(files.result("report.html"), origin, lambda tmp: tmp.write_text(html, encoding="utf-8"))
+    some = test_tiles[~test_tiles["black"]]
+    examples = {kind: html.pictures(rows, labelled) for kind, rows in scores.examples(oof_tiles, EXAMPLES).items()}
+    examples["test"] = html.pictures(some.sample(min(2 * EXAMPLES, len(some)), random_state=SEED), unlabelled)
+    defaults = named_settings(PROFILES[profile.name])
+    text = html.render(results, histories, examples, defaults, real=files.source != SAMPLE)
+    with artifacts.publish(in_html.path, in_html.origin()) as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
-def tell(run: Run, found: dict) -> None:
+def print_summary(run: Run, results: dict) -> None:
     """The last lines of a run."""
-    for name, part in [("out of fold", found["out_of_fold"]), ("test", found["test"])]:
+    from pipeline.salt.reporting import scores
+
+    for name, part in [("out of fold", results["out_of_fold"]), ("test", results["test"])]:
         if part:
             print(
                 f"{name:<12} {part['score']:.4f} on {part['tiles']:,} tiles "
                 f"(empty masks alone: {part['all_empty']:.4f})"
             )
-    print(f"{'submission':<12} {artifacts.shown(run.files.result('submission.csv.gz'))}")
-    print(f"{'report':<12} {artifacts.shown(run.files.result('report.html'))}")
+    print(f"{'submission':<12} {display_path(run.files.result('submission.csv.gz'))}")
+    print(f"{'report':<12} {display_path(run.files.result('report.html'))}")
+    for warning in scores.warnings(results):
+        print(f"{'warning':<12} {warning}")
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

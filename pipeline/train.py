@@ -1,130 +1,132 @@
-"""Train the network of each fold: at the profile's first size, then at the next from those weights.
+"""Train the model of each fold: in the profile's first phase, then in the next from those weights.
 
-    python -m pipeline.train                         every size of the profile
-    python -m pipeline.train --size 128 --fold 2     one piece
+    python -m pipeline.train                         every phase of the profile
+    python -m pipeline.train --phase 128 --fold 2    one piece; --size 128 is the same
     python -m pipeline.train --weights DIR           ImageNet weights from a local file
-    python -m pipeline.train --pseudo                the last step, with pseudo-labelled tiles, where the profile has it
+    python -m pipeline.train --add-phase size=256,epochs=10         one phase more
+    python -m pipeline.train --pseudo                the phase with pseudo-labels, where the profile has one
     python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
 
-reads   folds/<profile>/folds.csv, data/cache/<source>/, fold_<k>/<size before>.safetensors
-writes  folds/<profile>/fold_<k>/<size>.safetensors (best epoch), <size>.csv (history), <last size>.last.safetensors
+reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
+writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history), <last phase>.last.safetensors
 A training that is stopped goes on from its last saved epoch when the same command is run again.
 """
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.cli import Run
-from pipeline.salt.config import PSEUDO
-from pipeline.salt.distributed import is_first, joined
-from pipeline.salt.launch import ENGINES, runs_here, visible_gpus
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.config import Phase
+from pipeline.salt.distributed import is_main_process, process_group
+from pipeline.salt.launch import fan_out
+from pipeline.salt.run import Run
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(__doc__, argv, add_flags)
-    sizes = steps(run, args)
-    to_do = [fold for fold in run.folds if any(run.force or not is_trained(run, fold, size) for size in sizes)]
-    workers = args.workers
-    if workers is None and args.engine == "local" and not visible_gpus():
-        workers = run.profile.workers
-    here = runs_here(args.engine, workers, len(to_do))
-    with joined() as wait_for_ranks:
-        for fold in run.folds if here else sorted({*run.folds} - {*to_do}):
-            for size in sizes:
-                train_fold(run, fold, size)
-                wait_for_ranks()  # the next size starts from what the first of them publishes
-    if not here:
-        jobs = {f"fold {fold}": command.job(run, args, [fold]) for fold in to_do}
-        ENGINES[args.engine]("pipeline.train", jobs, workers)
+    run, args = cli.parse(__doc__, argv, add_flags)
+    phases = chosen_phases(run, args)
+    to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
+    for fold in to_do:  # what cannot be done is said before any fold begins
+        stages.trained(run, fold, phases[0])["history"].origin()
+        for phase in phases:
+            stages.keep(stages.trained(run, fold, phase).values(), run.force)
+    with process_group() as wait_for_all:
+
+        def train_folds(folds) -> None:
+            for fold in folds:
+                for phase in phases:
+                    train_fold(run, fold, phase)
+                    wait_for_all()  # the next phase starts from what the first rank publishes
+
+        train_folds([fold for fold in run.folds if fold not in to_do])
+        fan_out("pipeline.train", run, {f"fold {fold}": (fold,) for fold in to_do}, train_folds)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--size", type=int, metavar="PX", help="only this size of the profile (default: all, in order)")
-    which.add_argument("--pseudo", action="store_true", help="the step after the last size, with pseudo-labelled tiles")
+    cli.add_phase_flags(which)
+    which.add_argument("--pseudo", action="store_true", help="only the phase that learns from pseudo-labels")
 
 
-def steps(run: Run, args: argparse.Namespace) -> list[int | str]:
-    """The sizes to train at, or PSEUDO; nothing where the profile does not use pseudo-labels."""
-    if args.pseudo and not run.profile.pseudo.use:
-        print(f"skipped  train --pseudo: profile {run.profile.name} does not use it (--set pseudo.use=true)")
-        return []
-    if args.pseudo:
-        return [PSEUDO]
-    return [stage.size for stage in run.profile.train.stages] if args.size is None else [args.size]
+def chosen_phases(run: Run, args: argparse.Namespace) -> list[Phase]:
+    """The phases to train in; without --phase or --pseudo all that come before the one with pseudo-labels."""
+    phases = run.profile.train.phases
+    if args.phase is not None:
+        return [run.profile.train.phase(args.phase)]
+    first_pseudo = next((i for i, phase in enumerate(phases) if phase.pseudo), len(phases))
+    if args.pseudo and first_pseudo == len(phases):
+        print(f"skipped  train --pseudo: no phase of run {run.files.run} learns from pseudo-labels")
+    return [*(phases[first_pseudo:] if args.pseudo else phases[:first_pseudo])]
 
 
-def is_trained(run: Run, fold: int, size: int | str) -> bool:
-    origin, files = lineage.checkpoint(run, fold, size), run.files
-    made = [*(files.checkpoint(fold, size, which) for which in run.profile.kept(size)), files.history(fold, size)]
-    return all(artifacts.is_fresh(path, origin) for path in made)
+def is_trained(run: Run, fold: int, phases: list[Phase]) -> bool:
+    products = [product for phase in phases for product in stages.trained(run, fold, phase).values()]
+    return all(product.status() == "done" for product in products)
 
 
-def train_fold(run: Run, fold: int, size: int | str) -> None:
-    origin = lineage.checkpoint(run, fold, size)
-    files = run.files
-    best, history = files.checkpoint(fold, size), files.history(fold, size)
-    if is_trained(run, fold, size) and not run.force:
-        artifacts.say_fresh(best)
+def train_fold(run: Run, fold: int, phase: Phase) -> None:
+    """One fold in one phase: from tiles and first weights to published weights and history."""
+    products = stages.trained(run, fold, phase)
+    if stages.up_to_date([*products.values()][::-1], run.force):
         return
-    if told := artifacts.differences(history, origin):
-        print(f"retrain  {artifacts.shown(best)}: {'; '.join(told)}")
+    stages.keep(products.values(), run.force)
 
     # fastai and torch take seconds to import, so what is up to date does without them.
+    from safetensors.torch import save_file
+
     from pipeline.salt.device import device_name, resolve_precision
-    from pipeline.salt.training import checkpoints
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import fit_fold
 
-    profile = run.profile
-    start = set_up_fold(run, fold, size)
-    device = device_name(start.dls.device)
-    title = f"fold {fold}  {size if size == PSEUDO else f'{size} px'}"
-    print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device}, from {start.weights}")
+    train, title = run.profile.train, f"fold {fold}  {phase.name}{' px' * phase.name.isdecimal()}"
+    start = set_up_fold(run, fold, phase)
+    device, origin = start.dls.device, products["history"].origin()
+    print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device_name(device)}, from {start.init_from}")
+    state = run.files.resume(fold, phase)
     fitted = fit_fold(
-        start.model,
-        start.dls,
-        start.stage,
-        profile.train,
-        name=title,
-        seed=start.seed,
-        resume=files.resume(fold, size),
-        key=origin.key(),
+        start.model, start.dls, phase, train, title=title, seed=start.seed, resume=state, key=origin.key()
     )
-    if not is_first():
+    if not is_main_process():
         return
 
     facts = {
-        "profile": profile.name,
+        "profile": run.profile.name,
         "fold": fold,
-        "device": device,
-        "began_with": Path(start.weights).name,
-        "precision": resolve_precision(profile.train.precision, start.dls.device),
+        "device": device_name(device),
+        "init_from": start.init_from,
+        "precision": resolve_precision(train.precision, device),
     }
-    epochs = {"best": (fitted.best, fitted.best_row), "last": (fitted.last, fitted.rows[-1])}
-    for which in profile.kept(size):
-        weights, row = epochs[which]
-        checkpoints.save(
-            files.checkpoint(fold, size, which), origin, weights, **facts, epoch=row["epoch"], score=row["meanap"]
-        )
-    artifacts.publish(
-        history,
-        origin,
-        lambda tmp: pd.DataFrame(fitted.rows).to_csv(tmp, index=False),
-        **facts,
-        seconds=round(sum(row["seconds"] for row in fitted.rows), 1),
-    )
-    files.resume(fold, size).unlink(missing_ok=True)
+    for epoch in train.epochs_kept(phase):
+        row = fitted.row(epoch)
+        with artifacts.publish(products[epoch].path, origin, **facts, epoch=row["epoch"], score=row["meanap"]) as tmp:
+            save_file(fitted.weights[epoch], tmp)
+    seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
+    with artifacts.publish(products["history"].path, origin, **facts, seconds=seconds) as tmp:
+        pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
+    artifacts.discard(state)
+    discard_outdated_phases(run, fold, phase)
+    best, last = fitted.row("best"), fitted.row("last")
     print(
-        f"trained  {artifacts.shown(best)}: score {fitted.best_row['meanap']:.4f} in epoch "
-        f"{fitted.best_row['epoch']}, {fitted.rows[-1]['meanap']:.4f} in the last"
+        f"trained  {display_path(products['best'].path)}: score {best['meanap']:.4f} in epoch {best['epoch']}, "
+        f"{last['meanap']:.4f} in the last"
     )
+
+
+def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:
+    """What was trained from weights that have just been replaced by others goes: it belongs to nothing any more."""
+    phases = run.profile.train.phases
+    weights = stages.trained(run, fold, phase)["best"]
+    sha256 = (artifacts.read_sidecar(weights.path) or {})["sha256"]
+    outdated = False  # with a phase go all that follow it
+    for later in phases[phases.index(phase) + 1 :]:
+        paths = [product.path for product in stages.trained(run, fold, later).values()]
+        inputs = [sidecar["inputs"] for path in paths if (sidecar := artifacts.read_sidecar(path))]
+        outdated = outdated or any(of_one.get(weights.name, sha256) != sha256 for of_one in inputs)
+        for path in paths if outdated else []:
+            artifacts.discard(path)
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

@@ -1,18 +1,23 @@
-"""What several test files share: little competitions, the environment, the folders of real tiles and weights."""
+"""What several test files share: little competitions, one tiny run, the folders of real tiles and weights."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads cost more than they give on tiny inputs
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import contextlib  # noqa: E402
+import io  # noqa: E402
 import shutil  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
-from pipeline.salt.tiles.cache import Cache  # noqa: E402
+from pipeline.salt import cli  # noqa: E402
+from pipeline.salt.run import Run  # noqa: E402
+from pipeline.salt.tiles import Tiles  # noqa: E402
 from pipeline.salt.tiles.synthetic import make_sample  # noqa: E402
 
 LIBRARIES = ["`torch.jit.script.*` is deprecated", "The 'mode.chained_assignment' option is deprecated"]
@@ -38,7 +43,7 @@ def tiny_competition(made_once, tmp_path) -> Path:
 
 
 @pytest.fixture
-def drawn() -> Cache:
+def drawn() -> Tiles:
     """36 + 5 tiles whose salt is a bright rectangle in noise, every fourth one empty; easy to learn, in memory."""
     rng = np.random.default_rng(0)
     images, masks = rng.integers(60, 120, (41, 101, 101), dtype=np.uint8), np.zeros((41, 101, 101), bool)
@@ -48,7 +53,7 @@ def drawn() -> Cache:
             height, width = rng.integers(20, 60, 2)
             masks[i, top : top + height, left : left + width] = True
     images[masks] += 100
-    tiles = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [f"{i:04}" for i in range(41)],
             "split": ["train"] * 36 + ["test"] * 5,
@@ -57,7 +62,84 @@ def drawn() -> Cache:
             "black": False,
         }
     )
-    return Cache(images[:36], masks[:36], images[36:], tiles, masks[36:])
+    return Tiles(images[:36], masks[:36], images[36:], table, masks[36:])
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """The demo made small: two folds, trained at 32 px, then at 48 px, seconds from nothing to the report.
+
+    run(train, predict) calls these stages with its flags, and gives what they print.
+    """
+
+    out: Path
+    data: Path | str = "sample"
+    settings = (
+        "sample.train=25",  # folds of 13 and 12
+        "sample.test=8",
+        "run_folds=2",
+        "workers=1",
+        "folds.k=2",
+        "train.64.size=32",
+        "train.96.size=48",
+        "train.batch=6",
+        "train.32.epochs=8",  # some to be killed in
+        "train.32.lr=3e-2",  # so that some salt is found
+        "train.48.epochs=1",
+        "model.options.width=8",
+        "train.precision=fp32",
+        "predict.batch=5",
+    )
+
+    def flags(self, *more: str) -> list[str]:
+        return [
+            f"--data={self.data}",
+            f"--out={self.out}",
+            "--profile=demo",
+            *(f"--set={setting}" for setting in self.settings),
+            *more,
+        ]
+
+    def parse(self, *more: str) -> Run:
+        return cli.parse("", self.flags(*more))[0]
+
+    def __call__(self, *stages, more: tuple[str, ...] = ()) -> str:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            for stage in stages:
+                stage.main(self.flags(*more))
+        return printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[TinyRun, str]:
+    """A tiny run from nothing to the report, and what it printed; not to be changed."""
+    from pipeline import make_folds, predict, prepare, report, submit, train
+
+    run = TinyRun(tmp_path_factory.mktemp("tiny run") / "out")
+    return run, run(prepare, make_folds, train, predict, submit, report)
+
+
+@pytest.fixture
+def tiny(finished, tmp_path) -> TinyRun:
+    """A copy of it."""
+    return TinyRun(shutil.copytree(finished[0].out, tmp_path / "out"))
+
+
+@pytest.fixture
+def untrained(tiny) -> TinyRun:
+    """A copy with tiles and folds, nothing trained."""
+    for folder in (tiny.out / "submissions", *tiny.out.glob("folds/demo/fold_*")):
+        shutil.rmtree(folder)
+    for file in tiny.out.glob("folds/demo/oof.npy*"):
+        file.unlink()
+    return tiny
+
+
+@pytest.fixture
+def empty(tmp_path) -> TinyRun:
+    """One of which nothing has been made."""
+    return TinyRun(tmp_path / "out")
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,24 @@
 """Flags that every stage takes, what they come down to, and how a stage ends."""
 
+import argparse
 import warnings
 from pathlib import Path
 
 import pytest
 
-from pipeline.salt import cli as command
+from pipeline.salt import cli
 from pipeline.salt.artifacts import CODE
-from pipeline.salt.config import PROFILES
+from pipeline.salt.config import PROFILES, Phase
 from pipeline.salt.errors import InputError
+from pipeline.salt.run import Run
 
 
 @pytest.fixture
 def parse(tmp_path):
     """parse(*flags) with an --out of its own."""
 
-    def parse(*flags: str) -> command.Run:
-        return command.parse("doc", ["--out", str(tmp_path / "out"), *flags])[0]
+    def parse(*flags: str) -> Run:
+        return cli.parse("doc", ["--out", str(tmp_path / "out"), *flags])[0]
 
     return parse
 
@@ -24,21 +26,29 @@ def parse(tmp_path):
 def test_the_built_in_sample_is_the_demo(parse, tmp_path):
     run = parse("--data", "sample")
     assert run.data is None and run.profile == PROFILES["demo"] and not run.force and run.weights is None
-    assert run.files.out == tmp_path / "out" and run.files.source == "sample" and run.folds == (0, 1, 2)
-    assert run.files.sample == tmp_path / "out" / "data" / "sample" and "--data" in run.why
+    assert (run.files.out, run.files.source, run.files.run) == (tmp_path / "out", "sample", "demo")
+    assert run.folds == (0, 1, 2) and run.engine == "local" and run.workers is None
+    assert run.files.sample == tmp_path / "out" / "data" / "sample" and "--data" in run.reason
 
 
 @pytest.mark.parametrize("gpu, name", [(True, "blog"), (False, "cpu")])
 def test_real_tiles_choose_the_profile_by_the_machine(parse, made_once, monkeypatch, gpu, name):
-    monkeypatch.setattr(command, "visible_gpus", lambda: ["0"] * gpu)
+    monkeypatch.setattr(cli, "visible_gpus", lambda: ["0"] * gpu)
     run = parse("--data", str(made_once))
-    assert run.profile == PROFILES[name] and run.data == made_once and run.files.source == "tiny" and "GPU" in run.why
+    assert run.profile == PROFILES[name] and run.data == made_once and run.files.source == "tiny"
+    assert "GPU" in run.reason
     assert parse("--data", str(made_once), "--profile", "demo").profile == PROFILES["demo"]
+
+
+def without_truth(competition: Path) -> Path:
+    """As Kaggle's tiles are."""
+    (competition / "test_truth.csv").unlink()
+    return competition
 
 
 def test_a_data_folder_is_found_below_out(parse, tiny_competition, tmp_path):
     (tmp_path / "out").mkdir()
-    tiny_competition.rename(tmp_path / "out" / "data")
+    without_truth(tiny_competition).rename(tmp_path / "out" / "data")
     run = parse("--profile", "demo")
     assert run.data == tmp_path / "out" / "data" and run.files.source == "data"
     assert parse("--profile", "demo", "--data", "sample").data is None
@@ -46,42 +56,40 @@ def test_a_data_folder_is_found_below_out(parse, tiny_competition, tmp_path):
 
 def test_on_kaggle_the_mount_is_found_and_the_results_go_where_they_may(tiny_competition, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr(command, "KAGGLE_INPUT", tmp_path / "input")
-    monkeypatch.setattr(command, "CODE", tmp_path / "input" / "clone" / "pipeline")
+    monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(cli, "CODE", tmp_path / "input" / "clone" / "pipeline")
     mount = tmp_path / "input" / "competitions" / "tgs-salt-identification-challenge"
     mount.parent.mkdir(parents=True)
-    tiny_competition.rename(mount)
-    run, _ = command.parse("doc", ["--profile", "demo"])
+    without_truth(tiny_competition).rename(mount)
+    run, _ = cli.parse("doc", ["--profile", "demo"])
     assert run.data == mount and run.files.out == Path("/kaggle/working")
+
+
+def test_the_generated_tiles_of_an_earlier_run_are_not_taken_for_kaggles(tiny_competition, tmp_path, monkeypatch):
+    """They are mounted with that run's output; who names them gets them."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(cli, "CODE", tmp_path / "input" / "clone" / "pipeline")
+    mount = tmp_path / "input" / "notebooks" / "somebody" / "data" / "sample"
+    mount.parent.mkdir(parents=True)
+    tiny_competition.rename(mount)
+    run, _ = cli.parse("doc", [])
+    assert run.data is None and run.profile.name == "demo"
+    assert cli.parse("doc", ["--data", str(mount)])[0].data == mount
 
 
 def test_without_out_the_repository_is_written_to(monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    assert command.parse("doc", ["--data", "sample"])[0].files.out == CODE.parent
+    assert cli.parse("doc", ["--data", "sample"])[0].files.out == CODE.parent
 
 
 def test_flags_change_the_profile(parse):
-    run = parse(
-        "--data",
-        "sample",
-        "--set",
-        "train.epochs=2",
-        "--set",
-        "run_folds=1",
-        "--model",
-        "unet_resnext50",
-        "--encoder",
-        "resnet18",
-        "--weights",
-        "none",
-        "--force",
-    )
-    assert {s.epochs for s in run.profile.train.stages} == {2} and run.folds == (0,) and run.force
-    assert (run.profile.model.name, run.profile.model.encoder, run.profile.model.weights) == (
-        "unet_resnext50",
-        "resnet18",
-        "none",
-    )
+    settings = ["--set", "train.epochs=2", "--set", "run_folds=1"]
+    model = ["--model", "unet_resnext50", "--encoder", "resnet18", "--weights", "none"]
+    run = parse("--data", "sample", *settings, *model, "--force")
+    assert {phase.epochs for phase in run.profile.train.phases} == {2} and run.folds == (0,) and run.force
+    changed = run.profile.model
+    assert (changed.name, changed.encoder, changed.weights) == ("unet_resnext50", "resnet18", "none")
     assert PROFILES["demo"].model.encoder == "test_resnet"
 
 
@@ -94,9 +102,46 @@ def test_another_model_does_not_inherit_the_options_of_the_profiles_own(parse):
 def test_folds_are_named_one_by_one_in_any_order_and_count_once(parse):
     assert parse("--data", "sample", "--fold", "2").folds == (2,)
     assert parse("--data", "sample", "--fold", "2", "--fold", "0", "--fold", "2").folds == (0, 2)
-    assert parse("--data", "sample", "--profile", "cpu", "--fold", "4").folds == (4,), (
-        "beyond run_folds, within folds.k"
-    )
+    beyond = parse("--data", "sample", "--profile", "cpu", "--fold", "4")
+    assert beyond.folds == (4,), "beyond run_folds, within folds.k"
+
+
+def test_a_run_has_a_name_and_its_own_folders_but_shares_the_tiles(parse):
+    first, second = parse("--data", "sample"), parse("--data", "sample", "--run", "wide_2.b-c")
+    assert second.files.run == "wide_2.b-c" and second.profile == first.profile
+    assert first.files.cache("tiles.csv") == second.files.cache("tiles.csv")
+    phase = first.profile.train.last
+    for path in (
+        lambda files: files.folds,
+        lambda files: files.weights(0, phase),
+        lambda files: files.oof,
+        lambda files: files.result("scores.json"),
+    ):
+        assert path(first.files) != path(second.files)
+
+
+def test_no_two_artifacts_share_a_path(parse, tmp_path):
+    run = parse("--data", "sample", "--add-phase", "pseudo=true", "--add-phase", "size=128")
+    files = run.files
+    paths = [files.cache(n) for n in ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")]
+    paths += [files.folds, files.oof]
+    paths += [files.result(n) for n in ("test.npy", "submission.csv.gz", "report.html", "scores.json")]
+    for fold in range(2):
+        paths += [files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
+        for phase in run.profile.train.phases:
+            paths += [files.weights(fold, phase), files.weights(fold, phase, "last"), files.history(fold, phase)]
+            paths += [files.resume(fold, phase), files.lr_find(fold, phase)]
+    with_sidecars = [*paths, *(p.with_name(p.name + ".json") for p in paths)]
+    assert len(set(with_sidecars)) == len(with_sidecars) == 2 * (11 + 2 * (2 + 4 * 5))
+    assert all(p.is_relative_to(tmp_path / "out") for p in paths)
+
+
+def test_phases_are_added_in_order_each_as_the_one_before_it(parse):
+    run = parse("--data", "sample", "--add-phase", "size=256,epochs=10", "--add-phase", "pseudo=true, epochs=2,lr=5e-4")
+    *_, last, fine, pseudo = run.profile.train.phases
+    assert last == PROFILES["demo"].train.last
+    assert fine == Phase(name="256", size=256, batch=last.batch, epochs=10, lr=last.lr)
+    assert pseudo == Phase(name="pseudo", size=256, batch=last.batch, epochs=2, lr=5e-4, pseudo=True)
 
 
 def test_weights_are_a_path(parse, tmp_path):
@@ -105,30 +150,108 @@ def test_weights_are_a_path(parse, tmp_path):
 
 
 def test_a_stage_adds_flags_of_its_own(tmp_path):
-    _, args = command.parse(
-        "doc",
-        ["--out", str(tmp_path), "--data", "sample", "--size", "64"],
-        lambda p: p.add_argument("--size", type=int),
+    _, args = cli.parse(
+        "doc", ["--out", str(tmp_path), "--data", "sample", "--to", "x"], lambda p: p.add_argument("--to")
     )
-    assert args.size == 64
+    assert args.to == "x"
+
+
+@pytest.mark.parametrize("flags", [["--phase", "64"], ["--size", "64"], ["--size=64"]])
+def test_a_phase_is_named_or_by_its_size(tmp_path, flags):
+    _, args = cli.parse("doc", ["--out", str(tmp_path), "--data", "sample", *flags], cli.add_phase_flags)
+    assert args.phase == "64"
+
+
+def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
+    """Its flags say all, wherever it starts and whatever machine it is on; only folds are named to each."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a w").mkdir()
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        cli.add_phase_flags(parser)
+        parser.add_argument("--upload", action="store_true")
+
+    flags = ["--data=sample", "--out=out", "--run=b", "--add-phase=size=128,epochs=3", "--add-phase=pseudo=true"]
+    flags += [
+        "--set=train.lr=1e-3",
+        "--set=model.options.dropout=0.1",
+        "--encoder=resnet18",
+        "--weights=a w",
+        "--force",
+    ]
+    run, args = cli.parse("doc", [*flags, "--size=64", "--upload", "--engine=ray", "--workers=3", "--fold=2"], add)
+    monkeypatch.chdir("/")
+    again, args_again = cli.parse("doc", [*run.flags, "--fold=2"], add)
+    assert (run.engine, run.workers, again.engine, again.workers) == ("ray", 3, "local", None)
+    for name in ("profile", "files", "data", "folds", "force", "weights", "flags"):
+        assert getattr(again, name) == getattr(run, name), name
+    assert (args.phase, args.upload) == (args_again.phase, args_again.upload) == ("64", True)
+    assert not any("fold=" in flag or "workers" in flag or "engine" in flag for flag in run.flags)
+    plain, _ = cli.parse("doc", ["--data=sample", "--weights=none"])
+    assert cli.parse("doc", [*plain.flags])[0].profile == plain.profile
+    assert "--force" not in plain.flags and plain.profile.model.weights == "none"
 
 
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--data", "sample", "--profile", "dmeo"], "no profile is called 'dmeo'; did you mean demo"),
-        (["--data", "sample", "--fold", "3"], "--fold 3: profile demo has folds 0 to 2"),
-        (["--data", "sample", "--fold", "-1"], "--fold -1: profile demo has folds 0 to 2"),
-        (["--data", "sample", "--set", "train.epoch=3"], "did you mean epochs"),
-        (["--data", "sample", "--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
+        (["--profile", "dmeo"], "no profile is called 'dmeo'; did you mean demo"),
+        (["--fold", "3"], "--fold 3: profile demo has folds 0 to 2"),
+        (["--fold", "-1"], "--fold -1: profile demo has folds 0 to 2"),
+        (["--set", "train.epoch=3"], "did you mean epochs"),
+        (["--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
+        (["--weights", ""], "--weights is empty; name a folder"),
         (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
-        (["--data", "sample", "--workers", "0"], "--workers 0: it is how many folds are worked on at once, 1 or more"),
+        (["--data", ""], "--data is empty; name a folder"),
+        (["--data", "x" * 5000], "File name too long; name a folder"),
+        (["--data", "a\0b"], "name a folder"),
+        (["--out", " "], "--out is empty; name a folder"),
+        (["--out", "~nobody-of-this-name/x"], "--out ~nobody-of-this-name/x: "),
+        (["--workers", "0"], "--workers 0: it is how many folds are worked on at once, 1 or more"),
+        (["--run", ""], "--run '': a run is a folder's name"),
+        (["--run", ".."], "--run '..': a run is a folder's name"),
+        (["--run", "a/b"], "--run 'a/b': a run is a folder's name"),
+        (["--run", "x" * 101], "a run is a folder's name"),
+        (["--add-phase", "size"], "--add-phase size: write it as name=value"),
+        (["--add-phase", "sise=256"], "--add-phase sise=256: phase has no 'sise'; did you mean size"),
+        (["--add-phase", "size=big"], "--add-phase size=big: 'big' is not int"),
+        (["--add-phase", "epochs=3"], "['64', '96', '96']; their names must differ"),
+        (["--add-phase", "size=9"], "train.9.size=9 must be within 32..4096"),
+        (["--add-phase", "name=a/b"], "'a/b'; take letters, digits and '_'"),
+        (["--add-phase", "pseudo=true", "--add-phase", "pseudo=true,name=b"], "one phase after the first may learn"),
     ],
 )
 def test_flags_that_cannot_be(parse, flags, words):
     with pytest.raises(InputError) as e:
-        parse(*flags)
+        parse("--data", "sample", *flags)
     assert words in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--lr", "3e-4"], "unknown arguments: --lr 3e-4; did you mean --set train.lr=...?"),
+        (["--epochs=3"], "unknown arguments: --epochs=3; did you mean --set train.epochs=...?"),
+        (["--wd", "1"], "did you mean --set train.wd=...?"),
+        (["--brightness-p", "1"], "did you mean --set augment.brightness_p=...?"),
+        (["--xyzzy"], "unknown arguments: --xyzzy; --help lists the flags, --set help the settings"),
+        (["--prof", "demo"], "unknown arguments: --prof demo"),  # no abbreviations: they would change their meaning
+    ],
+)
+def test_a_flag_nobody_knows_is_hinted_at(parse, capsys, flags, words):
+    with pytest.raises(SystemExit) as e:
+        parse("--data", "sample", *flags)
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_set_help_prints_every_setting_as_these_flags_have_it(parse, capsys):
+    with pytest.raises(SystemExit) as e:
+        parse("--data", "sample", "--set", "help", "--set", "train.wd=0.25", "--add-phase", "size=128")
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
+    assert not e.value.code
+    assert lines["train.wd"] == ["0.25", "float 0..10"] and lines["train.128.size"] == ["128", "int 32..4096"]
+    assert lines["folds.scheme"] == ["'coverage'", "kfold, coverage"] and lines["predict.flip"] == ["True", "bool"]
+    assert lines["submit.threshold"] == ["0.5", "float or search 0..1"] and "train.phases" not in lines
 
 
 def test_a_folder_without_tiles_says_where_to_get_them(parse, tmp_path):
@@ -140,7 +263,7 @@ def test_a_folder_without_tiles_says_where_to_get_them(parse, tmp_path):
 def test_an_out_that_is_a_file_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--out .*file: that is a file"):
-        command.parse("doc", ["--out", str(tmp_path / "file"), "--data", "sample"])
+        cli.parse("doc", ["--out", str(tmp_path / "file"), "--data", "sample"])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +278,7 @@ def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
         raise raised
 
     with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
-        command.start(stage)
+        cli.start(stage)
     assert e.value.code == status, "a text makes Python print it to stderr and exit with 1"
 
 
@@ -164,4 +287,4 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         raise ZeroDivisionError
 
     with warnings.catch_warnings(), pytest.raises(ZeroDivisionError):
-        command.start(stage)
+        cli.start(stage)

@@ -1,20 +1,22 @@
-"""Profiles and --set: every path form, every refusal in one sentence that names the value and the rule."""
+"""Profiles, --set and --add-phase: every form of a path, every refusal in a sentence that names value and rule."""
 
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.salt.config import PROFILES, Profile, profile_named, settings_of
+from pipeline.salt import config
+from pipeline.salt.config import PROFILES, Limits, Phase, Profile, profile_named, settings_of
 from pipeline.salt.errors import InputError
-from pipeline.salt.overrides import LIMITS, changed, check
+from pipeline.salt.overrides import appended, changed, check, describe
 
 DEMO = PROFILES["demo"]
 
 
 def leaves(tree: dict, prefix: str = "") -> dict:
-    """'train.stages.0.lr' -> value."""
+    """'train.phases.0.lr' -> value."""
     flat = {}
     for key, value in tree.items():
         below = dict(enumerate(value)) if isinstance(value, list | tuple) else value
@@ -32,14 +34,12 @@ def moved(profile: Profile) -> dict:
 def test_profiles_are_valid_and_named_by_their_key(profile):
     check(profile)
     assert PROFILES[profile.name] is profile is profile_named(profile.name)
-    assert profile.about
-    for i, stage in enumerate(profile.train.stages):
-        assert profile.stage(stage.size) == (stage, profile.train.stages[i - 1] if i else None)
+    assert profile.about and not profile.about.endswith("."), "it stands in a list"
 
 
 def test_blog_is_the_article():
     blog = PROFILES["blog"]
-    assert [(s.size, s.batch, s.epochs, s.lr) for s in blog.train.stages] == [(128, 32, 60, 1e-3), (224, 16, 20, 1e-3)]
+    assert [(s.size, s.batch, s.epochs, s.lr) for s in blog.train.phases] == [(128, 32, 60, 1e-3), (224, 16, 20, 1e-3)]
     assert (blog.folds.scheme, blog.folds.k, blog.folds.seed, blog.run_folds) == ("kfold", 10, 42, 10)
     assert (blog.model.name, blog.model.encoder, blog.model.options) == ("unet_resnext50", "se_resnext50_32x4d", {})
     assert (blog.augment.flip_p, blog.augment.brightness, blog.augment.brightness_p) == (0.5, 0.1, 0.25)
@@ -56,7 +56,7 @@ def test_a_profile_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         DEMO.run_folds = 1
     with pytest.raises(FrozenInstanceError):
-        DEMO.train.stages[0].lr = 1.0
+        DEMO.train.phases[0].lr = 1.0
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,15 @@ def test_a_profile_cannot_be_changed_in_place():
         (" train.wd = 0.5 ", {"train.wd": 0.5}),
         ("train.loss=bce", {"train.loss": "bce"}),
         ("train.precision=fp32", {"train.precision": "fp32"}),
-        ("train.epochs=5", {"train.stages.0.epochs": 5, "train.stages.1.epochs": 5}),
-        ("train.64.epochs=5", {"train.stages.0.epochs": 5}),
-        ("train.96.lr=1e-5", {"train.stages.1.lr": 1e-5}),
-        ("train.96.size=128", {"train.stages.1.size": 128}),
+        ("train.epochs=5", {"train.phases.0.epochs": 5, "train.phases.1.epochs": 5}),
+        ("train.64.epochs=5", {"train.phases.0.epochs": 5}),
+        ("train.64.name=first", {"train.phases.0.name": "first"}),
+        ("train.96.lr=1e-5", {"train.phases.1.lr": 1e-5}),
+        (
+            "train.96.size=128",
+            {"train.phases.1.size": 128, "train.phases.1.name": "128"},
+        ),  # it is called after its size
+        ("train.96.pseudo=true", {"train.phases.1.pseudo": True, "train.phases.1.name": "pseudo"}),
         ("model.encoder=123", {"model.encoder": "123"}),
         ("model.options.width=64", {"model.options.width": 64}),
         ("model.options.scse=True", {"model.options.scse": True}),
@@ -92,18 +97,55 @@ def test_set_changes_what_it_names_and_nothing_else(setting, change):
     assert moved(DEMO) == {}, "the profile itself stays as it was"
 
 
-def test_every_field_of_every_section_can_be_set():
-    def said(value: object) -> str:
-        return {bool: str(not value), int: str(value), float: str(value), str: str(value)}[type(value)]
+def sections() -> list[type]:
+    """Every dataclass that a profile is made of."""
+    return [kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)]
 
-    for section in fields(DEMO):
-        node = getattr(DEMO, section.name)
-        for name in getattr(node, "__dataclass_fields__", {}):
-            value = getattr(node, name)
-            if name not in ("stages", "options"):
-                changed(DEMO, f"{section.name}.{name}={said(value)}")
-    for name, value in asdict(DEMO.train.stages[0]).items():
-        changed(DEMO, f"train.64.{name}={value}")
+
+def test_every_setting_is_listed_with_its_value_and_can_be_set_to_it():
+    lines = [line.split(maxsplit=2) for line in describe(DEMO).splitlines()]
+    listed = [name for name, _, _ in lines]
+    assert len(set(listed)) == len(listed)
+    parts = [DEMO, *(part for name in asdict(DEMO) if is_dataclass(part := getattr(DEMO, name))), *DEMO.train.phases]
+    assert len({type(part) for part in parts}) == len(sections())
+    of_sections = sum(len([f for f in fields(part) if not is_dataclass(getattr(part, f.name))]) for part in parts)
+    assert len(listed) == of_sections - 3, "but for a profile's name and about, and the tuple of phases"
+    for name in listed:
+        node = DEMO
+        for key in name.split("."):
+            node = node.phase(key) if key.isdecimal() else getattr(node, key)
+        if not isinstance(node, dict):
+            assert changed(DEMO, f"{name}={node}") == DEMO, name
+
+
+def test_every_number_has_its_limits_beside_it():
+    """And the defaults are within them."""
+    for kind in sections():
+        hints = get_type_hints(kind, include_extras=True)
+        for f in fields(kind):
+            if any(word in str(hints[f.name]) for word in ("int", "float")) and "Phase" not in str(hints[f.name]):
+                assert "Limits" in str(hints[f.name]), f"{kind.__name__}.{f.name}"
+    assert Limits(low=0, high=1) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "low, high, name",
+    [
+        (1, 10**4, "train.64.epochs"),
+        (2, 10**4, "train.64.batch"),
+        (0, 1, "submit.threshold"),
+        (0, 2**32 - 1, "train.seed"),
+        (0, 0.5, "pseudo.low"),
+        (0.5, 1, "pseudo.high"),
+    ],
+)
+def test_both_limits_are_allowed_and_nothing_beyond(low, high, name):
+    step = 1 if name.startswith("train") else 1e-6
+    for value in (low, high):
+        changed(DEMO, f"{name}={value}")
+    for value in (low - step, high + step):
+        with pytest.raises(InputError, match=rf"profile demo: {name}={value}.* must be within {low:g}\.\."):
+            changed(DEMO, f"{name}={value}")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +170,12 @@ def test_every_field_of_every_section_can_be_set():
         ("folds.scheme=random", ["'random'", "kfold, coverage"]),
         ("submit.threshold=find", ["'find'", "float or search"]),
         ("train.48.epochs=5", ["48", "64", "96"]),
-        ("train.64=5", ["64 is a stage", "epochs"]),
+        ("train.64=5", ["64 is a phase", "epochs"]),
         ("train.64.wd=5", ["wd"]),
         ("train.64.epochs.x=5", ["epochs.x"]),
         ("train.².epochs=5", ["²"]),
         ("train=5", ["section", "loss"]),
-        ("train.stages=5", ["train.epochs"]),
+        ("train.phases=5", ["train.epochs", "--add-phase"]),
         ("train.wd.x=5", ["wd is one value"]),
         ("model.options=5", ["options.KEY"]),
         ("model.options.a.b=5", ["options.KEY"]),
@@ -160,9 +202,9 @@ def test_refusals_name_the_value_and_the_rule(setting, words):
         ("train.lr=-1", "-1", "within"),
         ("train.lr=1e999", "inf", "within"),
         ("train.wd=-1e-3", "-0.001", "0.."),
-        ("train.size=64", "[64, 64]", "differ"),
-        ("train.64.size=96", "[96, 96]", "differ"),
-        ("run_folds=0", "0", "folds.k=3"),
+        ("train.size=64", "['64', '64']", "differ"),
+        ("train.64.size=96", "['96', '96']", "differ"),
+        ("run_folds=0", "0", "1.."),
         ("run_folds=4", "4", "folds.k=3"),
         ("folds.k=2", "3", "folds.k=2"),
         ("folds.seed=-1", "-1", "0.."),
@@ -173,25 +215,25 @@ def test_refusals_name_the_value_and_the_rule(setting, words):
         ("augment.brightness=1", "1.0", "0.99"),
         ("predict.batch=0", "0", "1.."),
         ("submit.threshold=50", "50", "0..1"),
+        ("workers=0", "0", "1.."),
+        ("pseudo.low=0.6", "0.6", "0..0.5"),
+        ("train.64.pseudo=true", "pseudo", "after the first"),
+        ("train.96.name=64", "['64', '64']", "differ"),
+        ("train.96.name=9/6", "'9/6'", "letters, digits"),
     ],
 )
 def test_numbers_that_cannot_be(setting, value, rule):
     with pytest.raises(InputError) as e:
         changed(DEMO, setting)
     name = setting.partition("=")[0].rpartition(".")[2]
-    assert value in str(e.value) and rule in str(e.value) and (name in str(e.value) or name == "k"), str(e.value)
+    assert value in str(e.value) and rule in str(e.value), str(e.value)
+    assert name in str(e.value) or name == "k" or "called" in str(e.value)
 
 
 def test_the_whole_is_judged_after_all_settings():
     assert changed(DEMO, "run_folds=5", "folds.k=5") == changed(DEMO, "folds.k=5", "run_folds=5")
-    assert [s.size for s in changed(DEMO, "train.96.size=128", "train.64.size=96").train.stages] == [96, 128]
+    assert [s.size for s in changed(DEMO, "train.96.size=128", "train.64.size=96").train.phases] == [96, 128]
     assert changed(DEMO, "train.epochs=5", "train.epochs=6") == changed(DEMO, "train.epochs=6"), "the last one counts"
-
-
-def test_limits_name_numbers_that_exist():
-    for path in LIMITS:
-        section, name = path.split(".")
-        assert hasattr(getattr(DEMO, section), name) or hasattr(DEMO.train.stages[0], name)
 
 
 @pytest.mark.parametrize(
@@ -203,16 +245,72 @@ def test_a_profile_that_does_not_exist(name, near):
         profile_named(name)
 
 
-def test_a_size_that_the_profile_has_not():
-    with pytest.raises(InputError, match="demo has no size 128; it has 64, 96"):
-        DEMO.stage(128)
+# ---- phases
+
+PHASES = appended(DEMO, "size=128", "pseudo=true,epochs=2", "size=256,pseudo=false").train  # 64, 96, 128, pseudo, 256
+
+
+def test_a_phase_is_called_after_its_size_or_its_labels_or_as_it_is_said():
+    numbers = {"size": 128, "batch": 32, "epochs": 60, "lr": 1e-3}
+    assert [Phase(**numbers).name, Phase(**numbers, pseudo=True).name, Phase(**numbers, name="a").name] == [
+        "128",
+        "pseudo",
+        "a",
+    ]
+    named = changed(DEMO, "train.96.name=fine", "train.fine.size=128")
+    assert [phase.name for phase in named.train.phases] == ["64", "fine"], "a name of one's own stays"
+
+
+def test_phases_know_their_order():
+    first, second, third, pseudo, last = PHASES.phases
+    assert [phase.name for phase in PHASES.phases] == ["64", "96", "128", "pseudo", "256"]
+    assert PHASES.last is last and PHASES.labeller is third
+    assert [PHASES.before(phase) for phase in PHASES.phases] == [None, first, second, third, pseudo]
+    assert all(PHASES.phase(phase.name) is phase for phase in PHASES.phases)
+    with pytest.raises(InputError, match="there is no phase 99; the profile has 64, 96, 128, pseudo, 256"):
+        PHASES.phase("99")
+
+
+def test_both_epochs_stay_only_of_a_phase_that_predicts():
+    """The labels of a phase with pseudo-labels are predictions, too; 400 MB each add up."""
+    assert {phase.name: PHASES.epochs_kept(phase) for phase in PHASES.phases} == {
+        "64": ("best",),
+        "96": ("best",),
+        "128": ("best", "last"),
+        "pseudo": ("best",),
+        "256": ("best", "last"),
+    }
+
+
+def test_settings_reach_the_phases_that_were_added():
+    profile = changed(appended(DEMO, "size=128,epochs=3"), "train.128.lr=1e-5", "train.batch=8")
+    assert profile.train.last == Phase(size=128, batch=8, epochs=3, lr=1e-5)
+    assert appended(DEMO) == DEMO and len(DEMO.train.phases) == 2
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=st.sampled_from("sizepochlrdum=true0123456789,.-e² "), max_size=30))
+def test_any_text_adds_a_phase_or_is_refused_in_words(text):
+    try:
+        assert len(appended(DEMO, text).train.phases) == 3
+    except InputError as e:
+        assert str(e).startswith(f"--add-phase {text}: ")
 
 
 @settings(deadline=None)
 @given(
     st.text(alphabet=st.sampled_from("train.epochswdlmodptin=0123456789e-[]{}'\"²٣()+* \n\\"), max_size=30),
     st.sampled_from(
-        ["", "train.", "model.options.", "train.64.", "model.options.width=", "submit.threshold=", "train.lr="]
+        [
+            "",
+            "train.",
+            "model.options.",
+            "train.64.",
+            "train.96.name=",
+            "model.options.width=",
+            "submit.threshold=",
+            "train.lr=",
+        ]
     ),
 )
 def test_any_text_is_taken_or_refused_in_words(text, prefix):
@@ -224,9 +322,11 @@ def test_any_text_is_taken_or_refused_in_words(text, prefix):
 
 def test_settings_are_plain_and_whole():
     assert settings_of(DEMO.folds) == {"scheme": "coverage", "k": 3, "seed": 42}
-    assert settings_of(DEMO.train)["stages"][0] == {
+    assert settings_of(DEMO.train)["phases"][0] == {
+        "name": "64",
         "size": 64,
         "batch": 16,
-        "epochs": DEMO.train.stages[0].epochs,
-        "lr": DEMO.train.stages[0].lr,
+        "epochs": DEMO.train.phases[0].epochs,
+        "lr": DEMO.train.phases[0].lr,
+        "pseudo": False,
     }

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.salt import cli as command
-from pipeline.salt import device
-from pipeline.salt.device import depthwise_in_fp32, pick_device, pick_devices, resolve_precision
+from pipeline.salt import cli, device
+from pipeline.salt.device import depthwise_in_fp32_, pick_device, pick_devices, resolve_precision
 from pipeline.salt.errors import InputError
 from pipeline.salt.training import fold as fold_setup
 
@@ -36,11 +35,11 @@ def test_a_gpu_that_torch_does_not_see_is_no_reason_to_take_a_week(monkeypatch, 
     monkeypatch.setattr(fold_setup, "visible_gpus", lambda: ["0"])
     for profile, words in [
         ("blog", "profile blog needs a GPU, and torch .* cannot use the one here"),
-        ("demo", "make_folds|No such file"),
+        ("demo", "prepare"),
     ]:
-        run, _ = command.parse("", ["--data=sample", f"--out={tmp_path}", f"--profile={profile}"])
+        run, _ = cli.parse("", ["--data=sample", f"--out={tmp_path}", f"--profile={profile}"])
         with pytest.raises((InputError, OSError), match=words):
-            fold_setup.set_up_fold(run, 0, run.profile.steps[0])
+            fold_setup.set_up_fold(run, 0, run.profile.train.phases[0])
 
 
 def test_all_gpus_or_the_cpu(monkeypatch):
@@ -68,7 +67,7 @@ def test_depthwise_convolutions_compute_in_fp32_and_others_do_not():
     x = torch.randn(2, 8, 9, 9)
     depthwise, dense = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)
     exact = depthwise(x)
-    model = depthwise_in_fp32(nn.ModuleList([depthwise, dense]))
+    model = depthwise_in_fp32_(nn.ModuleList([depthwise, dense]))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model[0](x), exact)
         assert model[1](x).dtype == torch.bfloat16

@@ -4,101 +4,145 @@ import ast
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "pipeline").rglob("*.py"))
 }
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 SALT = "pipeline.salt."
-STAGES = [name for name, path in MODULES.items() if path.parent == ROOT / "pipeline" and not path.stem.startswith("__")]
+STAGES = [name for name, path in MODULES.items() if path.parent == ROOT / "pipeline" and path.stem != "__init__"]
 TOOLS = [name for name in MODULES if name.startswith("pipeline.tools.")]
-PURE = ("losses", "metrics", "rle", "folds", "models")
-FASTAI = ("models", "training", "tiles.loaders")  # it takes seconds to import
+
+# The rooms of pipeline/salt from the ground up: each stands on those that are named beside it, and on no other.
+SCIENCE = {"errors"}
+ROOMS = {
+    "errors": set(),
+    "progress": set(),
+    "rle": set(),
+    "metrics": SCIENCE,
+    "losses": SCIENCE,
+    "folds": SCIENCE,
+    "models": SCIENCE | {"models"},
+    "config": {"errors"},
+    "artifacts": {"errors"},
+    "device": {"errors"},
+    "distributed": {"errors"},
+    "overrides": {"config", "errors"},
+    "run": {"config"},
+    "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
+    "submission": {"config", "errors", "metrics", "rle"},
+    "inspection": {"errors", "inspection", "models"},
+    "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
+    "stages": {"artifacts", "config", "errors", "run", "tiles"},
+    "inference": {"artifacts", "config", "device", "progress", "tiles"},
+    "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run"},
+    "training": {"artifacts", "config", "device", "distributed", "errors", "losses", "metrics", "models", "run"}
+    | {"progress", "stages", "tiles", "training"},
+    "cli": {"artifacts", "config", "distributed", "errors", "launch", "models", "overrides", "run", "tiles"},
+}
+TORCH = {"device", "inference", "inspection", "losses", "metrics", "models", "training", "tiles"}  # takes seconds
+FASTAI = {"models", "training", "tiles"}  # it takes more
 
 
-@cache
-def imports(name: str) -> frozenset[str]:
-    """Full names of all modules that a module imports anywhere in its text, but for those that only types need."""
-    tree, found = ast.parse(MODULES[name].read_text()), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+def imports(name: str) -> Iterable[tuple[str, bool]]:
+    """(full name of a module, whether it is imported with this one) for every import in its text."""
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}: a relative import"
-            assert all(alias.name != "*" for alias in node.names), f"{name}: a star import from {node.module}"
             # `from pipeline.salt import rle` imports a module, `from ...errors import InputError` a name of one
-            found |= {
-                full if (full := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
-            }
-    return frozenset(found)
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [module if module in MODULES else str(node.module) for module in full]
+        else:
+            continue
+        yield from ((module, node in TREES[name].body) for module in modules)
 
 
 def ours(name: str) -> set[str]:
-    return {module for module in imports(name) if module in MODULES and module not in ("pipeline", "pipeline.salt")}
+    return {module for module, _ in imports(name) if module in MODULES} - {"pipeline", "pipeline.salt"}
 
 
-def is_in(name: str, rooms: tuple[str, ...]) -> bool:
-    return any(name == SALT + room or name.startswith(f"{SALT}{room}.") for room in rooms)
+def room(name: str) -> str:
+    """'tiles' of pipeline.salt.tiles.cache; '' of what is not in pipeline/salt."""
+    return name.removeprefix(SALT).split(".")[0] if name.startswith(SALT) else ""
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_reads_and_has_no_star_import(name):
-    imports(name)
+def at_the_top(name: str, packages: set[str]) -> set[str]:
+    """Those of the packages that come with the module, through whatever it imports."""
+    seen, queue, found = set(), [name], set()
+    while queue:
+        current = queue.pop()
+        if current not in seen and current in MODULES:
+            seen.add(current)
+            modules = {module for module, top in imports(current) if top}
+            found |= {module.split(".")[0] for module in modules} & packages
+            queue += [module for module in modules if module in MODULES]
+            queue += [".".join(current.split(".")[:i]) for i in range(1, current.count(".") + 1)]  # its packages
+    return found
 
 
-def test_the_rooms_are_where_they_are_looked_for():
-    assert {"pipeline.prepare", "pipeline.train", "pipeline.submit"} <= set(STAGES)
-    assert all(any(is_in(name, (room,)) for name in MODULES) for room in (*PURE, *FASTAI))
+def test_the_files_are_where_they_are_looked_for():
+    assert {"pipeline.prepare", "pipeline.train", "pipeline.submit", "pipeline.__main__"} <= set(STAGES)
+    assert "pipeline.tools.lr_find" in TOOLS and "pipeline.salt.tiles" in MODULES
+    assert "pipeline.salt.artifacts" in ours("pipeline.train") and room("pipeline.salt.tiles.cache") == "tiles"
+    assert at_the_top("pipeline.salt.training.fold", {"torch", "fastai"}) == {"torch", "fastai"}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_verbs_know_nouns_and_nouns_know_no_verbs(name):
-    verbs = [module for module in ours(name) if not module.startswith(SALT)]
-    if name in TOOLS:  # tools may lean on one another, on no stage
-        verbs = [module for module in verbs if not module.startswith("pipeline.tools")]
-    assert not verbs, f"{name} imports {', '.join(verbs)}; what two stages need belongs in pipeline/salt"
+def test_no_import_is_relative_or_of_everything():
+    found = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.level or any(alias.name == "*" for alias in node.names))
+    ]
+    assert not found
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if is_in(name, PURE)])
-def test_science_knows_no_files_stages_or_profiles(name):
-    allowed = ("errors", *(room for room in PURE if is_in(name, (room,))))
-    strange = [module for module in ours(name) if not is_in(module, allowed)]
-    assert not strange, f"{name} imports {', '.join(strange)}"
+def test_a_new_file_is_placed_in_a_room():
+    found = {room(name) for name in MODULES} - {""}
+    assert found == ROOMS.keys(), "name its room here, and what it may stand on"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if is_in(name, ("tiles",))])
-def test_tiles_know_no_network(name):
-    assert not [
-        module for module in ours(name) if not is_in(module, ("tiles", "artifacts", "config", "errors", "rle", "folds"))
-    ], name
+def test_nothing_in_salt_imports_a_stage_or_a_tool_and_no_stage_imports_another():
+    found = []
+    for name in MODULES:
+        verbs = {module for module in ours(name) if not room(module)} - {name}
+        if name in TOOLS:  # tools may lean on one another, on no stage
+            verbs -= set(TOOLS)
+        found += [f"{name} imports {verb}; what two stages need belongs in pipeline/salt" for verb in sorted(verbs)]
+    assert not found
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if is_in(name, ("errors", "config", "artifacts"))])
-def test_the_ground_floor_stands_on_errors_alone(name):
-    assert all(is_in(module, ("errors",)) for module in ours(name)), name
+def test_stages_and_tools_import_the_command_line_and_nothing_in_salt_does():
+    users = {name for name in MODULES if SALT + "cli" in ours(name)}
+    assert users == {*STAGES, *TOOLS}
 
 
-def test_fastai_stays_where_it_is_worth_its_seconds():
-    """At the top of a module, that is; a stage or a tool may import it where it has something to do."""
+def test_every_room_stands_on_those_below_it_alone():
+    found = [
+        f"{name} imports {module}"
+        for name in MODULES
+        if room(name)
+        for module in sorted(ours(name))
+        if room(module) and room(module) not in ROOMS[room(name)] | {room(name)} & {"models", "tiles", "training"}
+        if module != name
+    ]
+    assert not found
 
-    def at_the_top(path: Path) -> bool:
-        names = [
-            getattr(node, "module", None) or node.names[0].name
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        return any(name.split(".")[0] == "fastai" for name in names)
 
-    users = [name for name, path in MODULES.items() if at_the_top(path)]
-    assert users and not [name for name in users if not is_in(name, FASTAI)]
+def test_the_rooms_stand_on_one_another_and_not_in_a_circle():
+    floors = {}
+    while len(floors) < len(ROOMS):
+        ready = {name for name, below in ROOMS.items() if name not in floors and below - {name} <= floors.keys()}
+        assert ready, f"each of {sorted(ROOMS.keys() - floors.keys())} stands on another of them"
+        floors |= dict.fromkeys(ready, len(floors))
+    assert not any("models" in ROOMS[name] for name in ("tiles", "artifacts", "run", "stages")), "tiles know no model"
+    knowing = {name for name, below in ROOMS.items() if below & {"artifacts", "run", "stages"}}
+    assert not knowing & {"models", "losses", "metrics", "rle", "folds", "config", "submission"}, "they know no files"
 
 
 def test_no_import_runs_in_a_circle():
@@ -117,14 +161,46 @@ def test_no_import_runs_in_a_circle():
         visit(name)
 
 
+def test_torch_and_fastai_stay_where_they_are_worth_their_seconds():
+    """Those rooms alone have them at the top of a module; a stage imports such a room where it has something to do."""
+    torch = {name for name in MODULES if at_the_top(name, {"torch"})}
+    fastai = {name for name in MODULES if "fastai" in {module.split(".")[0] for module, top in imports(name) if top}}
+    assert {room(name) for name in torch} <= TORCH and {room(name) for name in fastai} == FASTAI
+    assert not [name for name in MODULES if at_the_top(name, {"ray", "accelerate"})], "they may not be installed"
+
+
 def test_only_artifacts_publishes():
     """Nobody else renames a file into place: a killed stage would leave half a result."""
-    for name, path in MODULES.items():
-        if name not in (SALT + "artifacts", SALT + "tiles.synthetic"):  # the sample is a folder, renamed whole
-            calls = {
-                ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-            }
-            assert not calls & {"os.replace", "os.rename", "shutil.move"}, name
+    calls = {
+        name: {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for name, tree in TREES.items()
+    }
+    renaming = [
+        name
+        for name, called in calls.items()
+        if called & {"os.replace", "shutil.move"} or any(call.endswith(".rename") for call in called)
+    ]
+    assert renaming == [SALT + "artifacts", SALT + "tiles.synthetic"]  # the sample is a folder, renamed whole
+
+
+def test_no_callback_names_another_but_by_its_order():
+    """What one does is told to all in `learn.epoch_row`; what it keeps is `state_dict`'s."""
+    tree = TREES[SALT + "training.callbacks"]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert {"Stateful", "Autocast", "EpochLog", "KeepBest", "RandomState", "Resume"} <= set(classes)
+    found = []
+    for name, node in classes.items():
+        orders = {id(n.value) for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr == "order"}
+        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and id(n) not in orders}
+        found += [f"{name} uses {other}" for other in used & classes.keys() - {"Stateful"}]
+        assigned = {
+            n.attr
+            for n in ast.walk(node)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
+        }
+        snake = {"".join(f"_{c.lower()}" if c.isupper() else c for c in other).lstrip("_") for other in classes}
+        found += [f"{name} asks for self.{other}" for other in assigned & snake]  # as fastai's learner would give it
+    assert not found
 
 
 def test_help_answers_before_torch_is_imported():
@@ -135,16 +211,16 @@ for name in sys.argv[1:]:
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         importlib.import_module(name).main(["--help"])
     text = out.getvalue()
-    assert "--profile" in text and f"python -m {name}" in text.replace("pipeline.__main__", "pipeline"), name
+    assert "--profile" in text and f"python -m {name.removesuffix('.__main__')}" in text, name
     late = {"torch", "fastai", "timm", "torchvision", "matplotlib.pyplot"} & set(sys.modules)
     assert not late, (name, late)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program, *STAGES],
+        [sys.executable, "-c", program, *STAGES, *TOOLS],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"COLUMNS": "120"},
+        env=os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Predictions: flips undone before averaging, networks averaged as logits, NaN where nobody looked, flat memory."""
+"""Predictions: flips undone before averaging, models averaged as logits, NaN where nobody looked, flat memory."""
 
 import errno
 from pathlib import Path
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from pipeline.salt import artifacts, inference
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import flip_tta, predict_to_file, probabilities, tile_logits
-from pipeline.salt.tiles.geometry import to_network, to_square, to_tile
+from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 
 
-class Network(nn.Module):
-    """Any function of (B, 3, S, S) as a network; counts how it is called."""
+class Model(nn.Module):
+    """Any function of (B, 3, S, S) as a model; counts how it is called."""
 
     def __init__(self, function, mean=MEAN, std=STD):
         super().__init__()
@@ -66,7 +66,7 @@ def by_hand(images: np.ndarray, function) -> np.ndarray:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 99))
-def test_flips_do_not_change_an_equivariant_network(n, side, seed):
+def test_flips_do_not_change_an_equivariant_model(n, side, seed):
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(flip_tta(pointwise(), images), pointwise()(images))
     symmetric = nn.Conv2d(3, 1, 3, padding=1)
@@ -81,7 +81,7 @@ def test_flips_give_the_mean_of_both_views_otherwise(n, side, seed):
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
     flipped_back = torch.flip(leaning(torch.flip(images, (3,))), (3,))
     torch.testing.assert_close(flip_tta(leaning, images), (leaning(images) + flipped_back) / 2)
-    # so that the result is equivariant, whatever the network
+    # so that the result is equivariant, whatever the model
     torch.testing.assert_close(flip_tta(leaning, images.flip(-1)), flip_tta(leaning, images).flip(-1))
 
 
@@ -98,9 +98,9 @@ def test_both_views_go_in_one_batch_and_never_upside_down():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_one_network_at_its_own_size_is_numpys_arithmetic(tmp_path, flip):
+def test_one_model_at_its_own_size_is_numpys_arithmetic(tmp_path, flip):
     images = tiles(7)
-    found = predict(tmp_path / "p.npy", images, [(Network(pointwise()), np.arange(7))], flip=flip)
+    found = predict(tmp_path / "p.npy", images, [(Model(pointwise()), np.arange(7))], flip=flip)
     assert found.dtype == np.float16 and found.shape == (7, 101, 101)
     np.testing.assert_allclose(
         found, 1 / (1 + np.exp(-by_hand(images, pointwise()))), atol=6e-4
@@ -110,26 +110,26 @@ def test_one_network_at_its_own_size_is_numpys_arithmetic(tmp_path, flip):
 @pytest.mark.parametrize("size", [32, 128])
 def test_at_another_size_it_is_there_and_back(tmp_path, size):
     images = tiles(3)
-    found = predict(tmp_path / "p.npy", images, [(Network(leaning), np.arange(3))], size=size, flip=True)
-    square = to_network(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
+    found = predict(tmp_path / "p.npy", images, [(Model(leaning), np.arange(3))], size=size, flip=True)
+    square = to_model_input(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
     expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2)[:, 0].sigmoid()
     np.testing.assert_allclose(found, expected.numpy(), atol=6e-4)
 
 
-def test_networks_are_averaged_as_logits_each_over_its_own_tiles(tmp_path):
+def test_models_are_averaged_as_logits_each_over_its_own_tiles(tmp_path):
     images = tiles(6)
     functions = [pointwise(2.0, 0.5), pointwise(-4.0, 0.1), pointwise(1.0, -3.0)]
     rows = [np.array([0, 1, 2, 3]), np.array([3, 1]), np.array([1, 4])]
-    found = predict(tmp_path / "p.npy", images, [(Network(f), r) for f, r in zip(functions, rows, strict=True)])
+    found = predict(tmp_path / "p.npy", images, [(Model(f), r) for f, r in zip(functions, rows, strict=True)])
     for tile, of in {0: [0], 1: [0, 1, 2], 2: [0], 3: [0, 1], 4: [2]}.items():
         logit = np.mean([by_hand(images[[tile]], functions[k])[0] for k in of], axis=0)
         np.testing.assert_allclose(found[tile], 1 / (1 + np.exp(-logit)), atol=6e-4)
     assert np.isnan(found[5]).all(), "a tile that nobody predicted"
 
 
-def test_each_network_has_its_own_normalisation(tmp_path):
+def test_each_model_has_its_own_normalisation(tmp_path):
     images = tiles(2)
-    half = Network(pointwise(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    half = Model(pointwise(), mean=(0.5,) * 3, std=(0.5,) * 3)
     found = predict(tmp_path / "p.npy", images, [(half, np.arange(2))])
     x = images[:, None].repeat(3, 1) / 127.5 - 1
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-pointwise()(x)[:, 0])), atol=6e-4)
@@ -140,23 +140,23 @@ def test_each_network_has_its_own_normalisation(tmp_path):
 def test_the_size_of_a_batch_does_not_matter(tmp_path_factory, batch):
     folder, images = tmp_path_factory.mktemp("batch"), tiles(7)
     order = np.array([6, 0, 3, 1, 2, 5, 4])
-    network = Network(leaning)
-    found = predict(folder / "a.npy", images, [(network, order)], batch=batch, flip=True)
+    model = Model(leaning)
+    found = predict(folder / "a.npy", images, [(model, order)], batch=batch, flip=True)
     assert np.array_equal(
-        found, predict(folder / "b.npy", images, [(Network(leaning), np.arange(7))], batch=7, flip=True)
+        found, predict(folder / "b.npy", images, [(Model(leaning), np.arange(7))], batch=7, flip=True)
     )
-    assert sum(shape[0] for shape in network.shapes) == 14 and max(shape[0] for shape in network.shapes) <= 2 * batch
+    assert sum(shape[0] for shape in model.shapes) == 14 and max(shape[0] for shape in model.shapes) <= 2 * batch
 
 
-def test_networks_are_asked_for_one_at_a_time(tmp_path):
+def test_models_are_asked_for_one_at_a_time(tmp_path):
     alive, most = [], []
 
     def jobs():
         for _ in range(3):
-            network = Network(pointwise())
-            alive.append(network)
+            model = Model(pointwise())
+            alive.append(model)
             most.append(sum(bool(n.shapes) for n in alive))
-            yield network, np.arange(4)
+            yield model, np.arange(4)
 
     predict(tmp_path / "p.npy", tiles(4), jobs())
     assert most == [0, 1, 2], "each is used up before the next is loaded"
@@ -170,18 +170,18 @@ def test_devices_share_the_batches_and_work_at_once(tmp_path):
         both.wait()
         return leaning(x)
 
-    jobs = [(Network(patient), rows[:8]), (Network(patient), rows[5:])]  # batches of 2: 4 and 2 of them
+    jobs = [(Model(patient), rows[:8]), (Model(patient), rows[5:])]  # batches of 2: 4 and 2 of them
     shared = predict(tmp_path / "shared.npy", images, jobs, batch=2, flip=True, devices=2)
     alone = predict(
-        tmp_path / "alone.npy", images, [(Network(leaning), rows[:8]), (Network(leaning), rows[5:])], batch=2, flip=True
+        tmp_path / "alone.npy", images, [(Model(leaning), rows[:8]), (Model(leaning), rows[5:])], batch=2, flip=True
     )
     assert np.array_equal(shared, alone, equal_nan=True) and np.isnan(shared[[6, 8]]).all()
-    assert [len(network.shapes) for network, _ in jobs] == [2, 1], "the other half went to a copy"
+    assert [len(model.shapes) for model, _ in jobs] == [2, 1], "the other half went to a copy"
 
 
 def test_more_devices_than_batches(tmp_path):
-    found = predict(tmp_path / "p.npy", tiles(3), [(Network(leaning), np.arange(3))], batch=2, devices=4)
-    assert np.array_equal(found, predict(tmp_path / "q.npy", tiles(3), [(Network(leaning), np.arange(3))], batch=2))
+    found = predict(tmp_path / "p.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2, devices=4)
+    assert np.array_equal(found, predict(tmp_path / "q.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2))
 
 
 def test_a_device_that_fails_is_not_passed_over(tmp_path):
@@ -189,18 +189,18 @@ def test_a_device_that_fails_is_not_passed_over(tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        predict(tmp_path / "p.npy", tiles(9), [(Network(broken), np.arange(9))], batch=1, devices=2)
+        predict(tmp_path / "p.npy", tiles(9), [(Model(broken), np.arange(9))], batch=1, devices=2)
 
 
-def test_a_network_can_take_other_weights_after_it_has_predicted(tmp_path):
+def test_a_model_can_take_other_weights_after_it_has_predicted(tmp_path):
     """Also into what was moved to get there: all of it to a GPU, here what channels last lays out anew."""
-    network = Network(leaning)
-    network.register_buffer("moved", torch.ones(1, 2, 3, 3))
-    before = network.moved.data_ptr()
-    predict(tmp_path / "p.npy", tiles(2), [(network, np.arange(2))])
-    assert network.moved.data_ptr() != before
-    network.load_state_dict({"moved": torch.zeros(1, 2, 3, 3)})
-    assert not network.moved.any()
+    model = Model(leaning)
+    model.register_buffer("moved", torch.ones(1, 2, 3, 3))
+    before = model.moved.data_ptr()
+    predict(tmp_path / "p.npy", tiles(2), [(model, np.arange(2))])
+    assert model.moved.data_ptr() != before
+    model.load_state_dict({"moved": torch.zeros(1, 2, 3, 3)})
+    assert not model.moved.any()
 
 
 def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
@@ -213,7 +213,7 @@ def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
 def test_what_is_yielded_is_rows_and_float32_logits():
     chunks = list(
         tile_logits(
-            Network(pointwise()),
+            Model(pointwise()),
             tiles(5),
             np.array([4, 2, 0]),
             size=32,
@@ -229,27 +229,26 @@ def test_what_is_yielded_is_rows_and_float32_logits():
 
 
 def test_no_tiles_at_all(tmp_path):
-    assert predict(tmp_path / "p.npy", tiles(0), [(Network(pointwise()), np.arange(0))]).shape == (0, 101, 101)
+    assert predict(tmp_path / "p.npy", tiles(0), [(Model(pointwise()), np.arange(0))]).shape == (0, 101, 101)
 
 
 def test_nothing_but_the_result_is_left(tmp_path):
-    predict(tmp_path / "p.npy", tiles(3), [(Network(pointwise()), np.arange(3))])
+    predict(tmp_path / "p.npy", tiles(3), [(Model(pointwise()), np.arange(3))])
     assert [p.name for p in tmp_path.iterdir()] == ["p.npy"]
 
 
-def test_a_full_disk_is_said_before_the_first_network_is_asked(tmp_path, monkeypatch):
+def test_a_full_disk_is_said_before_the_first_model_is_asked(tmp_path, monkeypatch):
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    network = Network(pointwise())
+    model = Model(pointwise())
     monkeypatch.setattr(artifacts, "reserve", full)
-    with pytest.raises(InputError, match="no space left to write .*oof.npy"):
-        artifacts.publish(
-            tmp_path / "oof.npy",
-            artifacts.Origin({}, {}),
-            lambda tmp: predict(tmp, tiles(3), [(network, np.arange(3))]),
-        )
-    assert list(tmp_path.iterdir()) == [] and network.shapes == []
+    with (
+        pytest.raises(InputError, match="no space left to write .*oof.npy"),
+        artifacts.publish(tmp_path / "oof.npy", artifacts.Origin({}, {})) as tmp,
+    ):
+        predict(tmp, tiles(3), [(model, np.arange(3))])
+    assert list(tmp_path.iterdir()) == [] and model.shapes == []
 
 
 @pytest.mark.skipif(
@@ -268,6 +267,6 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path, monkeypatch):
 
     monkeypatch.setattr(inference, "probabilities", watched(probabilities))
     images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (3500, 101, 101))
-    predict(tmp_path / "p.npy", images, [(Network(watched(pointwise())), np.arange(3500))], size=32, batch=128)
+    predict(tmp_path / "p.npy", images, [(Model(watched(pointwise())), np.arange(3500))], size=32, batch=128)
     # Held in memory, the logits of 3,500 tiles would be 136 MiB, their float16 probabilities 68 more.
     assert len(seen) > 30 and max(seen) - seen[0] < 60

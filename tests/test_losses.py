@@ -1,7 +1,7 @@
 """The losses: against the papers' definitions spelled out in float64, other people's code, and a pencil."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.salt import losses
+from pipeline.salt.config import Train
 from pipeline.salt.losses import LOSSES, bce, composite, lovasz_hinge, symmetric_lovasz
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -146,6 +147,10 @@ def test_bce_by_pencil():
     )
 
 
+def test_a_profile_may_name_these_losses_and_no_others():
+    assert get_args(get_type_hints(Train)["loss"]) == tuple(LOSSES)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 class TestEvery:
     """What holds for every loss in the table."""
@@ -210,21 +215,34 @@ class TestEvery:
     def test_composite_is_the_sum_of_its_parts(self, name):
         loss, (logits, masks) = LOSSES[name], _batch(side=8)
         torch.manual_seed(2)
-        deep, empty = [torch.randn(6, 1, side, side) for side in (8, 4, 2)], torch.randn(6, 1)
+        deep, any_salt = [torch.randn(6, 1, side, side) for side in (8, 4, 2)], torch.randn(6, 1)
         salted = masks.flatten(1).any(1)
-        expected = loss(logits, masks) + 0.05 * F.binary_cross_entropy(empty.sigmoid()[:, 0], salted.float())
+        expected = loss(logits, masks) + 0.05 * F.binary_cross_entropy(any_salt.sigmoid()[:, 0], salted.float())
         for maps in deep:
-            every = 8 // maps.shape[-1]  # nearest neighbour: every 1st, 2nd, 4th pixel
-            expected = expected + loss(maps[salted], masks[salted][..., ::every, ::every])
-        torch.testing.assert_close(composite(loss)(Heads(logits, deep, empty), masks), expected)
+            for i in range(6):  # each tile counts a sixth; without salt as if its logits were 0
+                small = _bilinear_by_hand(masks[i : i + 1], maps.shape[-1])
+                expected = expected + loss(maps[i : i + 1] if salted[i] else 0 * maps[i : i + 1], small) / 6
+        torch.testing.assert_close(composite(loss)(Heads(logits, deep, any_salt), masks), expected)
         torch.testing.assert_close(composite(loss)(Heads(logits, [], None), masks), loss(logits, masks))
         torch.testing.assert_close(composite(loss)(logits, masks), loss(logits, masks))
 
-    def test_composite_without_any_salt_leaves_the_deep_heads_alone(self, name):
-        logits = torch.randn(3, 1, 8, 8)
-        deep, empty = torch.randn(3, 1, 4, 4, requires_grad=True), torch.zeros(3, 1)
-        loss = composite(LOSSES[name])(Heads(logits, [deep], empty), torch.zeros(3, 1, 8, 8))
-        loss.backward()
-        assert deep.grad.count_nonzero() == 0
-        main = LOSSES[name](logits, torch.zeros(3, 1, 8, 8)).item()
-        assert loss.item() == pytest.approx(main + 0.05 * math.log(2))  # a classifier that says 1/2
+    def test_empty_tiles_thin_out_what_the_deep_heads_learn_and_teach_them_nothing(self, name):
+        """The mean is over the whole batch: beside as many tiles without salt, a tile teaches half as much."""
+        _, masks = _batch(side=8)
+        masks = masks[[0, 1, 4]]
+        deep = torch.randn(6, 1, 8, 8, requires_grad=True)
+        composite(LOSSES[name])(Heads(torch.zeros(3, 1, 8, 8), [deep[:3]], None), masks).backward()
+        alone, deep.grad = deep.grad[:3].clone(), None
+        padded = torch.cat([masks, torch.zeros(3, 1, 8, 8)])
+        composite(LOSSES[name])(Heads(torch.zeros(6, 1, 8, 8), [deep], None), padded).backward()
+        torch.testing.assert_close(deep.grad[:3], alone / 2)
+        assert deep.grad[3:].count_nonzero() == 0 and alone.count_nonzero() > 0
+
+
+def _bilinear_by_hand(masks: Tensor, side: int) -> Tensor:
+    """(1, 1, 8, 8) -> (1, 1, side, side), side 8, 4 or 2: the mean of the four pixels about a new pixel's centre."""
+    every = 8 // side
+    if every == 1:
+        return masks
+    first = every // 2 - 1
+    return sum(masks[..., first + i :: every, first + j :: every] for i in (0, 1) for j in (0, 1)) / 4

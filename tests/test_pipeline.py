@@ -1,6 +1,5 @@
 """The whole pipeline, small, in a folder of its own: what it leaves, what it redoes, every fault in one sentence."""
 
-import contextlib
 import errno
 import gzip
 import io
@@ -9,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,57 +18,22 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipeline import __main__ as overview
-from pipeline import make_folds, predict, prepare, report, submit, train
+from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
 from pipeline.salt import artifacts, rle
 from pipeline.salt.config import PROFILES, Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import tile_logits
-from pipeline.salt.tiles import synthetic as sample
+from pipeline.salt.tiles import synthetic
 from pipeline.salt.training import checkpoints
+from pipeline.salt.training.callbacks import EpochLog
 from pipeline.tools import lr_find
 
 ROOT = Path(__file__).parents[1]
-LR = PROFILES["demo"].train.stages[-1].lr
+LR = PROFILES["demo"].train.last.lr
 STAGES = [prepare, make_folds, train, predict, submit, report]
-SMALL = [
-    "sample.train=24",
-    "sample.test=8",
-    "run_folds=2",
-    "workers=1",
-    "folds.k=2",
-    "train.64.size=32",
-    "train.96.size=48",
-    "train.batch=6",
-    "train.32.epochs=2",
-    "train.48.epochs=1",
-    "model.options.width=8",
-    "train.precision=fp32",
-    "predict.batch=5",
-]
-
-
-def flags(out: Path, *more: str, data: str | Path = "sample") -> list[str]:
-    return [
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--profile",
-        "demo",
-        *(f for s in SMALL for f in ("--set", s)),
-        *more,
-    ]
-
-
-def run(*stages, out: Path, more: tuple[str, ...] = (), data: str | Path = "sample") -> str:
-    """What the stages print."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        for stage in stages:
-            stage.main(flags(out, *more, data=data))
-    return said.getvalue()
 
 
 def tree(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -78,25 +44,13 @@ def tree(out: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def changed(before: dict, after: dict) -> set[str]:
-    """Files that were written, whatever their content; without notes."""
+    """Files that were written, whatever their content; without sidecars."""
     return {name for name in {*before, *after} if before.get(name) != after.get(name) and not name.endswith(".json")}
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> tuple[Path, str]:
-    """The demo from nothing to the report, and what it said; not to be changed."""
-    out = tmp_path_factory.mktemp("demo") / "out"
-    return out, run(*STAGES, out=out)
-
-
-@pytest.fixture
-def out(ran, tmp_path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(ran[0], tmp_path / "out")
-
-
-def test_everything_is_there(ran):
-    out, said = ran
+def test_everything_is_there(finished):
+    run, printed = finished
+    out = run.out
     made = {name for name in tree(out) if not name.endswith(".json")}
     folds = {
         f"folds/demo/fold_{k}/{name}"
@@ -117,22 +71,22 @@ def test_everything_is_there(ran):
         "submissions/demo/submission.csv.gz",
         "submissions/demo/report.html",
     }
-    finished = {f"{name}.json" for name in made if not name.startswith("data/sample")}
-    assert finished <= set(tree(out)), "each has its notes"
+    sidecars = {f"{name}.json" for name in made if not name.startswith("data/sample")}
+    assert sidecars <= set(tree(out)), "each has its sidecar"
     assert "submissions/demo/scores.json" in tree(out) and json.loads(
         (out / "submissions/demo/scores.json").read_text()
     )
-    assert str(out / "submissions/demo/submission.csv.gz") in said and "report.html" in said
+    assert str(out / "submissions/demo/submission.csv.gz") in printed and "report.html" in printed
 
 
-def test_arrays_have_the_shapes_that_are_promised(ran):
-    out = ran[0]
+def test_arrays_have_the_shapes_that_are_promised(finished):
+    out = finished[0].out
     shapes = {
-        "data/cache/sample/images.npy": ((24, 101, 101), np.uint8),
-        "data/cache/sample/masks.npy": ((24, 101, 101), bool),
+        "data/cache/sample/images.npy": ((25, 101, 101), np.uint8),
+        "data/cache/sample/masks.npy": ((25, 101, 101), bool),
         "data/cache/sample/test.npy": ((8, 101, 101), np.uint8),
         "data/cache/sample/truth.npy": ((8, 101, 101), bool),
-        "folds/demo/oof.npy": ((24, 101, 101), np.float16),
+        "folds/demo/oof.npy": ((25, 101, 101), np.float16),
         "submissions/demo/test.npy": ((8, 101, 101), np.float16),
     }
     for name, (shape, kind) in shapes.items():
@@ -147,103 +101,177 @@ def test_arrays_have_the_shapes_that_are_promised(ran):
         list(folds) == ["id", "fold", "coverage", "z"]
         and folds["id"].tolist() == tiles.loc[tiles["split"] == "train", "id"].tolist()
     )
-    assert sorted(folds["fold"].value_counts().tolist()) == [12, 12]
+    assert sorted(folds["fold"].value_counts().tolist()) == [12, 13]
     history = pd.read_csv(out / "folds/demo/fold_1/32.csv")
-    assert history["epoch"].tolist() == [1, 2] and history["meanap"].between(0, 1).all()
+    assert history["epoch"].tolist() == [*range(1, 9)] and history["meanap"].between(0, 1).all()
 
 
-def test_each_tile_is_predicted_by_the_network_that_never_saw_it_and_test_tiles_by_all(ran):
-    out = ran[0]
+def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by_all(finished):
+    out = finished[0].out
     folds = pd.read_csv(out / "folds/demo/folds.csv")["fold"].to_numpy()
     images, test = (np.load(out / "data/cache/sample" / name) for name in ("images.npy", "test.npy"))
-    how = {"size": 48, "batch": 24, "flip": True, "precision": "fp32", "device": torch.device("cpu")}
-    networks = [
+    arguments = {"size": 48, "batch": 24, "flip": True, "precision": "fp32", "device": torch.device("cpu")}
+    models = [
         checkpoints.load(
             out / f"folds/demo/fold_{k}/48.last.safetensors",
-            checkpoints.network(Model(encoder="test_resnet", options={"width": 8})),
+            checkpoints.build(Model(encoder="test_resnet", options={"width": 8})),
         )
         for k in (0, 1)
     ]
-    stats = [(n.encoder.mean, n.encoder.std) for n in networks]
+    stats = [(n.encoder.mean, n.encoder.std) for n in models]
     held_out = [
-        next(tile_logits(networks[k], images, np.flatnonzero(folds == k), stats=stats[k], **how))[1] for k in (0, 1)
+        next(tile_logits(models[k], images, np.flatnonzero(folds == k), stats=stats[k], **arguments))[1] for k in (0, 1)
     ]
     oof = np.load(out / "folds/demo/oof.npy")
     for k in (0, 1):
         np.testing.assert_allclose(oof[folds == k], 1 / (1 + np.exp(-held_out[k])), atol=2e-3)
     both = np.mean(
-        [next(tile_logits(networks[k], test, np.arange(8), stats=stats[k], **how))[1] for k in (0, 1)], axis=0
+        [next(tile_logits(models[k], test, np.arange(8), stats=stats[k], **arguments))[1] for k in (0, 1)], axis=0
     )
     np.testing.assert_allclose(np.load(out / "submissions/demo/test.npy"), 1 / (1 + np.exp(-both)), atol=2e-3)
 
 
-def test_the_submission_is_what_kaggle_takes(ran):
-    out = ran[0]
+def test_the_submission_is_what_kaggle_takes(tiny):
+    out = tiny.out
+    probs = np.load(out / "submissions/demo/test.npy")
+    threshold = float(np.median(probs[0]))  # some tiles with salt, some without, one of both
+    tiny(submit, more=(f"--set=submit.threshold={threshold}",))
     lines = gzip.decompress((out / "submissions/demo/submission.csv.gz").read_bytes()).decode().splitlines()
     wanted = (out / "data/sample/sample_submission.csv").read_text().splitlines()
     assert lines[0] == wanted[0] == "id,rle_mask" and [x.split(",")[0] for x in lines] == [
         x.split(",")[0] for x in wanted
     ]
-    salt = np.load(out / "submissions/demo/test.npy") > 0.5
+    salt = probs > threshold
     salt[~np.load(out / "data/cache/sample/test.npy").any(axis=(1, 2)) | salt.all(axis=(1, 2))] = False
-    np.testing.assert_array_equal(np.stack([rle.decode(line.split(",")[1]) for line in lines[1:]]), salt)
+    assert 0 < salt[0].mean() < 1
+    np.testing.assert_array_equal(np.stack([rle.decode(line.split(",")[1], (101, 101)) for line in lines[1:]]), salt)
 
 
-def test_a_second_run_finds_everything_fresh_and_writes_nothing(ran):
-    out, before = ran[0], tree(ran[0])
-    said = run(prepare, make_folds, train, predict, submit, report, out=out)
-    assert said.count("fresh") == 1 + 1 + 4 + 2 + 1 + 1 and tree(out) == before
+def test_a_second_run_finds_everything_fresh_and_writes_nothing(finished):
+    run, before = finished[0], tree(finished[0].out)
+    printed = run(*STAGES)
+    assert printed.count("fresh") == 1 + 1 + 4 + 1 + 1 + 1 and tree(run.out) == before
+    assert all(f"fold_{k}/{size}.safetensors\n" in printed for k in (0, 1) for size in (32, 48))
 
 
-def test_a_second_run_needs_no_torch(ran):
+def test_a_second_run_needs_no_torch(finished):
     program = """
 import sys
-from pipeline import make_folds, predict, prepare, submit, train
-for stage in (prepare, make_folds, train, predict, submit):
+from pipeline import __main__, make_folds, predict, prepare, pseudo_label, submit, train
+for stage in (prepare, make_folds, train, pseudo_label, predict, submit, __main__):
     stage.main(sys.argv[1:])
 assert not {"torch", "fastai"} & set(sys.modules)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program, *flags(ran[0])], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *finished[0].flags()], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
 
 
-def test_force_redoes_one_piece_and_the_same_bytes_keep_the_rest_fresh(out):
-    before = tree(out)
-    run(train, out=out, more=("--size", "32", "--fold", "0", "--force"))
-    after = tree(out)
+def test_force_redoes_one_piece_and_the_same_bytes_keep_the_rest_fresh(tiny):
+    before = tree(tiny.out)
+    tiny(train, more=("--phase", "32", "--fold", "0", "--force"))
+    after = tree(tiny.out)
     assert changed(before, after) == {"folds/demo/fold_0/32.safetensors", "folds/demo/fold_0/32.csv"}
-    assert {n: after[n][1] for n in after if n.endswith("safetensors")} == {
-        n: before[n][1] for n in before if n.endswith("safetensors")
-    }
-    assert run(train, predict, submit, out=out).count("fresh") == 4 + 2 + 1
+    assert before["folds/demo/fold_0/32.safetensors"][1] == after["folds/demo/fold_0/32.safetensors"][1]
+    assert tiny(train, predict, submit).count("fresh") == 4 + 1 + 1
 
 
-def test_a_changed_setting_remakes_what_follows_it_and_no_more(out):
-    before = tree(out)
-    said = run(*STAGES, out=out, more=("--set", "submit.threshold=0.4"))
-    assert changed(before, tree(out)) <= {"submissions/demo/submission.csv.gz", "submissions/demo/report.html"}
-    assert said.count("fresh") == 1 + 1 + 4 + 2 and "over 0.4" in said
-    before = tree(out)
-    said = run(*STAGES, out=out, more=("--set", "train.48.lr=1e-3"))
-    assert f"train.stage.lr {LR} -> 0.001" in said and said.count("fresh") == 1 + 1 + 2
-    remade = changed(before, tree(out))
+def test_what_came_of_weights_that_were_replaced_goes_in_that_fold_alone(tiny):
+    before, other = tree(tiny.out), "--set=train.32.lr=1e-2"
+    tiny(train, more=(other, "--phase", "32", "--fold", "0", "--force"))
+    gone = {f"folds/demo/fold_0/{name}" for name in ("48.safetensors", "48.last.safetensors", "48.csv")}
+    assert before.keys() - tree(tiny.out).keys() == gone | {f"{name}.json" for name in gone}
+    text = refused(train, run=tiny, more=(other,))
+    assert "fold_1/32.safetensors was made with other settings (train.phase.lr 0.03 -> 0.01); --run NAME" in text
+    assert tiny(train, more=(other, "--fold=0")).count("trained") == 1, "the second phase, from the new weights"
+
+
+def test_a_changed_setting_remakes_what_follows_it_and_no_more(tiny):
+    before = tree(tiny.out)
+    printed = tiny(*STAGES, more=("--set", "submit.threshold=0.4"))
+    assert changed(before, tree(tiny.out)) <= {"submissions/demo/submission.csv.gz", "submissions/demo/report.html"}
+    assert printed.count("fresh") == 1 + 1 + 4 + 1 and "over 0.4" in printed
+    before = tree(tiny.out)
+    other = "--set=train.48.lr=1e-3"
+    assert f"train.phase.lr {LR} -> 0.001" in refused(*STAGES, run=tiny, more=(other,))
+    tiny(train, more=(other, "--phase=48", "--force"))
+    printed = tiny(*STAGES, more=(other,))
+    assert printed.count("fresh") == 1 + 1 + 4
+    remade = changed(before, tree(tiny.out))
     assert "folds/demo/oof.npy" in remade and not any("/32" in name or name.startswith("data") for name in remade)
 
 
-def test_some_folds_alone(out):
-    said = run(predict, submit, report, out=out, more=("--fold", "1"))
-    oof = np.load(out / "folds/demo/oof.npy")
-    folds = pd.read_csv(out / "folds/demo/folds.csv")["fold"].to_numpy()
-    assert np.isnan(oof[folds == 0]).all() and np.isfinite(oof[folds == 1]).all() and "folds 1" in said
-    assert np.isfinite(np.load(out / "submissions/demo/test.npy")).all()
+def test_two_runs_stand_side_by_side(tiny):
+    before = tree(tiny.out)
+    more = ("--run=hot", "--set=train.48.lr=1e-3")
+    printed = tiny(*STAGES, more=more)
+    after = tree(tiny.out)
+    assert not changed(before, {name: content for name, content in after.items() if name in before})
+    new = {name for name in after.keys() - before.keys() if not name.endswith(".json")}
+    theirs = {name for name in before if "/demo/" in name and not name.endswith(".json")}
+    assert {name.replace("/hot/", "/demo/") for name in new} == theirs
+    assert printed.count("fresh") == 1 and tiny(*STAGES).count("fresh") == tiny(*STAGES, more=more).count("fresh") == 9
+    listed = {line.split()[0]: line.split() for line in tiny(overview).split("\nrun ")[1].splitlines()}
+    for run in ("demo", "hot"):
+        results = json.loads((tiny.out / f"submissions/{run}/scores.json").read_text())
+        scores = [f"{results[part]['score']:.4f}" for part in ("out_of_fold", "test")]
+        assert listed[run] == [run, "demo", "4", *scores, results["made"]]
+    artifacts.discard(tiny.out / "folds/hot/fold_1/48.csv")
+    artifacts.discard(tiny.out / "submissions/hot/scores.json")
+    assert "hot demo 3" in [" ".join(line.split()) for line in tiny(overview).splitlines()]
 
 
-def test_the_threshold_can_be_searched(out):
-    run(submit, out=out, more=("--set", "submit.threshold=search"))
-    notes = json.loads((out / "submissions/demo/submission.csv.gz.json").read_text())
-    assert 0.3 <= notes["threshold"] <= 0.7 and 0 <= notes["empty"] <= 1
+def test_a_phase_can_be_appended(tiny):
+    printed = tiny(*STAGES, more=("--add-phase", "size=56,epochs=1"))
+    assert printed.count("fresh") == 1 + 1 + 4 and printed.count("trained") == 2
+    assert {path.name for path in tiny.out.glob("folds/demo/fold_1/56*.safetensors")} == {
+        "56.safetensors",
+        "56.last.safetensors",
+    }
+    assert list(json.loads((tiny.out / "submissions/demo/scores.json").read_text())["phases"]) == ["32", "48", "56"]
+
+
+def test_some_folds_alone(tiny):
+    printed = tiny(predict, submit, report, more=("--fold", "1"))
+    oof = np.load(tiny.out / "folds/demo/oof.npy")
+    folds = pd.read_csv(tiny.out / "folds/demo/folds.csv")["fold"].to_numpy()
+    assert np.isnan(oof[folds == 0]).all() and np.isfinite(oof[folds == 1]).all() and "folds 1" in printed
+    assert np.isfinite(np.load(tiny.out / "submissions/demo/test.npy")).all()
+
+
+def test_the_threshold_can_be_searched(tiny):
+    tiny(submit, more=("--set", "submit.threshold=search"))
+    sidecar = json.loads((tiny.out / "submissions/demo/submission.csv.gz.json").read_text())
+    assert 0.3 <= sidecar["threshold"] <= 0.7 and 0 <= sidecar["empty"] <= 1
+
+
+@pytest.mark.parametrize("phase, epochs", [("32", 8), ("48", 3)])
+def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monkeypatch, phase, epochs):
+    """In the second phase, too, where the first weights are those of the first."""
+    clock, after_batch = time.perf_counter, EpochLog.after_batch
+    monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())  # a state is saved after every epoch
+    more = ("--fold=1", "--set=train.48.epochs=3")
+    straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
+    straight(train, more=more)
+
+    def stop(self):
+        after_batch(self)
+        if self.training and self.title.startswith(f"fold 1  {phase} px") and self.epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EpochLog, "after_batch", stop)
+        untrained(train, more=more)
+    assert (untrained.out / f"folds/demo/fold_1/{phase}.resume.pt").exists()
+    assert "1 under way" in untrained(overview, more=("--set=train.48.epochs=3",)) or phase == "32"
+    printed = untrained(train, more=more)
+    assert printed.count(f"{phase} px  epoch") == 1, "what was done is not done again"
+    ours, theirs = (
+        {name: content for name, (_, content) in tree(run.out / "folds").items() if name.endswith(".safetensors")}
+        for run in (untrained, straight)
+    )
+    assert ours == theirs and len(ours) == 3 and not list(untrained.out.rglob("*.resume.pt"))
 
 
 @pytest.mark.parametrize(
@@ -259,86 +287,94 @@ def test_the_threshold_can_be_searched(out):
         "submissions/demo/submission.csv.gz",
     ],
 )
-def test_what_was_deleted_is_made_again(out, lost):
-    before = (out / lost).read_bytes()
-    (out / lost).unlink()
-    run(prepare, make_folds, train, predict, submit, out=out)
-    assert (out / lost).read_bytes() == before
+def test_what_was_deleted_is_made_again(tiny, lost):
+    before = (tiny.out / lost).read_bytes()
+    (tiny.out / lost).unlink()
+    tiny(*STAGES)
+    assert (tiny.out / lost).read_bytes() == before and tiny(*STAGES).count("fresh") == 9
 
 
-def test_the_overview_says_how_far_it_is(ran, tmp_path):
-    said = run(overview, out=ran[0])
-    assert said.count(" done ") == 7 and "python -m pipeline.train --size 32" in said
-    said = run(overview, out=tmp_path)
-    assert " done " not in said and "to do" in said and list(tmp_path.iterdir()) == []
+def test_the_overview_says_how_far_it_is(finished, empty):
+    printed = finished[0](overview)
+    assert printed.count(" done ") == 7 and "python -m pipeline.train --phase 32" in printed
+    printed = empty(overview)
+    assert " done " not in printed and "to do" in printed and not empty.out.exists()
 
 
 # ---- refusals
 
 
-def refused(*stages, out: Path, more: tuple[str, ...] = (), data: str | Path = "sample") -> str:
+def refused(*stages, run, more: tuple[str, ...] = ()) -> str:
     """The sentence; nothing below `out` may have changed."""
-    before = tree(out) if out.exists() else {}
+    before = tree(run.out) if run.out.exists() else {}
     with pytest.raises(InputError) as e:
-        run(*stages, out=out, more=more, data=data)
-    after = tree(out) if out.exists() else {}
-    assert changed(before, after) == set()
+        run(*stages, more=more)
+    after = tree(run.out) if run.out.exists() else {}
+    assert before == after
     return str(e.value)
 
 
-def test_folds_are_never_dealt_anew_silently(out):
-    text = refused(make_folds, out=out, more=("--set", "folds.seed=1"))
-    assert "folds.csv was dealt otherwise (folds.seed 42 -> 1)" in text and "--force" in text
-    run(make_folds, out=out, more=("--set", "folds.seed=1", "--force"))
+def test_folds_are_never_split_anew_silently(tiny):
+    text = refused(make_folds, run=tiny, more=("--set", "folds.seed=1"))
+    assert "folds.csv was made with other settings (folds.seed 42 -> 1)" in text
+    assert "--force" in text and "--run NAME" in text
+    tiny(make_folds, more=("--set", "folds.seed=1", "--force"))
+    text = refused(train, run=tiny, more=("--set", "folds.seed=1"))
+    assert "32.safetensors was made with other settings (folds.csv changed); --run NAME keeps it" in text
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize(
-    "stage, needs", [(make_folds, "prepare"), (train, "make_folds"), (predict, "train"), (submit, "predict")]
+    "stage, needs",
+    [(make_folds, "prepare"), (train, "make_folds"), (pseudo_label, "train"), (predict, "train"), (submit, "predict")],
 )
-def test_a_stage_before_its_turn_names_the_one_to_run(tmp_path, stage, needs):
-    assert f"python -m pipeline.{needs}" in refused(stage, out=tmp_path / "out")
+def test_a_stage_before_its_turn_names_the_one_to_run(empty, untrained, stage, needs, force):
+    run = untrained if stage in (pseudo_label, predict) else replace(empty, out=empty.out / "nothing")
+    if stage is submit:
+        shutil.copytree(untrained.out, run.out)
+    more = ("--add-phase=pseudo=true",) * (stage is pseudo_label)
+    text = refused(stage, run=run, more=(*more, *force))
+    assert f"run python -m pipeline.{needs}" in text and "has not been made yet" in text
 
 
-def test_a_fold_that_was_not_trained(out):
-    shutil.rmtree(out / "folds/demo/fold_1")
-    text = refused(predict, out=out)
-    assert "fold 1 has not been trained at 48 px" in text and "python -m pipeline.train --profile demo --fold 1" in text
+def test_a_fold_that_was_not_trained(tiny):
+    shutil.rmtree(tiny.out / "folds/demo/fold_1")
+    text = refused(predict, run=tiny)
+    assert "fold_1/32.safetensors has not been made yet" in text or "fold_1/48.last.safetensors has not" in text
+    assert "python -m pipeline.train --fold 1 --phase" in text
 
 
-def test_a_size_whose_first_step_is_missing(out):
-    shutil.rmtree(out / "folds/demo/fold_1")
-    assert "32.safetensors" in refused(train, out=out, more=("--size", "48", "--fold", "1"))
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_phase_whose_first_weights_are_missing(tiny, force):
+    shutil.rmtree(tiny.out / "folds/demo/fold_1")
+    text = refused(train, run=tiny, more=("--size", "48", "--fold", "1", *force))
+    assert "32.safetensors has not been made yet; run python -m pipeline.train --fold 1 --phase 32 first" in text
 
 
-def test_folds_trained_with_different_settings(out):
-    run(train, out=out, more=("--fold", "1", "--size", "48", "--set", "train.48.lr=1e-3"))
-    text = refused(predict, out=out)
-    assert (
-        f"fold_1/48.last.safetensors was trained with other settings (train.stage.lr 0.001 -> {LR})" in text
-        and "mixed" in text
-    )
+def test_folds_trained_with_different_settings(tiny):
+    tiny(train, more=("--fold", "1", "--phase", "48", "--set", "train.48.lr=1e-3", "--force"))
+    text = refused(predict, run=tiny)
+    assert f"fold_1/48.last.safetensors was made with other settings (train.phase.lr 0.001 -> {LR})" in text
+    assert "run python -m pipeline.train --fold 1 --phase 48 first, or give the same flags as then" in text
 
 
-def test_weights_of_another_architecture_in_a_fold(out):
-    other = checkpoints.network(Model(encoder="test_resnet", options={"width": 16}))
-    path = out / "folds/demo/fold_0/48.last.safetensors"
-    notes = artifacts.read_sidecar(path)
-    checkpoints.save(
-        path,
-        artifacts.Origin(notes["settings"], notes["inputs"]),
-        {k: v.contiguous() for k, v in other.state_dict().items()},
-    )
-    text = refused(predict, out=out)
+def test_weights_of_another_architecture_in_a_fold(tiny):
+    other = checkpoints.build(Model(encoder="test_resnet", options={"width": 16}))
+    path = tiny.out / "folds/demo/fold_0/48.last.safetensors"
+    sidecar = artifacts.read_sidecar(path)
+    with artifacts.publish(path, artifacts.Origin(sidecar["settings"], sidecar["inputs"])) as tmp:
+        save_file({k: v.contiguous() for k, v in other.state_dict().items()}, tmp)
+    text = refused(predict, run=tiny)
     assert "fold_0/48.last.safetensors holds weights of another architecture" in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
     "content, words", [(None, "not a whole file"), ({"layer1.weight": torch.zeros(3)}, "another architecture")]
 )
-def test_imagenet_weights_that_do_not_fit(out, tmp_path, content, words):
+def test_imagenet_weights_that_do_not_fit(untrained, tmp_path, content, words):
     file = tmp_path / "w.pth"
     file.write_bytes(b"half") if content is None else torch.save(content, file)
-    text = refused(train, out=out, more=("--set", "model.weights=imagenet", "--weights", str(file)))
+    text = refused(train, run=untrained, more=("--set", "model.weights=imagenet", "--weights", str(file)))
     assert "w.pth" in text and words in text and "\n" not in text
 
 
@@ -349,40 +385,41 @@ def test_imagenet_weights_that_do_not_fit(out, tmp_path, content, words):
         (train, ("--set", "train.epoch=3"), "did you mean epochs"),
         (train, ("--set", "train.loss=lovas_hinge"), "lovas_hinge"),
         (train, ("--fold", "2"), "--fold 2"),
-        (train, ("--size", "99"), "no size 99; it has 32, 48"),
+        (train, ("--phase", "99"), "there is no phase 99; the profile has 32, 48"),
+        (train, ("--size", "99"), "there is no phase 99; the profile has 32, 48"),
         (train, ("--encoder", "test_resnett"), "test_resnett"),
         (train, ("--model", "unet_resnext5"), "unet_resnext5"),
         (train, ("--set", "model.options.widht=8"), "widht"),
         (predict, ("--fold", "-1"), "--fold -1"),
     ],
 )
-def test_names_that_do_not_exist(out, stage, more, words):
-    text = refused(stage, out=out, more=more)
+def test_names_that_do_not_exist(untrained, stage, more, words):
+    text = refused(stage, run=untrained, more=more)
     assert words in text and "\n" not in text
 
 
-def test_no_kaggle_client(ran, monkeypatch):
+def test_no_kaggle_client(finished, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "pip install kaggle" in refused(submit, out=ran[0], more=("--upload",))
+    assert "pip install kaggle" in refused(submit, run=finished[0], more=("--upload",))
 
 
-def test_upload_hands_the_submission_to_the_kaggle_client(ran, tmp_path, monkeypatch):
+def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, monkeypatch):
     client = tmp_path / "kaggle"
     client.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    run(submit, out=ran[0], more=("--upload",))
-    file = ran[0] / "submissions/demo/submission.csv.gz"
-    said = (tmp_path / "said").read_text().strip()
-    assert said == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
+    finished[0](submit, more=("--upload",))
+    file = finished[0].out / "submissions/demo/submission.csv.gz"
+    told = (tmp_path / "said").read_text().strip()
+    assert told == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
     client.write_text("#!/bin/sh\nexit 3\n")
-    assert "did not take" in refused(submit, out=ran[0], more=("--upload",))
+    assert "did not take" in refused(submit, run=finished[0], more=("--upload",))
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
-def test_the_rate_finder_draws_and_leaves_the_rest_alone(out):
-    before = tree(out)
-    assert "valley" in run(lr_find, out=out, more=("--size", "48", "--fold", "1"))
+def test_the_rate_finder_draws_and_leaves_the_rest_alone(tiny):
+    out, before = tiny.out, tree(tiny.out)
+    assert "valley" in tiny(lr_find, more=("--size", "48", "--fold", "1"))
     assert changed(before, tree(out)) == {"folds/demo/fold_1/48.lr_find.png"}
     with Image.open(out / "folds/demo/fold_1/48.lr_find.png") as picture:
         assert picture.size[0] > 400
@@ -425,7 +462,7 @@ def truncated_png(folder: Path) -> str:
 def wrong_size(folder: Path) -> str:
     tile = some_tile(unpacked(folder))
     (folder / f"train/images/{tile}.png").write_bytes(png(100))
-    return f"{tile}.png: is 100 x 100 px"
+    return f"{tile}.png is 100 x 100 px"
 
 
 def id_twice(folder: Path) -> str:
@@ -449,45 +486,45 @@ FAULTS = [missing_mask, truncated_png, wrong_size, id_twice, cut_zip, no_csv]
 
 
 @pytest.mark.parametrize("spoil", FAULTS)
-def test_a_fault_of_the_tiles_is_named_and_nothing_is_written(tiny_competition, tmp_path, spoil):
+def test_a_fault_of_the_tiles_is_named_and_nothing_is_written(tiny_competition, empty, spoil):
     words = spoil(tiny_competition)
-    assert words in refused(prepare, out=tmp_path / "out", data=tiny_competition)
-    assert not (tmp_path / "out").exists()
+    assert words in refused(prepare, run=replace(empty, data=tiny_competition))
+    assert not empty.out.exists()
 
 
-def test_tiles_are_only_read(tiny_competition, tmp_path):
+def test_tiles_are_only_read(tiny_competition, empty):
     before = tree(tiny_competition)
     for path in (*tiny_competition.iterdir(), tiny_competition):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        run(prepare, make_folds, out=tmp_path / "out", data=tiny_competition)
+        replace(empty, data=tiny_competition)(prepare, make_folds)
     finally:
         tiny_competition.chmod(0o755)
     assert tree(tiny_competition) == before
-    assert (tmp_path / "out/data/cache/tiny/tiles.csv").exists() and not (tmp_path / "out/data/sample").exists()
+    assert (empty.out / "data/cache/tiny/tiles.csv").exists() and not (empty.out / "data/sample").exists()
 
 
 # ---- no space left
 
 
 @pytest.mark.parametrize("stage", [make_folds, train, predict, submit, report], ids=lambda stage: stage.__name__)
-def test_a_full_disk_leaves_what_was_there(out, monkeypatch, stage):
+def test_a_full_disk_leaves_what_was_there(tiny, monkeypatch, stage):
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "no space left to write" in refused(stage, out=out, more=("--force",))
+    assert "no space left to write" in refused(stage, run=tiny, more=("--force",))
 
 
 @pytest.mark.parametrize("moment", ["sample", "cache"])
-def test_a_full_disk_while_the_tiles_are_prepared(tmp_path, monkeypatch, moment):
+def test_a_full_disk_while_the_tiles_are_prepared(empty, monkeypatch, moment):
     def full(*args) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*{"sample": (sample, "make_sample"), "cache": (os, "fsync")}[moment], full)
+    monkeypatch.setattr(*{"sample": (synthetic, "make_sample"), "cache": (os, "fsync")}[moment], full)
     with pytest.raises(InputError, match="no space left to write"):
-        run(prepare, out=tmp_path / "out")
-    assert not [name for name in tree(tmp_path) if "cache" in name]
+        empty(prepare)
+    assert not [name for name in tree(empty.out) if "cache" in name]
 
 
 # ---- as a person sees it
@@ -501,16 +538,16 @@ def test_a_full_disk_while_the_tiles_are_prepared(tmp_path, monkeypatch, moment)
         ([], "cut", "download it again"),
     ],
 )
-def test_a_fault_is_one_sentence_and_status_1(tiny_competition, tmp_path, more, data, words):
+def test_a_fault_is_one_sentence_and_status_1(tiny_competition, empty, more, data, words):
     if data == "cut":
         cut_zip(tiny_competition)
         data = str(tiny_competition)
     ended = subprocess.run(
-        [sys.executable, "-m", "pipeline.prepare", *flags(tmp_path / "out", *more, data=data)],
+        [sys.executable, "-m", "pipeline.prepare", *replace(empty, data=data).flags(*more)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 1 and words in ended.stderr
-    assert ended.stderr.count("error:") == 1 and "Traceback" not in ended.stderr and not (tmp_path / "out").exists()
+    assert ended.stderr.count("error:") == 1 and "Traceback" not in ended.stderr and not empty.out.exists()

@@ -76,7 +76,7 @@ def test_runs_that_touch_are_valid():
 )
 def test_a_wrong_code_is_refused_in_words(text, complaint):
     with pytest.raises(ValueError, match=complaint):
-        rle.decode(text)
+        rle.decode(text, (101, 101))
 
 
 def test_every_code_of_the_competition_survives_the_way_there_and_back():
@@ -84,7 +84,7 @@ def test_every_code_of_the_competition_survives_the_way_there_and_back():
         pytest.skip("SALT_TILES is not set: the folder with the competition's train.csv")
     with open(Path(os.environ["SALT_TILES"]) / "train.csv", newline="") as file:
         codes = [row["rle_mask"] for row in csv.DictReader(file)]
-    assert rle.encode(np.stack([rle.decode(code) for code in codes])) == codes
+    assert rle.encode(np.stack([rle.decode(code, (101, 101)) for code in codes])) == codes
 
 
 def _walk(mask: np.ndarray) -> str:

@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 
 from pipeline.salt import rle, submission
+from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
+from pipeline.salt.metrics import meanap
 
 
 def some(n: int = 6, seed: int = 0) -> np.ndarray:
     """(N, 101, 101) bool; the first is empty."""
-    found = np.random.default_rng(seed).random((n, 101, 101)) > 0.6
-    found[0] = False
-    return found
+    masks = np.random.default_rng(seed).random((n, 101, 101)) > 0.6
+    masks[0] = False
+    return masks
 
 
 IDS = ["f0", "a1", "00001", "1e5", "NA", "c3"]  # not sorted; text that pandas would take for numbers or for nothing
@@ -25,14 +27,8 @@ def test_a_pixel_is_salt_strictly_above_the_threshold(threshold):
     just = np.float16(threshold)
     probs = np.full((1, 101, 101), just, np.float16)
     probs[0, 0, 0], probs[0, 0, 1] = np.nextafter(just, np.float16(1)), np.nextafter(just, np.float16(0))
-    found = submission.masks(probs, float(just))
-    assert found.dtype == bool and np.argwhere(found[0]).tolist() == [[0, 0]]
-
-
-def test_tiles_are_cut_alike_wherever_they_stand():
-    """More tiles than are taken at once."""
-    probs = np.random.default_rng(0).random((submission.TILES_AT_ONCE + 3, 11, 11)).astype(np.float16)
-    np.testing.assert_array_equal(submission.masks(probs, 0.5), probs > 0.5)
+    masks = submission.masks(probs, float(just))
+    assert masks.dtype == bool and np.argwhere(masks[0]).tolist() == [[0, 0]]
 
 
 def test_rules_are_off_unless_asked_for():
@@ -43,23 +39,80 @@ def test_rules_are_off_unless_asked_for():
 def test_a_black_tile_is_left_empty():
     probs = np.full((3, 101, 101), 0.9, np.float16)
     probs[:, 0, 0] = 0
-    found = submission.masks(probs, 0.5, black=np.array([False, True, False]))
-    assert not found[1].any() and found[0].sum() == found[2].sum() == 10200
+    masks = submission.masks(probs, 0.5, black=np.array([False, True, False]))
+    assert not masks[1].any() and masks[0].sum() == masks[2].sum() == 10200
 
 
 def test_a_full_mask_becomes_empty_and_one_pixel_less_does_not():
     probs = np.ones((2, 101, 101), np.float16)
     probs[1, 50, 50] = 0.5
-    found = submission.masks(probs, 0.5, full_empty=True)
-    assert not found[0].any() and found[1].sum() == 10200
+    masks = submission.masks(probs, 0.5, full_empty=True)
+    assert not masks[0].any() and masks[1].sum() == 10200
 
 
 def test_both_rules_together_and_the_probabilities_are_left_alone():
     probs = np.ones((3, 101, 101), np.float16)
     probs[2, 0, 0] = 0
     before = probs.copy()
-    found = submission.masks(probs, 0.5, black=np.array([True, False, False]), full_empty=True)
-    assert found.any(axis=(1, 2)).tolist() == [False, False, True] and np.array_equal(probs, before)
+    masks = submission.masks(probs, 0.5, black=np.array([True, False, False]), full_empty=True)
+    assert masks.any(axis=(1, 2)).tolist() == [False, False, True] and np.array_equal(probs, before)
+
+
+def score_at(
+    probs: np.ndarray, truth: np.ndarray, rules: Submit, black: np.ndarray | None = None
+) -> dict[float, float]:
+    table = pd.DataFrame({"black": np.zeros(len(probs), bool) if black is None else black})
+    return submission.score_thresholds(table, probs, truth, rules)
+
+
+def test_the_scores_of_thresholds_are_those_of_the_masks_that_would_be_submitted():
+    rng = np.random.default_rng(0)
+    truth = rng.random((submission.TILES_AT_ONCE + 7, 9, 9)) < 0.5  # more than are scored at once
+    probs = np.clip(0.1 + 0.5 * truth + rng.normal(0, 0.08, truth.shape), 0, 1).astype(np.float16)
+    scores = score_at(probs, truth, Submit())
+    expected = {k / 100: meanap(submission.masks(probs, k / 100, full_empty=True), truth) for k in range(30, 71, 2)}
+    assert list(scores) == pytest.approx(list(expected))
+    assert list(scores.values()) == pytest.approx(list(expected.values()), abs=1e-6)
+    best = submission.best_threshold(scores)
+    assert 0.3 <= best < 0.4 and scores[best] == max(scores.values())
+
+
+def test_the_best_threshold_is_the_best_after_the_rules():
+    # One tile is predicted 0.45 all over, though it has no salt; the other has salt at 0.40 beside rock at 0.35.
+    # Before the rules, thresholds of 0.46 and more get the first right, and none below does: 0.36 and 0.38 get the
+    # second. As the rules empty the full mask of the first, 0.36 and 0.38 get both.
+    truth = np.zeros((2, 10, 10), bool)
+    truth[1, 2:5] = True
+    probs = np.where(truth, 0.40, 0.35).astype(np.float16)
+    probs[0] = 0.45
+    for rules, best, score in [(Submit(full_empty=False), 0.5, 0.5), (Submit(full_empty=True), 0.38, 1.0)]:
+        scores = score_at(probs, truth, rules)
+        assert (submission.best_threshold(scores), max(scores.values())) == (best, score)
+    black = np.array([True, False])  # the same by the other rule
+    assert submission.best_threshold(score_at(probs, truth, Submit(full_empty=False), black)) == 0.38
+
+
+@pytest.mark.parametrize(
+    "salt, rock, best",
+    [
+        (0.90, 0.10, 0.50),  # any threshold separates them
+        (0.45, 0.10, 0.44),  # 0.30 .. 0.44 do
+        (0.90, 0.55, 0.56),  # 0.56 .. 0.70 do
+    ],
+)
+def test_of_equal_thresholds_the_one_nearest_a_half_is_taken(salt, rock, best):
+    truth = np.zeros((2, 4, 4), dtype=bool)
+    truth[:, 1:3] = True
+    assert submission.best_threshold(score_at(np.where(truth, salt, rock).astype(np.float16), truth, Submit())) == best
+
+
+def test_only_the_tiles_of_the_table_are_scored():
+    truth = np.zeros((3, 4, 4), dtype=bool)
+    truth[:, 1:3] = True
+    probs = np.where(truth, 0.9, 0.1).astype(np.float16)
+    probs[1] = np.nan  # a tile of a fold that was not trained
+    table = pd.DataFrame({"black": [False, False]}, index=[0, 2])
+    assert set(submission.score_thresholds(table, probs, truth, Submit(), [0.5, 0.6]).values()) == {1.0}
 
 
 def test_the_file_says_what_it_was_given(tmp_path):
@@ -70,7 +123,7 @@ def test_the_file_says_what_it_was_given(tmp_path):
     assert [line.split(",")[0] for line in lines[1:-1]] == IDS
     assert lines[1] == "f0,", "an empty mask is an empty field"
     for line, mask in zip(lines[1:-1], masks, strict=True):
-        np.testing.assert_array_equal(rle.decode(line.split(",")[1]), mask)
+        np.testing.assert_array_equal(rle.decode(line.split(",")[1], (101, 101)), mask)
 
 
 def test_pandas_and_kaggle_read_it(tmp_path):

@@ -1,4 +1,4 @@
-"""The article's way in plain fastai, as one of its readers would write it down.
+"""The article's training and prediction in plain fastai, as one of its readers would write them down.
 
 A PNG file a tile, three equal channels, the random changes one after another; fp32, channels first, eager; two passes
 for flip TTA, added up in one float64 array. Where the article's own code is wrong (its flip pass switches the other
@@ -32,7 +32,7 @@ def get_data(
     """DataLoaders over folder/images and folder/masks; `held_out` ids are for validation.
 
     only    of all ids there, these
-    kwargs  of fastai's DataLoader: num_workers, which is a process for each core if nothing is said
+    kwargs  of fastai's DataLoader, such as num_workers, by default a process for each core
     """
     block = DataBlock(
         blocks=(ImageBlock, MaskBlock),
@@ -51,8 +51,8 @@ def get_data(
     return block.dataloaders(folder / "images", bs=bs, device=device, **kwargs)
 
 
-def learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
-    """path  where SaveModelCallback keeps the best epoch"""
+def get_learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
+    """fastai's Learner with the article's loss, rate and score; in `path` it saves the best epoch."""
     return Learner(
         dls,
         model,
@@ -66,17 +66,17 @@ def learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
 
 
 def loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """(B, 1, S, S) logits, (B, S, S) masks"""
+    """Symmetric Lovász loss of (B, 1, S, S) logits against (B, S, S) masks."""
     return symmetric_lovasz(TensorBase(logits)[:, 0], TensorBase(masks).float())
 
 
 def meanapv1(logits: Tensor, masks: Tensor) -> float:
-    """At the network's size, not at Kaggle's 101 px."""
+    """Mean score at the model's size, not at Kaggle's 101 px."""
     return meanap_by_histogram((logits[:, 0] > 0).cpu().numpy(), masks.cpu().numpy() > 0)
 
 
 def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
-    """(N, 101, 101) probabilities of a network's two passes over N PNG files."""
+    """(N, 101, 101) probabilities of a model's two passes over N PNG files."""
     tiles = learn.dls.test_dl(files)
     logits = np.zeros((len(files), size, size))
     with learn.no_bar():
@@ -91,5 +91,7 @@ def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
 
 
 class Mirror(Callback):
+    """Mirrors every batch left to right."""
+
     def before_batch(self):
         self.learn.xb = (self.xb[0].flip(-1),)

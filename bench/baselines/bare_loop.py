@@ -1,4 +1,4 @@
-"""Training steps in a bare loop of torch, every trick a switch; several folds at once."""
+"""Training steps in a bare loop of torch, every optimisation a switch; several folds at once."""
 
 import time
 from collections.abc import Callable
@@ -16,32 +16,32 @@ from pipeline.salt.losses import symmetric_lovasz
 
 Steps = Callable[[], object]
 
-PATIENCE = 120  # s that a process waits for the others; one that could not begin must not hold them for ever
+BARRIER_TIMEOUT = 120  # s that a process waits for the others; one that could not begin must not hold them for ever
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a step is taken; as the product does it if nothing is said."""
+class StepOptions:
+    """Settings of a training step; the defaults are the product's."""
 
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     channels_last: bool = True
     fused: bool = True  # the optimizer is one kernel
     tf32: bool = True  # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
-    tuned: bool = True  # cuDNN tries its algorithms for each shape, keeps the fastest
-    kept: bool = True  # on a CPU, freed memory; once kept, in that process kept for ever
-    graph: bool = False  # the whole step is recorded once as a CUDA graph, then replayed
+    cudnn_benchmark: bool = True  # cuDNN tries its algorithms for each shape, keeps the fastest
+    keep_freed_memory: bool = True  # on a CPU; once set, in that process set for ever
+    cuda_graph: bool = False  # the whole step is recorded once as a CUDA graph, then replayed
 
 
-def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> Steps:
+def build_steps(model: nn.Module, options: StepOptions, x: Tensor, masks: Tensor, count: int) -> Steps:
     """A function that trains `model` for `count` steps on one batch.
 
-    x  (B, 3, S, S) normalised images, masks  (B, 1, S, S) of {0, 1}, both on the device to compute on
+    x  (B, 3, S, S) normalised images;  masks  (B, 1, S, S) of {0, 1}; both on the device to compute on
     """
     device = x.device
-    if way.kept:
+    if options.keep_freed_memory:
         keep_freed_memory()
-    layout = torch.channels_last if way.channels_last else torch.contiguous_format
-    precision = resolve_precision(way.precision, device)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    precision = resolve_precision(options.precision, device)
     x = x.contiguous(memory_format=layout)
     model.to(device, memory_format=layout).train()
     optimizer = torch.optim.AdamW(
@@ -50,8 +50,8 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
         betas=(0.9, 0.99),
         eps=1e-5,
         weight_decay=1e-7,
-        fused=way.fused,
-        capturable=way.graph,
+        fused=options.fused,
+        capturable=options.cuda_graph,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
@@ -63,27 +63,27 @@ def steps(model: nn.Module, way: Way, x: Tensor, masks: Tensor, count: int) -> S
         scaler.step(optimizer)
         scaler.update()
 
-    recorded = cache(lambda: _recorded(step))
+    record_once = cache(lambda: _record(step))
 
-    def many() -> None:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=way.tuned, allow_tf32=way.tf32):
-            one = recorded() if way.graph else step
+    def all_steps() -> None:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=options.cudnn_benchmark, allow_tf32=options.tf32):
+            one = record_once() if options.cuda_graph else step
             for _ in range(count):
                 one()
 
-    return many
+    return all_steps
 
 
-def on_streams(several: list[Steps]) -> Steps:
-    """All of them, each on a CUDA stream of its own: graphs are only started here, so that they run side by side."""
-    streams = [torch.cuda.Stream() for _ in several]
+def on_streams(folds: list[Steps]) -> Steps:
+    """The steps of all folds, each on its own CUDA stream: graphs are only started here, so they run side by side."""
+    streams = [torch.cuda.Stream() for _ in folds]
 
-    def together() -> None:
-        for one, stream in zip(several, streams, strict=True):
+    def all_folds() -> None:
+        for steps, stream in zip(folds, streams, strict=True):
             with torch.cuda.stream(stream):
-                one()
+                steps()
 
-    return together
+    return all_folds
 
 
 def in_processes(n: int, build: Callable[..., Steps], *args, repeats: int) -> float:
@@ -91,17 +91,17 @@ def in_processes(n: int, build: Callable[..., Steps], *args, repeats: int) -> fl
     spawn = get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(n, mp_context=spawn) as pool:
         all_ready = manager.Barrier(n)
-        jobs = [pool.submit(_one_process, all_ready, build, args, repeats) for _ in range(n)]
+        jobs = [pool.submit(_time_process, all_ready, build, args, repeats) for _ in range(n)]
         return max(job.result() for job in jobs)
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _recorded(step: Steps) -> Steps:
-    """https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
+def _record(step: Steps) -> Steps:
+    """The step as a CUDA graph: https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -114,14 +114,14 @@ def _recorded(step: Steps) -> Steps:
     return graph.replay
 
 
-def _one_process(all_ready: Barrier, build: Callable[..., Steps], args: tuple, repeats: int) -> float:
-    work, device = build(*args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _time_process(all_ready: Barrier, build: Callable[..., Steps], args: tuple, repeats: int) -> float:
+    steps, device = build(*args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for _ in range(2):
-        work()
-    wait(device)
-    all_ready.wait(PATIENCE)
+        steps()
+    synchronize(device)
+    all_ready.wait(BARRIER_TIMEOUT)
     start = time.perf_counter()
     for _ in range(repeats):
-        work()
-    wait(device)
+        steps()
+    synchronize(device)
     return (time.perf_counter() - start) / repeats

@@ -1,4 +1,4 @@
-"""The Lovász hinge as most notebooks have it: one tile after another, and twice over for the symmetric form."""
+"""The Lovász losses as most notebooks have them: one tile after another, and twice over for the symmetric form."""
 
 import torch
 from torch import Tensor

@@ -6,12 +6,12 @@ import numpy as np
 
 
 def meanap_by_histogram(pred: np.ndarray, truth: np.ndarray) -> float:
-    """With the two-dimensional histogram of the much-copied Kaggle kernel (its missing range mended)."""
+    """Mean score with the two-dimensional histogram of the much-copied Kaggle kernel (its missing range mended)."""
     return _mean_score(pred, truth, _iou_by_histogram)
 
 
 def meanap(pred: np.ndarray, truth: np.ndarray) -> float:
-    """As lean as one tile at a time can be."""
+    """Mean score, as lean as one tile at a time can be."""
     return _mean_score(pred, truth, lambda p, t: (p & t).sum() / (p | t).sum())
 
 

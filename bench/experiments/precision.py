@@ -1,14 +1,13 @@
-"""Does the short number format cost score? Short trainings of profile cpu in bf16 and in fp32, from the same seeds.
+"""Score of trainings in bf16 and in fp32 from the same seeds: does the short number format cost score?
 
     SALT_WEIGHTS=DIR python -m bench.experiments.precision TILES WORK
 
-TILES is Kaggle's folder; WORK keeps the trainings, one that is there is not done again. Each is scored on the tiles
-that its folds left out, after the last epoch, without flips.
+TILES is Kaggle's folder; WORK keeps the trainings, one run each, and what is there is not trained again. They are short
+ones of profile cpu, each scored on the tiles that its folds held out, after the last epoch, without flips.
 
 writes  bench/results/<machine>.precision.json
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -17,12 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.__main__ import RESULTS
-from bench.harness.compare import circumstances, machine
-from pipeline.salt.artifacts import Files
+from bench.harness.records import RESULTS, machine_name, provenance, write_record
 from pipeline.salt.config import PROFILES
 from pipeline.salt.device import pick_device
 from pipeline.salt.launch.local import python_path
+from pipeline.salt.overrides import changed
+from pipeline.salt.run import Files
 
 FORMATS = ("bf16", "fp32")
 SEEDS = tuple(range(100, 900, 100))
@@ -33,34 +32,27 @@ def main(tiles: str, work: str) -> None:
     rows = []
     for seed in SEEDS:
         scores = {
-            name: score(Path(tiles).resolve(), Path(work, f"{name}_{seed}").resolve(), name, seed) for name in FORMATS
+            precision: score(Path(tiles).resolve(), Path(work).resolve(), precision, seed) for precision in FORMATS
         }
         rows.append({"seed": seed, **scores})
-        print(f"seed {seed}: " + ", ".join(f"{name} {scores[name]:.4f}" for name in FORMATS), flush=True)
+        print(f"seed {seed}: " + ", ".join(f"{precision} {scores[precision]:.4f}" for precision in FORMATS), flush=True)
     record = {
-        "machine": machine(pick_device()),
-        **circumstances(),
+        "machine": machine_name(pick_device()),
+        **provenance(),
         "size": SIZE,
         "epochs": EPOCHS,
         "rows": rows,
-        **compared([row["bf16"] - row["fp32"] for row in rows]),
+        **paired_difference([row["bf16"] - row["fp32"] for row in rows]),
     }
     print(f"bf16 is {record['difference']:+.4f} from fp32, standard error {record['standard_error']:.4f}")
-    path = RESULTS / f"{record['machine']}.precision.json"
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_record(RESULTS / f"{record['machine']}.precision.json", record)
 
 
 def score(tiles: Path, out: Path, precision: str, seed: int) -> float:
-    """Mean over the folds of a training that is done now, or was before."""
-    flags = [
-        "--profile=cpu",
-        f"--data={tiles}",
-        f"--out={out}",
-        f"--set=train.128.size={SIZE}",
-        f"--set=train.{SIZE}.epochs={EPOCHS}",
-        f"--set=train.seed={seed}",
-        f"--set=train.precision={precision}",
-    ]
+    """Mean score of the folds of one training, which is done now if it is not there yet."""
+    run = f"{precision}_{seed}"
+    settings = (f"train.size={SIZE}", f"train.epochs={EPOCHS}", f"train.seed={seed}", f"train.precision={precision}")
+    flags = ["--profile=cpu", f"--data={tiles}", f"--out={out}", f"--run={run}", *(f"--set={s}" for s in settings)]
     if weights := os.environ.get("SALT_WEIGHTS"):
         flags.append(f"--weights={weights}")
     for stage in ("prepare", "make_folds", "train"):
@@ -70,13 +62,13 @@ def score(tiles: Path, out: Path, precision: str, seed: int) -> float:
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": python_path()},
         )
-    files = Files(out, tiles.name, "cpu")
-    folds = range(PROFILES["cpu"].run_folds)
-    return statistics.mean(pd.read_csv(files.history(fold, SIZE))["meanap"].iloc[-1] for fold in folds)
+    files, profile = Files(out, tiles.name, run), changed(PROFILES["cpu"], *settings)
+    histories = [files.history(fold, profile.train.last) for fold in range(profile.run_folds)]
+    return statistics.mean(pd.read_csv(path)["meanap"].iloc[-1] for path in histories)
 
 
-def compared(differences: list[float]) -> dict[str, float]:
-    """Mean of paired differences, and its standard error."""
+def paired_difference(differences: list[float]) -> dict[str, float]:
+    """Mean of the differences, and its standard error."""
     return {
         "difference": round(statistics.mean(differences), 5),
         "standard_error": round(statistics.stdev(differences) / len(differences) ** 0.5, 5),

@@ -1,16 +1,15 @@
-"""Not at the price of truth: the loss curve of the fast path beside the plain one's, three seeds each.
+"""Loss curves of the product's training and of plain fastai's, three seeds each: is what is fast the same training?
 
     python -m bench.experiments.truth
 
-The plain path is the article's: PNG files, fp32, channels first, a loop over tiles in the loss, fastai's optimizer. The
-fast path is the product's. Both train the demo's network on the demo's tiles, from the same weights for the same seed.
+The plain side is the article's: PNG files, fp32, channels first, a loop over tiles in the loss, fastai's optimizer.
+Both train the demo's model on the demo's tiles, from the same weights for the same seed.
 
 writes  bench/results/<machine>.truth.json and docs/truth.svg
 """
 
-import json
 import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +18,24 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import Learner
 from fastai.callback.tracker import SaveModelCallback
+from fastai.vision.core import imagenet_stats
 from matplotlib import pyplot as plt
+from torch import nn
 
-from bench.__main__ import RESULTS
 from bench.baselines import article
-from bench.harness.compare import circumstances, machine
-from bench.harness.tiles import Tiles, generated
+from bench.harness.records import REPOSITORY, RESULTS, machine_name, provenance, write_record
+from bench.harness.tiles import BenchTiles, generate_tiles
 from pipeline.salt.config import PROFILES
 from pipeline.salt.device import pick_device
 from pipeline.salt.models import build_model
-from pipeline.salt.tiles.cache import Cache
-from pipeline.salt.tiles.loaders import IMAGENET, get_data
+from pipeline.salt.tiles import Tiles
+from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training.learner import build_learner, seed_everything
 
 SEEDS, EPOCHS = (0, 1, 2), 12
-PICTURE = Path(__file__).parents[2] / "docs" / "truth.svg"
+PICTURE = REPOSITORY / "docs" / "truth.svg"
 DEMO = PROFILES["demo"]
-STAGE = DEMO.train.stages[0]
+PHASE = DEMO.train.phases[0]
 
 
 class LossCurve(Callback):
@@ -56,74 +56,77 @@ class LossCurve(Callback):
         self.means.append((self.sums / self.tiles).item())
 
 
-def plain(some: Tiles, model: torch.nn.Module, folder: Path, device: torch.device) -> Learner:
-    dls = article.get_data(some.folder, set(some.ids[::3]), STAGE.size, STAGE.batch, device, num_workers=0)
-    learn = article.learner(dls, model, folder)
+def plain(tiles: BenchTiles, model: nn.Module, folder: Path, device: torch.device) -> Learner:
+    """The article's Learner."""
+    dls = article.get_data(tiles.folder, set(tiles.ids[::3]), PHASE.size, PHASE.batch, device, num_workers=0)
+    learn = article.get_learner(dls, model, folder)
     learn.remove_cbs(SaveModelCallback)
     return learn
 
 
-def fast(some: Tiles, model: torch.nn.Module, folder: Path, device: torch.device) -> Learner:
-    folds = pd.DataFrame({"id": some.ids, "fold": np.arange(len(some.ids)) % 3})
+def fast(tiles: BenchTiles, model: nn.Module, folder: Path, device: torch.device) -> Learner:
+    """The product's Learner."""
+    folds = pd.DataFrame({"id": tiles.ids, "fold": np.arange(len(tiles.ids)) % 3})
     dls = get_data(
         0,
         folds,
-        STAGE.size,
-        STAGE.batch,
-        cache=Cache(some.images, some.masks, None, None),
-        stats=IMAGENET,
+        PHASE.size,
+        PHASE.batch,
+        tiles=Tiles(tiles.images, tiles.masks, tiles.images[:0], folds),
+        stats=imagenet_stats,
         device=device,
     )
-    return build_learner(model, dls, STAGE, DEMO.train, [])
+    return build_learner(model, dls, PHASE, DEMO.train, [])
 
 
-def curves(path, some: Tiles, device: torch.device, seeds=SEEDS, epochs: int = EPOCHS) -> list[list[float]]:
-    """The loss of each epoch, for each seed."""
-    found = []
+def loss_curves(
+    side: Callable[..., Learner], tiles: BenchTiles, device: torch.device, seeds=SEEDS, epochs: int = EPOCHS
+) -> list[list[float]]:
+    """Training loss of each epoch, for each seed; side: plain | fast."""
+    curves = []
     for seed in seeds:
         seed_everything(seed)
         model = build_model(DEMO.model.name, DEMO.model.encoder, DEMO.model.options)
         with tempfile.TemporaryDirectory() as folder:
-            curve, learn = LossCurve(), path(some, model, Path(folder), device)
+            curve, learn = LossCurve(), side(tiles, model, Path(folder), device)
             with learn.no_bar(), learn.no_logging():
-                learn.fit_one_cycle(epochs, slice(STAGE.lr), cbs=curve)
-        found.append([round(loss, 4) for loss in curve.means])
-        print(f"{path.__name__} path, seed {seed}: {found[-1]}", flush=True)
-    return found
+                learn.fit_one_cycle(epochs, slice(PHASE.lr), cbs=curve)
+        curves.append([round(loss, 4) for loss in curve.means])
+        print(f"{side.__name__}, seed {seed}: {curves[-1]}", flush=True)
+    return curves
 
 
-def apart(fast: list[list[float]], plain: list[list[float]]) -> float:
+def distance(fast: list[list[float]], plain: list[list[float]]) -> float:
     """Distance of the two mean curves in standard deviations of the plain seeds, both averaged over the epochs."""
     a, b = np.array(fast), np.array(plain)
     return float(np.abs(a.mean(0) - b.mean(0)).mean() / b.std(0, ddof=1).mean())
 
 
 def draw(record: dict) -> None:
+    """Write docs/truth.svg: mean and range of the seeds of both sides."""
     figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for name, colour in [("plain", "0.35"), ("fast", "#ff7f0e")]:
-        runs = np.array(record[name])
-        epochs = np.arange(1, runs.shape[1] + 1)
-        ax.fill_between(epochs, runs.min(0), runs.max(0), color=colour, alpha=0.25, linewidth=0)
-        ax.plot(epochs, runs.mean(0), color=colour, label=f"{name} path, {len(runs)} seeds")
+        curves = np.array(record[name])
+        epochs = np.arange(1, curves.shape[1] + 1)
+        ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.25, linewidth=0)
+        ax.plot(epochs, curves.mean(0), color=colour, label=f"{name} path, {len(curves)} seeds")
     ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     ax.legend(frameon=False)
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
 def main() -> None:
-    device, some = pick_device(), generated(DEMO.sample.train)
-    run = partial(curves, some=some, device=device)
+    device, tiles = pick_device(), generate_tiles(DEMO.sample.train)
     record = {
-        "machine": machine(device),
+        "machine": machine_name(device),
         "device": device.type,
-        **circumstances(),
-        "plain": run(plain),
-        "fast": run(fast),
+        **provenance(),
+        "plain": loss_curves(plain, tiles, device),
+        "fast": loss_curves(fast, tiles, device),
     }
-    record["apart"] = round(apart(record["fast"], record["plain"]), 2)
-    print(f"the mean curves are {record['apart']} standard deviations of the plain seeds apart")
-    path = RESULTS / f"{record['machine']}.truth.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    record["distance"] = round(distance(record["fast"], record["plain"]), 2)
+    print(f"the mean curves are {record['distance']} standard deviations of the plain seeds apart")
+    write_record(RESULTS / f"{record['machine']}.truth.json", record)
     draw(record)
 
 

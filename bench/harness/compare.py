@@ -1,37 +1,33 @@
-"""Two sides of one claim, timed in turn."""
+"""Timing of two sides of one claim, in turn."""
 
 import contextlib
 import os
-import platform
-import re
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
-from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
-from torch.nn import functional as F
 
-WARM_UP = 2
-_built: list[Callable[[], object]] = []  # in a process of elsewhere()
-BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
+WARM_UP = 2  # runs of each side that are not counted
+_work: list[Callable[[], object]] = []  # in a process of in_own_process()
 
 
 class Result(TypedDict):
+    """One comparison, a row of results/<machine>.json; results/README.md says how to read it."""
+
     name: str
     device: str  # "cpu" | "cuda"
     repeats: int
-    ours: float  # s, median
-    theirs: float  # s, median
+    ours: float  # median, in `unit`
+    theirs: float  # median, in `unit`
     ratio: float  # theirs / ours
-    load: float  # of the machine over the minute before: above 1 others were at work too
+    load: float  # of the machine over the minute before: above the cores a bench uses, others were at work too
+    unit: NotRequired[str]  # seconds if there is none
+    first_seconds: NotRequired[float]  # until theirs had run once: compiling and recording are in it
+    steps_per_second: NotRequired[float]  # of theirs
 
 
 def compare(
@@ -47,87 +43,49 @@ def compare(
     for _ in range(WARM_UP if warm_up is None else min(warm_up, WARM_UP)):
         _seconds(ours, device), _seconds(theirs, device)
     times = [(_seconds(ours, device), _seconds(theirs, device)) for _ in range(repeats)]
-    mine, other = (statistics.median(side) for side in zip(*times, strict=True))
-    print(f"{name}: ours {shown(mine)}, theirs {shown(other)}, {other / mine:.1f}x  ({device.type}, load {load:.1f})")
+    our_time, their_time = (statistics.median(side) for side in zip(*times, strict=True))
+    result = make_result(name, device.type, repeats, our_time, their_time, load=load)
+    print(
+        f"{name}: ours {format_seconds(our_time)}, theirs {format_seconds(their_time)}, {result['ratio']:.1f}x  "
+        f"({device.type}, load {load:.1f})"
+    )
+    return result
+
+
+def make_result(
+    name: str, device: str, repeats: int, ours: float, theirs: float, *, load: float | None = None, **unit: str
+) -> Result:
+    """A result with its ratio, and the load of now if no other is given."""
+    load = os.getloadavg()[0] if load is None else load
     return Result(
-        name=name, device=device.type, repeats=repeats, ours=mine, theirs=other, ratio=other / mine, load=load
+        name=name, device=device, repeats=repeats, ours=ours, theirs=theirs, ratio=theirs / ours, load=load, **unit
     )
 
 
 @contextlib.contextmanager
-def elsewhere(build: Callable[..., Callable[[], object]], *args) -> Iterator[Callable[[], object]]:
-    """What build(*args) returns, to be called in a process of its own: how the C library is set up is one side's alone.
+def in_own_process(build: Callable[..., Callable[[], object]], *args) -> Iterator[Callable[[], object]]:
+    """What build(*args) returns, to be called in a process of its own: one side's settings of the C library stay there.
 
     build  a function of a module
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_build, initargs=(build, args)) as pool:
-        pool.submit(os.getpid).result()  # it is built now, not within the first call
+        pool.submit(os.getpid).result()  # so that it is built now, not within the first call
         yield lambda: pool.submit(_call).result()
 
 
-def _build(build: Callable[..., Callable[[], object]], args: tuple) -> None:
-    _built[:] = [build(*args)]
-
-
-def _call() -> None:
-    _built[0]()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
-def shown(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
+    """'1.23 s', '4.56 ms'."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def blobs(n: int, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Masks (n, side, side) bool much like Kaggle's: smooth bodies, three in ten pixels, two in five tiles empty."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(n, 1, 2, 2, generator=generator)
-    masks = F.interpolate(coarse, size=(side, side), mode="bicubic")[:, 0] > 0
-    masks[torch.rand(n, generator=generator) < 0.4] = False
-    return masks.to(device)
+def _build(build: Callable[..., Callable[[], object]], args: tuple) -> None:
+    _work[:] = [build(*args)]
 
 
-def machine(device: torch.device) -> str:
-    """A name for a file: the GPU, or the CPU and how many of its cores we have."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-        name = f"{os.cpu_count()} cores {models[0] if models else platform.processor() or platform.machine()}"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", name).lower()).strip("-")
-
-
-def write_between(page: Path, text: str) -> None:
-    """Replace what stands between BEGIN and END in a page of the documentation, or append it."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after or chr(10)}")
-
-
-def circumstances() -> dict[str, str]:
-    """Date, commit and versions, as they stand beside every number."""
-    return {
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("numpy", "fastai", "timm")},
-    }
-
-
-def _commit() -> str:
-    """Short hash, with a + if code has changed since; outside a clone what SALT_COMMIT says, or "unknown"."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(
-            ["git", *command], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
-        ).stdout
-
-    if shutil.which("git") is None or not (head := git("rev-parse", "--short", "HEAD").strip()):
-        return os.environ.get("SALT_COMMIT", "unknown")
-    return head + ("+" if git("status", "--porcelain", "--", "*.py") else "")
+def _call() -> None:
+    _work[0]()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -1,21 +1,17 @@
-"""How much memory a piece of work needs: a process of its own does it, and is watched."""
+"""Peak memory of a piece of work: it is done in a process of its own, which a thread watches."""
 
-import os
 import threading
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
-from bench.harness.compare import Result
+from bench.harness.compare import Result, make_result
 
 STATUS = Path("/proc/self/status")  # Linux tells a process's own memory from the files that it has mapped
 
 
-class Amount(Result):
-    unit: str  # of `ours` and `theirs`, which are not seconds
-
-
-def can_be_watched() -> bool:
+def is_supported() -> bool:
+    """Whether this system says how much memory is a process's own."""
     return STATUS.exists() and "RssAnon:" in STATUS.read_text()
 
 
@@ -25,41 +21,32 @@ def peak(work: Callable[..., object], *args) -> float:
     work  a function of a module
     """
     with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_watched, (work, args))
+        return pool.apply(_watch, (work, args))
 
 
-def compare(name: str, ours: float, theirs: float, device: str = "cpu") -> Amount:
-    """Two peaks in MiB, printed with their ratio."""
+def compare_peaks(name: str, ours: float, theirs: float, device: str = "cpu") -> Result:
+    """Two peaks in MiB as a result, printed with their ratio."""
     print(f"{name}: ours {ours:,.0f} MiB, theirs {theirs:,.0f} MiB, {theirs / ours:.1f}x")
-    return Amount(
-        name=name,
-        device=device,
-        repeats=1,
-        ours=ours,
-        theirs=theirs,
-        ratio=theirs / ours,
-        load=os.getloadavg()[0],
-        unit="MiB",
-    )
+    return make_result(name, device, 1, ours, theirs, unit="MiB")
 
 
-def _watched(work: Callable[..., object], args: tuple) -> float:
-    seen, done = [_anonymous()], threading.Event()
+def _watch(work: Callable[..., object], args: tuple) -> float:
+    samples, done = [_own_mib()], threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(0.005):
-            seen.append(_anonymous())
+            samples.append(_own_mib())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=sample)
     watcher.start()
     try:
         work(*args)
     finally:
-        seen.append(_anonymous())
+        samples.append(_own_mib())
         done.set()
         watcher.join()
-    return max(seen) - seen[0]
+    return max(samples) - samples[0]
 
 
-def _anonymous() -> float:
+def _own_mib() -> float:
     return int(STATUS.read_text().split("RssAnon:")[1].split()[0]) / 1024

@@ -9,7 +9,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.salt.tiles import files
 from pipeline.salt.tiles.synthetic import make_sample
@@ -18,9 +21,11 @@ GENERATED = 1200
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """folder  images/<id>.png and masks/<id>.png, as in train.zip;  kind  "real" | "generated"
-    images  (N, 101, 101) uint8, masks (N, 101, 101) bool, ids: the same files decoded, by id
+class BenchTiles:
+    """Labelled tiles twice over: the PNG files that the plain side reads, and the same files decoded.
+
+    folder  images/<id>.png and masks/<id>.png, as in train.zip;  kind  "real" | "generated"
+    images  (N, 101, 101) uint8;  masks  (N, 101, 101) bool;  ids  (N,), sorted
     """
 
     folder: Path
@@ -30,7 +35,7 @@ class Tiles:
     ids: list[str]
 
     def pngs(self, count: int) -> list[Path]:
-        """So many of the images' files, from the start again where there are not enough."""
+        """Files of `count` images, from the start again where there are not enough."""
         return [self.folder / "images" / f"{self.ids[i % len(self.ids)]}.png" for i in range(count)]
 
     def arrays(self, count: int) -> np.ndarray:
@@ -39,33 +44,43 @@ class Tiles:
 
 
 @cache
-def tiles() -> Tiles:
-    """Kaggle's where SALT_TILES says, else GENERATED ones."""
+def load_tiles() -> BenchTiles:
+    """Kaggle's tiles from the folder SALT_TILES, else GENERATED ones."""
     if "SALT_TILES" in os.environ:
         return _read(Path(os.environ["SALT_TILES"]), "real")
-    return generated(GENERATED)
+    return generate_tiles(GENERATED)
 
 
-def generated(count: int, seed: int = 0) -> Tiles:
-    where = _scratch() / "sample"
-    make_sample(where, count, 1, seed=seed)
-    return _read(where, "generated")
+def generate_tiles(count: int, seed: int = 0) -> BenchTiles:
+    """Tiles of the built-in sample."""
+    folder = _temporary_folder() / "sample"
+    make_sample(folder, count, 1, seed=seed)
+    return _read(folder, "generated")
 
 
-def _read(where: Path, kind: str) -> Tiles:
-    """Unpacked into a temporary folder, which is gone with this process."""
-    folder = files.source(where, "train")
+def random_masks(n: int, side: int, device: torch.device | str = "cpu") -> Tensor:
+    """Masks (n, side, side) bool much like Kaggle's: smooth bodies, three in ten pixels, two in five tiles empty."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(n, 1, 2, 2, generator=generator)
+    masks = F.interpolate(coarse, size=(side, side), mode="bicubic")[:, 0] > 0
+    masks[torch.rand(n, generator=generator) < 0.4] = False
+    return masks.to(device)
+
+
+def _read(data: Path, kind: str) -> BenchTiles:
+    folder = files.source(data, "train")
     if folder.suffix == ".zip":
-        work = _scratch()
-        shutil.unpack_archive(folder, work / "train")
-        folder = work / "train"
-    pngs = sorted((folder / "images").iterdir())
+        unpacked = _temporary_folder() / "train"
+        shutil.unpack_archive(folder, unpacked)
+        folder = unpacked
+    pngs = sorted((folder / "images").iterdir(), key=lambda path: path.stem)
     images = np.stack([np.asarray(Image.open(path).convert("L")) for path in pngs])
     masks = np.stack([np.asarray(Image.open(folder / "masks" / path.name)) > 0 for path in pngs])
-    return Tiles(folder, kind, images, masks, [path.stem for path in pngs])
+    return BenchTiles(folder, kind, images, masks, [path.stem for path in pngs])
 
 
-def _scratch() -> Path:
-    work = Path(tempfile.mkdtemp(prefix="bench-"))
-    atexit.register(shutil.rmtree, work, ignore_errors=True)
-    return work
+def _temporary_folder() -> Path:
+    """Gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,4 +1,4 @@
-"""Backward of an EfficientNet's depthwise convolutions on a CPU: fp32, as we run them, against bf16, as autocast would.
+"""Backward of an EfficientNet's depthwise convolutions on a CPU: the product's fp32 against autocast's bf16.
 
 python -m bench.speed.cpu_depthwise
 """

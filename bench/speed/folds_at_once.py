@@ -1,18 +1,17 @@
-"""Training steps of several folds that share one GPU.
+"""Training steps of several folds at once on one GPU.
 
 python -m bench.speed.folds_at_once
 """
 
-import os
 from collections.abc import Iterator
 
 import torch
 
 from bench.baselines import bare_loop
-from bench.baselines.bare_loop import Way
-from bench.harness.compare import Result, compare
-from bench.speed.switches import bare_steps, left_out_if_it_fails
-from bench.speed.train_step import SIZES, Size, said
+from bench.baselines.bare_loop import StepOptions
+from bench.harness.compare import Result, compare, make_result
+from bench.speed.switches import bare_steps, skip_on_error
+from bench.speed.train_step import SIZES, Size, describe
 from pipeline.salt.device import pick_device
 
 FOLDS = (2, 4)
@@ -29,30 +28,18 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     px, tiles = size.shapes[0]
     alone = bare_loop.in_processes(1, bare_steps, size, px, tiles, device, repeats=size.repeats)
     for n in FOLDS:
-        with left_out_if_it_fails(f"{n} processes"):
+        with skip_on_error(f"{n} processes"):
             ours = bare_loop.in_processes(n, bare_steps, size, px, tiles, device, repeats=size.repeats) / n
-            name = f"folds at once, a process each: {n}; a fold's share of {said(size, px, tiles)}; theirs: 1"
+            name = f"folds at once, a process each: {n}; a fold's share of {describe(size, px, tiles)}; theirs: 1"
             print(f"{name}: {size.steps / ours:.2f} steps/s, {alone / ours:.2f}x")
-            yield Result(
-                name=name,
-                device=device.type,
-                repeats=size.repeats,
-                ours=ours,
-                theirs=alone,
-                ratio=alone / ours,
-                load=os.getloadavg()[0],
-            )
+            yield make_result(name, device.type, size.repeats, ours, alone)
     for n in FOLDS:
-        with left_out_if_it_fails(f"{n} graphs"):
-            several = [bare_steps(size, px, tiles, device, Way(graph=True)) for _ in range(n)]
-            usual = bare_steps(size, px, tiles, device)
-            name = f"folds at once, CUDA graphs: {n}; {said(size, px, tiles)} of each; theirs: in turn"
+        with skip_on_error(f"{n} graphs"):
+            folds = [bare_steps(size, px, tiles, device, StepOptions(cuda_graph=True)) for _ in range(n)]
+            one = bare_steps(size, px, tiles, device)
+            name = f"folds at once, CUDA graphs: {n}; {describe(size, px, tiles)} of each; theirs: in turn"
             yield compare(
-                name,
-                bare_loop.on_streams(several),
-                lambda usual=usual, n=n: [usual() for _ in range(n)],
-                size.repeats,
-                device,
+                name, bare_loop.on_streams(folds), lambda one=one, n=n: [one() for _ in range(n)], size.repeats, device
             )
 
 

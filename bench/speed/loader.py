@@ -4,28 +4,31 @@ python -m bench.speed.loader
 """
 
 import torch
+from fastai.vision.core import imagenet_stats
 
 from bench.baselines import article
 from bench.harness.compare import Result, compare
-from bench.harness.tiles import tiles
+from bench.harness.tiles import load_tiles
 from pipeline.salt.config import Augment
 from pipeline.salt.device import pick_device
-from pipeline.salt.tiles.loaders import TileLoader
+from pipeline.salt.tiles.loaders import TileDataset, TileLoader
 
 SIZE, BATCH = 128, 32
 
 
 def run(device: torch.device, batch: int = BATCH, repeats: int = 3, **kwargs) -> list[Result]:
     """kwargs  of fastai's DataLoader, for the article's side"""
-    some = tiles()
-    rest = len(some.ids) % batch or batch  # their side wants some to validate on; what stays is whole batches
-    ours = TileLoader(some.images[rest:], some.masks[rest:], some.ids[rest:], SIZE, batch, how=Augment(), device=device)
-    theirs = article.get_data(some.folder, set(some.ids[:rest]), SIZE, batch, device, **kwargs).train
-    name = f"epoch of batches, {len(ours.ids):,} {some.kind} tiles, {SIZE} px; theirs: PNG files"
-    return [compare(name, lambda: _pass(ours), lambda: _pass(theirs), repeats, device)]
+    tiles = load_tiles()
+    odd = len(tiles.ids) % batch or batch  # the article's side wants some to validate on; what stays is whole batches
+    images, masks, ids = (part[odd:] for part in (tiles.images, tiles.masks, tiles.ids))
+    dataset = TileDataset(images, masks, ids, SIZE, resize_masks=True, device=device)
+    ours = TileLoader(dataset, batch, imagenet_stats, Augment())
+    theirs = article.get_data(tiles.folder, set(tiles.ids[:odd]), SIZE, batch, device, **kwargs).train
+    name = f"epoch of batches, {len(ours.ids):,} {tiles.kind} tiles, {SIZE} px; theirs: PNG files"
+    return [compare(name, lambda: _iterate(ours), lambda: _iterate(theirs), repeats, device)]
 
 
-def _pass(loader) -> None:
+def _iterate(loader) -> None:
     for _ in loader:
         pass
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 
 from bench.baselines import losses as plain
-from bench.harness.compare import Result, blobs, compare
+from bench.harness.compare import Result, compare
+from bench.harness.tiles import random_masks
 from pipeline.salt.device import pick_device
 from pipeline.salt.losses import symmetric_lovasz
 
 
 def run(device: torch.device) -> list[Result]:
-    masks = blobs(32, 128, device)[:, None].float()
+    masks = random_masks(32, 128, device)[:, None].float()
     logits = torch.randn(masks.shape, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
 
     def step(loss: Callable) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The score of 400 tiles and the codes of 18,000 masks: in one batch against one tile at a time.
+"""The score of 400 tiles and the run-length codes of 18,000 masks: in one batch against one tile at a time.
 
 python -m bench.speed.metric_rle
 """
@@ -9,7 +9,8 @@ import torch
 
 from bench.baselines import metric as plain_metric
 from bench.baselines import rle as plain_rle
-from bench.harness.compare import Result, blobs, compare
+from bench.harness.compare import Result, compare
+from bench.harness.tiles import random_masks
 from pipeline.salt import metrics, rle
 from pipeline.salt.device import pick_device
 
@@ -17,9 +18,9 @@ CPU = torch.device("cpu")
 
 
 def run(device: torch.device) -> list[Result]:
-    truth = blobs(400, 101, device)
+    truth = random_masks(400, 101, device)
     pred = truth.roll(5, dims=-1)
-    masks = blobs(18_000, 101).numpy()
+    masks = random_masks(18_000, 101).numpy()
 
     def score() -> float:
         if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Cost grows as it should: an epoch with the number of tiles, memory not with the test tiles; and a stage begins soon.
+"""Growth of an epoch's time and of prediction's memory with the number of tiles; start-up time of a stage.
 
 python -m bench.speed.scaling
 """
@@ -19,19 +19,19 @@ from fastai.data.core import DataLoaders
 
 from bench.baselines.bare_loop import Steps
 from bench.harness import memory
-from bench.harness.compare import Result, compare, shown
-from bench.harness.tiles import tiles
+from bench.harness.compare import Result, compare, format_seconds, make_result
+from bench.harness.tiles import load_tiles
 from bench.speed import inference
-from bench.speed.train_step import epoch_of
-from pipeline.salt.config import Augment, Stage, Train
+from bench.speed.train_step import one_epoch
+from pipeline.salt.config import Augment, Phase, Train
 from pipeline.salt.device import pick_device
 from pipeline.salt.launch.local import python_path
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
-from pipeline.salt.tiles.loaders import TileLoader
+from pipeline.salt.tiles.loaders import TileDataset, TileLoader
 from pipeline.salt.training.learner import build_learner
 
-TIMES = (2, 4)
-START = 10.0  # s that a stage may take to begin
+FACTORS = (2, 4)
+START_LIMIT = 10.0  # s that a stage may take to begin
 
 
 @dataclass(frozen=True)
@@ -52,91 +52,87 @@ SIZES = {
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
-    yield from epochs(device, size)
-    yield from memory_of_predicting(size)
-    yield from starts()
+    yield from compare_epochs(device, size)
+    yield from compare_memory(size)
+    yield from start_up()
 
 
-def epochs(device: torch.device, size: Size) -> Iterator[Result]:
-    """One epoch of n times the tiles, against n epochs: above 0.9x it grows no faster than they do."""
-    once = training(device, size, size.tiles)
+def compare_epochs(device: torch.device, size: Size) -> Iterator[Result]:
+    """One epoch of n times the tiles against n epochs: above 0.9x, its time grows no faster than they do."""
+    once = build_epoch(device, size, size.tiles)
 
-    def times(n: int) -> Steps:
+    def repeat(n: int) -> Steps:
         return lambda: [once() for _ in range(n)]
 
-    for n in TIMES:
+    for n in FACTORS:
         yield compare(
             f"epoch of {n * size.tiles:,} tiles; theirs: {n} epochs of {size.tiles}",
-            training(device, size, n * size.tiles),
-            times(n),
+            build_epoch(device, size, n * size.tiles),
+            repeat(n),
             size.repeats,
             device,
         )
 
 
-def training(device: torch.device, size: Size, n: int) -> Steps:
-    some = tiles()
-    rows = np.arange(n) % len(some.ids)
-    ids = [some.ids[i] for i in rows]
-    train = TileLoader(some.images[rows], some.masks[rows], ids, size.px, size.batch, how=Augment(), device=device)
-    valid = TileLoader(some.images[:1], some.masks[:1], ids[:1], size.px, size.batch, device=device)
-    stage = Stage(size=size.px, batch=size.batch, epochs=1, lr=1e-3)
-    return epoch_of(
-        build_learner(
-            UnetResNext50(size.encoder), DataLoaders(train, valid, device=device), stage, Train(stages=(stage,)), []
-        )
+def build_epoch(device: torch.device, size: Size, n: int) -> Steps:
+    """A function that trains for an epoch of n tiles."""
+    tiles = load_tiles()
+    rows = np.arange(n) % len(tiles.ids)
+    ids = [tiles.ids[i] for i in rows]
+    model = UnetResNext50(size.encoder)
+    stats = (model.encoder.mean, model.encoder.std)
+    train = TileDataset(tiles.images[rows], tiles.masks[rows], ids, size.px, resize_masks=True, device=device)
+    valid = TileDataset(tiles.images[:1], tiles.masks[:1], ids[:1], size.px, device=device)
+    dls = DataLoaders(
+        TileLoader(train, size.batch, stats, Augment()), TileLoader(valid, size.batch, stats), device=device
     )
+    phase = Phase(size=size.px, batch=size.batch, epochs=1, lr=1e-3)
+    return one_epoch(build_learner(model, dls, phase, Train(phases=(phase,)), []))
 
 
-def memory_of_predicting(size: Size) -> list[Result]:
-    if not memory.can_be_watched():
+def compare_memory(size: Size) -> list[Result]:
+    """Peak memory of predicting n times the test tiles."""
+    if not memory.is_supported():
         return []
-    some, how = tiles(), inference.Size(px=size.px, tiles=0, batch=0, repeats=1, watched=0)
+    tiles, inference_size = load_tiles(), inference.Size(px=size.px, tiles=0, batch=0, repeats=1, memory_tiles=0)
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
-        for n in (1, *TIMES):
+        for n in (1, *FACTORS):
             images = Path(folder, f"{n}.npy")
-            np.save(images, some.arrays(n * size.test))
-            peaks[n] = memory.peak(inference.watched_ours, Path(folder, "probs.npy"), images, how)
+            np.save(images, tiles.arrays(n * size.test))
+            peaks[n] = memory.peak(inference.predict_pixels, Path(folder, "probs.npy"), images, inference_size)
     return [
-        memory.compare(
-            f"memory of predicting {n * size.test:,} tiles, network aside; theirs: {size.test:,} tiles",
+        memory.compare_peaks(
+            f"memory of predicting {n * size.test:,} tiles, model aside; theirs: {size.test:,} tiles",
             peaks[n],
             peaks[1],
         )
-        for n in TIMES
+        for n in FACTORS
     ]
 
 
-def starts() -> list[Result]:
-    """From the command to its first work: the stages in order with their state, and what training imports."""
+def start_up() -> list[Result]:
+    """Seconds before any work is done: the state of all stages, and what training imports."""
     return [
-        begun("python -m pipeline, the state of every stage", "-m", "pipeline", "--data", "sample"),
-        begun("all that training imports", "-c", "import pipeline.salt.training.fold"),
+        time_command("python -m pipeline, the state of every stage", "-m", "pipeline", "--data", "sample"),
+        time_command("all that training imports", "-c", "import pipeline.salt.training.fold"),
     ]
 
 
-def begun(what: str, *command: str) -> Result:
+def time_command(title: str, *arguments: str) -> Result:
+    """Python with these arguments against START_LIMIT, in an empty folder."""
     environment = os.environ | {"PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": ""}
-    load, took = os.getloadavg()[0], []
-    with tempfile.TemporaryDirectory() as elsewhere:
+    load, times = os.getloadavg()[0], []
+    with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):
             start = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-P", *command], env=environment, cwd=elsewhere, check=True, capture_output=True
+                [sys.executable, "-P", *arguments], env=environment, cwd=folder, check=True, capture_output=True
             )
-            took.append(time.perf_counter() - start)
-    seconds = statistics.median(took)
-    print(f"{what}: {shown(seconds)}, may take {shown(START)}")
-    return Result(
-        name=f"start: {what}; theirs: what it may take",
-        device="cpu",
-        repeats=3,
-        ours=seconds,
-        theirs=START,
-        ratio=START / seconds,
-        load=load,
-    )
+            times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    print(f"{title}: {format_seconds(seconds)}, may take {format_seconds(START_LIMIT)}")
+    return make_result(f"start: {title}; theirs: what it may take", "cpu", 3, seconds, START_LIMIT, load=load)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.speed.smp
 
-The networks cost differently, so each pair of steps has a second row, in seconds for each GFLOP: one over the tiles a
+The models cost differently, so each pair of steps has a second row, in seconds for each GFLOP: one over the tiles a
 second and the GFLOP a tile.
 """
 
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from bench.baselines import bare_loop
-from bench.baselines.bare_loop import Steps, Way
-from bench.harness.compare import Result, compare, elsewhere
-from bench.speed.train_step import SIZES, Size, batch, gflop, network, our_steps, said
+from bench.baselines.bare_loop import StepOptions, Steps
+from bench.harness.compare import Result, compare, in_own_process
+from bench.speed.train_step import SIZES, Size, batch, build_model, describe, gflop, our_steps
 from pipeline.salt.device import pick_device
 
 
@@ -29,42 +29,42 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
         return
     size = size or SIZES[device.type]
     px, tiles = size.shapes[0]
-    ours, theirs = gflop(network(size), px), gflop(smp_unet(size), px)
-    ways = {"AMP, channels last": Way(kept=False)}
+    ours, theirs = gflop(build_model(size), px), gflop(smp_unet(size), px)
+    variants = {"AMP, channels last": StepOptions(keep_freed_memory=False)}
     if device.type == "cpu":
-        ways["the same, and freed memory kept as ours"] = Way()
-    for title, way in ways.items():
+        variants["the same, and freed memory kept as ours"] = StepOptions()
+    for title, options in variants.items():
         with (
-            elsewhere(our_steps, size, px, tiles, device) as mine,
-            elsewhere(smp_steps, size, px, tiles, device, way) as other,
+            in_own_process(our_steps, size, px, tiles, device) as mine,
+            in_own_process(smp_steps, size, px, tiles, device, options) as other,
         ):
-            found = compare(
-                f"{said(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, {title}",
+            steps = compare(
+                f"{describe(size, px, tiles)}; theirs: segmentation_models_pytorch's Unet, {title}",
                 mine,
                 other,
                 size.repeats,
                 device,
             )
-        each, ratio = size.steps * tiles, found["ratio"] * ours / theirs
+        trained, ratio = size.steps * tiles, steps["ratio"] * ours / theirs
         print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x by the GFLOP")
-        yield found
-        yield found | {
+        yield steps
+        yield steps | {
             "name": f"one GFLOP of that; a tile costs {ours:.1f}, theirs {theirs:.1f}",
             "ratio": ratio,
-            "ours": found["ours"] / each / ours,
-            "theirs": found["theirs"] / each / theirs,
+            "ours": steps["ours"] / trained / ours,
+            "theirs": steps["theirs"] / trained / theirs,
         }
 
 
 def smp_unet(size: Size) -> nn.Module:
     from segmentation_models_pytorch import Unet
 
-    known = size.encoder == "se_resnext50_32x4d"
-    return Unet(size.encoder if known else f"tu-{size.encoder}", encoder_weights=None)
+    own = size.encoder == "se_resnext50_32x4d"  # all others are timm's
+    return Unet(size.encoder if own else f"tu-{size.encoder}", encoder_weights=None)
 
 
-def smp_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way) -> Steps:
-    return bare_loop.steps(smp_unet(size), way, *batch(px, tiles, device), size.steps)
+def smp_steps(size: Size, px: int, tiles: int, device: torch.device, options: StepOptions) -> Steps:
+    return bare_loop.build_steps(smp_unet(size), options, *batch(px, tiles, device), size.steps)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Training steps of UnetResNext50 with one switch turned: what each of the tricks gives.
+"""Training steps of UnetResNext50 with one optimisation switched off or on: what each of them gives.
 
     python -m bench.speed.switches
 
-Ours is the product's way, theirs the same with one thing changed: above 1x the product's way pays, below 1x the other
-would. Both are bare loops of torch; in the rows of train.compile both are the product's Learner, and one row holds that
-against the loop. Each has a process of its own: what one sets up or tunes stays with it.
+Ours is the product's step, theirs the same with one thing changed: above 1x the product's choice pays, below 1x the
+other would. Both are bare loops of torch; in the rows of train.compile both are the product's Learner, and one row
+compares that with the loop. Each has a process of its own: what one sets up or tunes stays with it.
 """
 
 import contextlib
@@ -14,22 +14,23 @@ from collections.abc import Iterator
 import torch
 
 from bench.baselines import bare_loop
-from bench.baselines.bare_loop import Steps, Way
-from bench.harness.compare import Result, compare, elsewhere
-from bench.speed.train_step import SIZES, Size, batch, network, our_steps, said
+from bench.baselines.bare_loop import StepOptions, Steps
+from bench.harness.compare import Result, compare, in_own_process
+from bench.speed.train_step import SIZES, Size, batch, build_model, describe, our_steps
 from pipeline.salt.device import pick_device, resolve_precision
 
-SWITCHES: dict[str, Way | dict[str, str]] = {  # in the bare loop, or in the profile's section train
-    "a bare loop of torch": Way(),
+Switch = StepOptions | dict[str, str]  # of the bare loop, or of the profile's section train
+SWITCHES: dict[str, Switch] = {
+    "a bare loop of torch": StepOptions(),
     "train.compile=default": {"compile": "default"},
     "train.compile=reduce-overhead": {"compile": "reduce-overhead"},
-    "CUDA graph": Way(graph=True),
-    "fp32": Way(precision="fp32"),
-    "fp32 without TF32": Way(precision="fp32", tf32=False),
-    "channels first": Way(channels_last=False),
-    "optimizer not fused": Way(fused=False),
-    "cuDNN not tuned": Way(tuned=False),
-    "freed memory goes back to the system": Way(kept=False),
+    "CUDA graph": StepOptions(cuda_graph=True),
+    "fp32": StepOptions(precision="fp32"),
+    "fp32 without TF32": StepOptions(precision="fp32", tf32=False),
+    "channels first": StepOptions(channels_last=False),
+    "optimizer not fused": StepOptions(fused=False),
+    "cuDNN not tuned": StepOptions(cudnn_benchmark=False),
+    "freed memory goes back to the system": StepOptions(keep_freed_memory=False),
 }
 ONLY = {
     "cpu": {
@@ -43,50 +44,45 @@ ONLY = {
 }
 
 
-class Switched(Result):
-    first: float  # s, until the first measurement was done: compiling and recording are in it
-    per_second: float  # steps, with the change
-
-
-def run(device: torch.device, size: Size | None = None) -> Iterator[Switched]:
+def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
     px, tiles = size.shapes[0]
 
-    def steps(way: Way | dict[str, str]):
-        return elsewhere(bare_steps if isinstance(way, Way) else our_steps, size, px, tiles, device, way)
+    def steps(switch: Switch):
+        build = bare_steps if isinstance(switch, StepOptions) else our_steps
+        return in_own_process(build, size, px, tiles, device, switch)
 
-    with steps(Way()) as loop, steps({}) as learner:
-        for title, way in SWITCHES.items():
-            if title not in ONLY[device.type] or same_here(way, device):
+    with steps(StepOptions()) as loop, steps({}) as learner:
+        for title, switch in SWITCHES.items():
+            if title not in ONLY[device.type] or changes_nothing(switch, device):
                 continue
-            usual = learner if way == Way() or isinstance(way, dict) else loop
-            with left_out_if_it_fails(title), steps(way) as other:
+            ours = learner if switch == StepOptions() or isinstance(switch, dict) else loop
+            with skip_on_error(title), steps(switch) as theirs:
                 start = time.perf_counter()
-                other()
+                theirs()
                 first = time.perf_counter() - start
-                result = compare(
-                    f"switch: {said(size, px, tiles)}; theirs: {title}", usual, other, size.repeats, device
-                )
-                per_second = size.steps / result["theirs"]
-                print(f"    {per_second:.2f} steps/s; the first {size.steps} took {first:.1f} s")
-                yield Switched(**result, first=first, per_second=per_second)
+                name = f"switch: {describe(size, px, tiles)}; theirs: {title}"
+                result = compare(name, ours, theirs, size.repeats, device)
+                rate = size.steps / result["theirs"]
+                print(f"    {rate:.2f} steps/s; the first {size.steps} took {first:.1f} s")
+                yield result | {"first_seconds": first, "steps_per_second": rate}
 
 
-def bare_steps(size: Size, px: int, tiles: int, device: torch.device, way: Way = Way()) -> Steps:
-    return bare_loop.steps(network(size), way, *batch(px, tiles, device), size.steps)
+def bare_steps(size: Size, px: int, tiles: int, device: torch.device, options: StepOptions = StepOptions()) -> Steps:
+    return bare_loop.build_steps(build_model(size), options, *batch(px, tiles, device), size.steps)
 
 
-def same_here(way: Way | dict[str, str], device: torch.device) -> bool:
-    """Whether a changed loop differs from the product's in nothing but a name for the same number format."""
-    if isinstance(way, dict) or way == Way():
+def changes_nothing(switch: Switch, device: torch.device) -> bool:
+    """Whether a loop differs from the product's in nothing but a name for the same number format."""
+    if isinstance(switch, dict) or switch == StepOptions():
         return False
-    one, two = (vars(w) | {"precision": resolve_precision(w.precision, device)} for w in (way, Way()))
+    one, two = (vars(s) | {"precision": resolve_precision(s.precision, device)} for s in (switch, StepOptions()))
     return one == two
 
 
 @contextlib.contextmanager
-def left_out_if_it_fails(title: str) -> Iterator[None]:
-    """What a machine cannot do must not cost it the other numbers."""
+def skip_on_error(title: str) -> Iterator[None]:
+    """Inside it an error is printed and the comparison left out: what a machine cannot do must not cost the rest."""
     try:
         yield
     except Exception as e:

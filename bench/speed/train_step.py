@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.baselines import article
 from bench.baselines.bare_loop import Steps
-from bench.harness.compare import Result, blobs, compare, elsewhere
-from pipeline.salt.config import Stage, Train
+from bench.harness.compare import Result, compare, in_own_process
+from bench.harness.tiles import random_masks
+from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import pick_device
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 from pipeline.salt.training.learner import build_learner
@@ -45,39 +46,45 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 
 def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Result:
     with (
-        elsewhere(our_steps, size, px, tiles, device) as ours,
-        elsewhere(their_steps, size, px, tiles, device) as theirs,
+        in_own_process(our_steps, size, px, tiles, device) as ours,
+        in_own_process(their_steps, size, px, tiles, device) as theirs,
     ):
         return compare(
-            f"{said(size, px, tiles)}; theirs: fp32, channels first, fastai's own", ours, theirs, size.repeats, device
+            f"{describe(size, px, tiles)}; theirs: fp32, channels first, fastai's own",
+            ours,
+            theirs,
+            size.repeats,
+            device,
         )
 
 
 def our_steps(size: Size, px: int, tiles: int, device: torch.device, settings: dict | None = None) -> Steps:
-    """settings  of the profile's section train, where they are not its own"""
+    """Steps of the product; settings: numbers of the profile's section train, in the place of its defaults."""
     pick_device()  # sets the process up as for a stage
-    return product_steps(network(size), *batch(px, tiles, device), size.steps, **settings or {})
+    return product_steps(build_model(size), *batch(px, tiles, device), size.steps, **settings or {})
 
 
 def their_steps(size: Size, px: int, tiles: int, device: torch.device) -> Steps:
-    return article_steps(network(size), *batch(px, tiles, device), size.steps)
+    return article_steps(build_model(size), *batch(px, tiles, device), size.steps)
 
 
 def product_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int, **settings) -> Steps:
     x = x.contiguous(memory_format=torch.channels_last)
-    stage = Stage(size=x.shape[-1], batch=len(x), epochs=1, lr=1e-3)
-    train = Train(stages=(stage,), **settings)
-    return epoch_of(build_learner(model, loaders([(x, masks)] * count, x.device), stage, train, []))
+    phase = Phase(size=x.shape[-1], batch=len(x), epochs=1, lr=1e-3)
+    train = Train(phases=(phase,), **settings)
+    return one_epoch(build_learner(model, loaders([(x, masks)] * count, x.device), phase, train, []))
 
 
 def article_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int) -> Steps:
-    learn = article.learner(loaders([(x.contiguous(), masks[:, 0].long())] * count, x.device), model, Path())
+    learn = article.get_learner(loaders([(x.contiguous(), masks[:, 0].long())] * count, x.device), model, Path())
     learn.model.to(x.device)
     learn.remove_cb(SaveModelCallback)
-    return epoch_of(learn)
+    return one_epoch(learn)
 
 
-def epoch_of(learn: Learner) -> Steps:
+def one_epoch(learn: Learner) -> Steps:
+    """A function that fits one epoch, without a word."""
+
     def fit() -> None:
         with learn.no_bar(), learn.no_logging():
             learn.fit(1)
@@ -86,7 +93,7 @@ def epoch_of(learn: Learner) -> Steps:
 
 
 class Batches(list):
-    """Batches that are there already, as a loader of fastai's."""
+    """A loader of fastai's over batches that lie on the device already."""
 
     def to(self, device: torch.device) -> None:
         pass
@@ -99,22 +106,22 @@ def loaders(batches: list, device: torch.device) -> DataLoaders:
 def batch(px: int, tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images (tiles, 3, px, px) of noise, masks (tiles, 1, px, px) of {0, 1}, on the device."""
     x = torch.randn(tiles, 3, px, px, generator=torch.Generator().manual_seed(0))
-    return x.to(device), blobs(tiles, px, device)[:, None].float()
+    return x.to(device), random_masks(tiles, px, device)[:, None].float()
 
 
-def network(size: Size) -> nn.Module:
+def build_model(size: Size) -> nn.Module:
     return UnetResNext50(size.encoder)
 
 
 def gflop(model: nn.Module, px: int) -> float:
-    """Of a training step for one tile: forward and backward, two for each multiply-add."""
+    """GFLOP of a training step for one tile: forward and backward, two for each multiply-add."""
     with FlopCounterMode(display=False) as counter:
         model.train()(torch.zeros(2, 3, px, px)).sum().backward()
     model.zero_grad()
     return counter.get_total_flops() / 2 / 1e9
 
 
-def said(size: Size, px: int, tiles: int) -> str:
+def describe(size: Size, px: int, tiles: int) -> str:
     return f"{size.steps} training step{'s' * (size.steps > 1)} of {tiles} tiles at {px} px"
 
 

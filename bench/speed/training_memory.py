@@ -1,4 +1,4 @@
-"""Memory of a training step of more_dynamic_unet with either way to reduce channels, and of fastai's DynamicUnet.
+"""Memory of a training step of more_dynamic_unet, with each of its reductions of channels, and of fastai's DynamicUnet.
 
     python -m bench training_memory
 
@@ -15,11 +15,9 @@ from bench.harness import memory
 from bench.harness.compare import Result
 from pipeline.salt.models import build_model
 
-ENCODER, SHAPE = (
-    "resnet50",
-    (8, 3, 512, 512),
-)  # of the claim in https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
-NETWORKS = {
+# Of the claim in https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
+ENCODER, SHAPE = "resnet50", (8, 3, 512, 512)
+MODELS = {
     "more_dynamic_unet, eq_skip": ("more_dynamic_unet", {"reduction": "eq_skip"}),
     "more_dynamic_unet, halve": ("more_dynamic_unet", {"reduction": "halve"}),
     "DynamicUnet": ("dynamic_unet", {}),
@@ -27,36 +25,36 @@ NETWORKS = {
 
 
 def run(device: torch.device, encoder: str = ENCODER, shape: tuple[int, ...] = SHAPE) -> list[Result]:
-    how = held if device.type == "cuda" else counted
+    measure, verb = (measured, "measured") if device.type == "cuda" else (counted, "counted")
     peaks = {
-        name: how(build_model(model, encoder, options), shape) / 2**20 for name, (model, options) in NETWORKS.items()
+        name: measure(build_model(model, encoder, options), shape) / 2**20 for name, (model, options) in MODELS.items()
     }
     ours, *others = peaks
-    task = f"{how.__name__} in training, {encoder}, {shape[-1]} px, batch {shape[0]}"
+    task = f"{verb} in training, {encoder}, {shape[-1]} px, batch {shape[0]}"
     return [
-        memory.compare(f"memory {task}: {ours}; theirs: {other}", peaks[ours], peaks[other], device.type)
+        memory.compare_peaks(f"memory {task}: {ours}; theirs: {other}", peaks[ours], peaks[other], device.type)
         for other in others
     ]
 
 
 def counted(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes, from shapes alone: nothing is allocated."""
+    """Bytes that a step needs, from shapes alone: nothing is allocated."""
     model = model.to("meta").train()
-    kept = {}  # storages by address; held, so that no address is given out twice
+    storages = {}  # storages by address; held, so that no address is given out twice
 
     def keep(t: Tensor) -> Tensor:
-        kept[t.untyped_storage()._cdata] = t.untyped_storage()
+        storages[t.untyped_storage()._cdata] = t.untyped_storage()
         return t
 
     with saved_tensors_hooks(keep, lambda t: t):
         loss = model(torch.empty(shape, device="meta")).sum()
     weights = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
-    activations = sum(s.nbytes() for address, s in kept.items() if address not in weights)
+    activations = sum(s.nbytes() for address, s in storages.items() if address not in weights)
     assert loss.requires_grad
     return activations + 4 * sum(s.nbytes() for s in weights.values())
 
 
-def held(model: nn.Module, shape: tuple[int, ...]) -> int:
+def measured(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Bytes at most on the GPU in the second of two steps: by then the optimizer has its moments."""
     model = model.cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -1,4 +1,4 @@
-"""The whole of profile blog, ours against the article's script, extrapolated from an epoch at each size and some TTA.
+"""Hours of a whole run of profile blog, ours and the article's, extrapolated from an epoch at each size and some TTA.
 
     python -m bench.speed.whole_run
 
@@ -20,13 +20,13 @@ from fastai.learner import Learner
 
 from bench.baselines import article
 from bench.baselines.bare_loop import Steps
-from bench.harness.compare import Result, compare
-from bench.harness.tiles import tiles
+from bench.harness.compare import Result, compare, make_result
+from bench.harness.tiles import load_tiles
 from bench.speed import inference
-from pipeline.salt.config import PROFILES, Stage
+from pipeline.salt.config import PROFILES, Phase
 from pipeline.salt.device import pick_device
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
-from pipeline.salt.tiles.cache import Cache
+from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training.callbacks import EpochLog, KeepBest
 from pipeline.salt.training.learner import build_learner
@@ -42,9 +42,9 @@ class Size:
     train: int  # tiles of an epoch
     valid: int
     test: inference.Size
-    batch: int | None = None  # in the place of the profile's
+    batch: int | None = None  # in place of the profile's
     encoder: str = "se_resnext50_32x4d"
-    workers: int | None = None  # of the article's loaders; None is fastai's usual number
+    workers: int | None = None  # of the article's loaders; None is fastai's default
 
 
 SIZES = {
@@ -54,65 +54,60 @@ SIZES = {
 }
 
 
-class Hours(Result):
-    unit: str
-
-
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
     epochs = []
-    for stage in BLOG.train.stages:
-        epochs.append(one_epoch(device, size, replace(stage, batch=size.batch or stage.batch)))
+    for phase in BLOG.train.phases:
+        epochs.append(compare_epochs(device, size, replace(phase, batch=size.batch or phase.batch)))
         yield epochs[-1]
     tta = inference.against_article(device, size.test)
     yield tta
     ours, theirs = (hours(epochs, tta, size, side) for side in ("ours", "theirs"))
     name = f"profile blog, EXTRAPOLATED from epochs of {size.train:,} tiles and TTA of {size.test.tiles:,}"
     print(f"{name}: ours {ours:.2f} h, theirs {theirs:.2f} h, {theirs / ours:.1f}x")
-    yield Hours(
-        name=name,
-        device=device.type,
-        repeats=1,
-        ours=ours,
-        theirs=theirs,
-        ratio=theirs / ours,
-        load=max(r["load"] for r in epochs),
-        unit="h",
-    )
+    yield make_result(name, device.type, 1, ours, theirs, load=max(r["load"] for r in epochs), unit="h")
 
 
 def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
-    """Of the whole run, from seconds for what was measured."""
+    """Hours of the whole run, from the seconds of what was measured."""
     folds, growth = BLOG.run_folds, LABELLED / (size.train + size.valid)
-    epochs_of_a_fold = sum(s.epochs * epoch[side] for s, epoch in zip(BLOG.train.stages, epochs, strict=True))
+    epochs_of_a_fold = sum(p.epochs * epoch[side] for p, epoch in zip(BLOG.train.phases, epochs, strict=True))
     training = folds * growth * epochs_of_a_fold
-    predicted = folds * TEST + (LABELLED if side == "ours" else 0)
-    return (training + predicted / size.test.tiles * tta[side]) / 3600
+    predictions = folds * TEST + (LABELLED if side == "ours" else 0)
+    return (training + predictions / size.test.tiles * tta[side]) / 3600
 
 
-def one_epoch(device: torch.device, size: Size, stage: Stage) -> Result:
-    some, n = tiles(), size.train + size.valid
-    ids = some.ids[:n]
+def compare_epochs(device: torch.device, size: Size, phase: Phase) -> Result:
+    tiles, n = load_tiles(), size.train + size.valid
+    ids = tiles.ids[:n]
     held_out = ids[size.train :]
     folds = pd.DataFrame({"id": ids, "fold": (np.arange(n) >= size.train).astype(int)})
-    cache = Cache(some.images[:n], some.masks[:n], some.images[:0], folds)
-    dls = get_data(1, folds, stage.size, stage.batch, cache=cache, how=BLOG.augment, device=device)
-    log = EpochLog("ours", device)
-    ours = build_learner(UnetResNext50(size.encoder), dls, stage, BLOG.train, [log, KeepBest(log)])
-
-    their_data = article.get_data(
-        some.folder, set(held_out), stage.size, stage.batch, device, only=set(ids), num_workers=size.workers
+    model = UnetResNext50(size.encoder)
+    dls = get_data(
+        1,
+        folds,
+        phase.size,
+        phase.batch,
+        tiles=Tiles(tiles.images[:n], tiles.masks[:n], tiles.images[:0], folds),
+        stats=(model.encoder.mean, model.encoder.std),
+        augment=BLOG.augment,
+        device=device,
     )
-    theirs = article.learner(their_data, UnetResNext50(size.encoder), Path())
+    ours = build_learner(model, dls, phase, BLOG.train, [EpochLog("ours", device), KeepBest()])
+
+    their_dls = article.get_data(
+        tiles.folder, set(held_out), phase.size, phase.batch, device, only=set(ids), num_workers=size.workers
+    )
+    theirs = article.get_learner(their_dls, UnetResNext50(size.encoder), Path())
     theirs.remove_cb(SaveModelCallback)  # it would save and load at every call here, at the best epochs in truth
-    name = f"epoch of {size.train:,} + {size.valid:,} {some.kind} tiles at {stage.size} px; theirs: the article's"
-    return compare(name, quiet_epoch(ours, stage), quiet_epoch(theirs, stage), 1, device, warm_up=1)
+    name = f"epoch of {size.train:,} + {size.valid:,} {tiles.kind} tiles at {phase.size} px; theirs: the article's"
+    return compare(name, silent_epoch(ours, phase), silent_epoch(theirs, phase), 1, device, warm_up=1)
 
 
-def quiet_epoch(learn: Learner, stage: Stage) -> Steps:
+def silent_epoch(learn: Learner, phase: Phase) -> Steps:
     def fit() -> None:
         with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()):
-            learn.fit_one_cycle(1, slice(stage.lr))
+            learn.fit_one_cycle(1, slice(phase.lr))
 
     return fit
 

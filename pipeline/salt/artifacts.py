@@ -1,8 +1,9 @@
-"""Results on disk that know what they were made from. No other file says where one lies, or publishes one.
+"""Artifacts: files that are published whole and know what they were made from.
 
-Beside each artifact `x.npy` lies `x.npy.json`, written last: the settings and inputs it was made from, the hash of its
-bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the same. Code
-is not among them (a comment must not cost a night of training); a change of it is said aloud.
+Beside each artifact `x.npy` lies its sidecar `x.npy.json`, written last: the settings and inputs it was made from, the
+hash of its bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the
+same. Code is not among them (a comment must not cost a night of training); a change of it is said aloud. No other file
+renames a result into place.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -22,63 +23,6 @@ from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "fastai", "timm", "pretrainedmodels", "numpy")
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where everything of one run lies, below `out`.
-
-    out      the repository, or what --out names
-    source   name of the data: 'sample', or the data folder's name
-    profile  name of the profile
-    """
-
-    out: Path
-    source: str
-    profile: str
-
-    @property
-    def raw(self) -> Path:
-        return self.out / "data"
-
-    @property
-    def sample(self) -> Path:
-        return self.raw / "sample"
-
-    def cache(self, name: str) -> Path:
-        """name: images.npy | masks.npy | test.npy | tiles.csv | truth.npy (where the test tiles' masks are known)"""
-        return self.raw / "cache" / self.source / name
-
-    @property
-    def folds(self) -> Path:
-        return self.out / "folds" / self.profile / "folds.csv"
-
-    def checkpoint(self, fold: int, size: int | str, which: str = "best") -> Path:
-        return self._fold(fold) / (f"{size}.safetensors" if which == "best" else f"{size}.{which}.safetensors")
-
-    def history(self, fold: int, size: int | str) -> Path:
-        return self._fold(fold) / f"{size}.csv"
-
-    def resume(self, fold: int, size: int | str) -> Path:
-        """State of a training that is under way; gone when it has ended."""
-        return self._fold(fold) / f"{size}.resume.pt"
-
-    def pseudo(self, fold: int, name: str) -> Path:
-        """name: tiles.csv | masks.npy"""
-        return self._fold(fold) / f"pseudo_{name}"
-
-    def lr_find(self, fold: int, size: int | str) -> Path:
-        return self._fold(fold) / f"{size}.lr_find.png"
-
-    def oof(self) -> Path:
-        return self.out / "folds" / self.profile / "oof.npy"
-
-    def result(self, name: str) -> Path:
-        """name: test.npy | submission.csv.gz | report.html | scores.json"""
-        return self.out / "submissions" / self.profile / name
-
-    def _fold(self, fold: int) -> Path:
-        return self.out / "folds" / self.profile / f"fold_{fold}"
 
 
 @dataclass(frozen=True)
@@ -92,28 +36,23 @@ class Origin:
         return _hash(json.dumps([self.settings, self.inputs], sort_keys=True).encode())
 
 
-def origin(settings: dict, inputs: Iterable[Path] = (), **hashes: str) -> Origin:
-    """The Origin of something made from these artifacts. InputError if one of them has not been made."""
-    found = {}
-    for path in inputs:
-        sidecar = read_sidecar(path)
-        if sidecar is None:
-            raise InputError(f"{shown(path)} has not been made yet; run python -m pipeline.{_maker(path)} first")
-        # A data folder may be called otherwise on another machine: what it holds counts.
-        folder = "cache" if path.parent.parent.name == "cache" else path.parent.name
-        found[f"{folder}/{path.name}"] = sidecar["sha256"]
-    return Origin(json.loads(json.dumps(settings)), {**found, **hashes})
+def origin(settings: dict, inputs: Mapping[str, Path]) -> Origin:
+    """The Origin of something made with these settings from these finished artifacts, by name."""
+    hashes = {name: sidecar["sha256"] for name, path in inputs.items() if (sidecar := read_sidecar(path))}
+    return Origin(json.loads(json.dumps(settings)), hashes)
 
 
 def is_fresh(path: Path, origin: Origin) -> bool:
+    """Whether the artifact is there, and made from just this."""
     sidecar = read_sidecar(path)
     return sidecar is not None and sidecar["key"] == origin.key()
 
 
-def say_fresh(path: Path) -> None:
+def print_fresh(path: Path) -> None:
     """One line for a stage that has nothing to do, with a word if the code has moved on since."""
-    same = read_sidecar(path)["code"] == code_version()
-    print(f"fresh    {shown(path)}{'' if same else '  (made by an earlier version of the code; --force redoes it)'}")
+    same = (read_sidecar(path) or {}).get("code") == code_version()
+    hint = "" if same else "  (made by an earlier version of the code; --force redoes it)"
+    print(f"fresh    {display_path(path)}{hint}")
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
@@ -122,54 +61,64 @@ def differences(path: Path, origin: Origin) -> list[str]:
     if sidecar is None:
         return []
     old, new = _flat(sidecar["settings"]), _flat(origin.settings)
-    said = [
+    changes = [
         f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]
     was, now = sidecar["inputs"], origin.inputs
-    return said + [f"{k} changed" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+    return changes + [f"{k} changed" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
 
 
-def publish(path: Path, origin: Origin, write: Callable[[Path], object], **facts) -> None:
-    """Have `write(tmp)` make the file, then put it and its sidecar in place: a killed stage leaves no half artifact.
+@contextlib.contextmanager
+def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
+    """Inside it, write the file that it yields; after it the artifact and its sidecar are in place.
 
-    facts  JSON values worth keeping beside it (score, seconds).
-    Raises InputError when the disk is full or the folder cannot be written to.
+    extra  JSON values worth keeping beside it (score, seconds)
+    A killed stage leaves no half artifact. InputError when the disk is full or the folder cannot be written to.
     """
-    # The old notes must not vouch for new bytes.
-    replace_file(path, write, before=lambda: sidecar_of(path).unlink(missing_ok=True))
-    notes = {
+    with replacing(path) as tmp:
+        yield tmp
+        sha256 = _hash_file(tmp)
+        _force_to_disk(tmp)  # a full disk shows now, while the old artifact still has its sidecar
+        sidecar_of(path).unlink(missing_ok=True)  # which must not vouch for new bytes
+    sidecar = {
         "key": origin.key(),
-        "sha256": _hash_file(path),
+        "sha256": sha256,
         "settings": origin.settings,
         "inputs": origin.inputs,
-        **facts,
+        **extra,
         "code": code_version(),
         "versions": versions(),
         "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    replace_file(sidecar_of(path), lambda tmp: tmp.write_text(json.dumps(notes, indent=1) + "\n"))
+    with replacing(sidecar_of(path)) as tmp:
+        tmp.write_text(json.dumps(sidecar, indent=1) + "\n")
 
 
-def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[], object] = lambda: None) -> None:
-    """Write beside `path`, force to disk, then rename over it: the file is the old one or the new one, never half."""
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # prefix, not suffix: np.save and gzip look at the ending
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Inside it, write the file that it yields; it is then forced to disk and renamed over `path`.
+
+    So `path` is the old file or the new one, never half of it. Errors as `writing` has them.
+    """
+    # A prefix, not a suffix: np.save and gzip look at the ending.
+    tmp = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         try:
-            write(tmp)
-            with open(tmp, "rb") as f:
-                os.fsync(f.fileno())
-            before()
+            yield tmp
+            _force_to_disk(tmp)
             os.replace(tmp, path)
         finally:
             tmp.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:
-    """Take away an artifact that does not belong to its neighbours any more."""
+    """Take away an artifact that does not belong to its neighbours any more, and what was left of writing it."""
     for file in (sidecar_of(path), path):
         file.unlink(missing_ok=True)
+    _remove_leftovers(path)
 
 
 @contextlib.contextmanager
@@ -180,14 +129,18 @@ def writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as e:
-        causes = [e]  # torch and safetensors raise errors of their own: the system's is behind it, or in its text
+        causes: list[BaseException] = [
+            e
+        ]  # torch and safetensors raise their own: the system's is behind, or in its text
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}
         if numbers & {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(e):
-            raise InputError(f"no space left to write {shown(path)}; free some, or choose a disk with --out") from e
+            raise InputError(
+                f"no space left to write {display_path(path)}; free some, or choose a disk with --out"
+            ) from e
         if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-            raise InputError(f"{shown(path)} cannot be written; choose a folder of yours with --out") from e
+            raise InputError(f"{display_path(path)} cannot be written; choose a folder of yours with --out") from e
         raise
 
 
@@ -198,36 +151,38 @@ def reserve(file: int) -> None:
 
 
 def sidecar_of(path: Path) -> Path:
-    """The file of an artifact's notes."""
+    """The file of an artifact's sidecar."""
     return path.with_name(path.name + ".json")
 
 
 def read_sidecar(path: Path) -> dict | None:
-    """The notes beside a finished artifact, None if it is not there or not finished."""
+    """The sidecar of a finished artifact, None if it is not there or not finished."""
     try:
         return json.loads(sidecar_of(path).read_text()) if path.exists() else None
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{shown(sidecar_of(path))} is damaged; delete it and rerun the stage") from e
+        raise InputError(f"{display_path(sidecar_of(path))} is damaged; delete it and rerun the stage") from e
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as a person would type it from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Of Python and of the packages that results may depend on."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 @cache
 def code_version() -> str:
+    """Short hash of the pipeline's code."""
     return _hash(b"".join(f.read_bytes() for f in sorted(CODE.rglob("*.py"))))
 
 
@@ -236,17 +191,31 @@ def hash_of(value: object) -> str:
     return _hash(json.dumps(value, sort_keys=True).encode())
 
 
-def _maker(path: Path) -> str:
-    if path.name == "test.npy":
-        return "predict" if path.parent.parent.name == "submissions" else "prepare"
-    if path.name.startswith("pseudo_"):
-        return "pseudo_label"
-    made = {"folds.csv": "make_folds", "oof.npy": "predict", "submission.csv.gz": "submit"}
-    return made.get(path.name) or ("train" if path.parent.name.startswith("fold_") else "prepare")
+def _force_to_disk(path: Path) -> None:
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+
+
+def _remove_leftovers(path: Path) -> None:
+    """The half-written files that a killed process of this machine has left in the place of `path`."""
+    for file in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
+        pid = file.name.removeprefix(f".tmp-{platform.node()}-").removesuffix(f"-{path.name}")
+        if pid.isdecimal() and not _is_alive(int(pid)):  # not decimal: of another machine, 'node-1' beside 'node'
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -1,134 +1,140 @@
-"""The command line that all stages share, and how a stage ends when something is wrong."""
+"""The command line that all stages and tools share: flags -> Run, and how a command ends when something is wrong."""
 
 import argparse
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pipeline.salt import mirror
-from pipeline.salt.artifacts import CODE, Files
-from pipeline.salt.config import PROFILES, Profile, profile_named
+from pipeline.salt.artifacts import CODE
+from pipeline.salt.config import PROFILES, profile_named
+from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
-from pipeline.salt.launch import ENGINES, visible_gpus
-from pipeline.salt.overrides import changed
+from pipeline.salt.launch import ENGINES
+from pipeline.salt.models import check_model, check_options
+from pipeline.salt.overrides import appended, changed, describe
+from pipeline.salt.run import SAMPLE, Files, Run
 from pipeline.salt.tiles import competition
 
-SAMPLE = "sample"
 KAGGLE_INPUT = Path("/kaggle/input")
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the flags of a stage come down to.
+FLAGS: dict[str, dict] = {
+    "data": {
+        "metavar": "DIR",
+        "help": "folder with Kaggle's files, zipped or not, or 'sample' (default: data/, Kaggle's mount, the sample)",
+    },
+    "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the repository)"},
+    "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
+    "run": {"metavar": "NAME", "help": "what this run is called (default: the profile's name)"},
+    "fold": {"metavar": "K", "type": int, "action": "append", "help": "only this fold; may be repeated"},
+    "model": {"metavar": "NAME", "help": "short for --set model.name=NAME"},
+    "encoder": {"metavar": "NAME", "help": "short for --set model.encoder=NAME"},
+    "weights": {"metavar": "PATH", "help": "file or folder with ImageNet weights, or 'none' to train from scratch"},
+    "set": {
+        "metavar": "NAME=VALUE",
+        "action": "append",
+        "default": [],
+        "help": "change one number of the profile; may be repeated; 'help' lists them all",
+    },
+    "add-phase": {
+        "metavar": "NAME=VALUE,...",
+        "action": "append",
+        "default": [],
+        "help": "one more phase of training, as the last one but for: size=256,epochs=10",
+    },
+    "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
+    "engine": {"choices": ENGINES, "default": "local", "help": "who works: this machine, or a Ray cluster"},
+    "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
+}
+MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
 
-    data     folder with Kaggle's files, None for the built-in sample
-    folds    the folds to work on
-    weights  where to look for ImageNet weights first, None for the usual places
-    why      how the profile was chosen, in words
+
+def parse(
+    doc: str | None,
+    argv: list[str] | None,
+    add: Callable[[argparse.ArgumentParser], object] = lambda p: None,
+    flags: Collection[str] = tuple(FLAGS),
+) -> tuple[Run, argparse.Namespace]:
+    """The run and all arguments, from those of FLAGS that are named and those that `add` adds.
+
+    InputError for a value that cannot be.
     """
-
-    profile: Profile
-    files: Files
-    data: Path | None
-    folds: tuple[int, ...]
-    force: bool
-    weights: Path | None
-    why: str
-
-
-def parse(doc: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], object] = lambda p: None):
-    """(Run, other arguments) from the flags that every stage takes and those that `add` adds."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder with Kaggle's files, zipped or not, or 'sample' "
-        "(default: data/, then Kaggle's mount, then the sample)",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="where data/, folds/ and submissions/ go: a folder, or a URL such as s3://bucket/run "
-        "(default: the repository)",
-    )
-    parser.add_argument("--profile", metavar="NAME", help=f"{', '.join(PROFILES)} (default: by data and machine)")
-    parser.add_argument("--fold", type=int, action="append", metavar="K", help="only this fold; may be repeated")
-    parser.add_argument("--model", metavar="NAME", help="short for --set model.name=NAME")
-    parser.add_argument("--encoder", metavar="NAME", help="short for --set model.encoder=NAME")
-    parser.add_argument(
-        "--weights", metavar="PATH", help="file or folder with ImageNet weights, or 'none' to train from scratch"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change one number of the profile; may be repeated",
-    )
-    parser.add_argument("--force", action="store_true", help="redo what is up to date")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="who works: this machine, or a Ray cluster")
-    parser.add_argument("--workers", type=int, metavar="N", help="folds at once (default: one a GPU, or the profile's)")
+    for name, options in FLAGS.items():
+        if name in flags:
+            parser.add_argument(f"--{name}", **options)
+        else:
+            parser.set_defaults(**{name.replace("-", "_"): options.get("default")})
     add(parser)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}{_hint(unknown[0])}")
+    if "help" in args.set:
+        args.set = [setting for setting in args.set if setting != "help"]
+        print(describe(run_from(args).profile))
+        parser.exit()
     return run_from(args), args
 
 
+def add_phase_flags(parser: argparse._ActionsContainer) -> None:
+    """--phase NAME, and --size PX as its short form: a phase is called after its size."""
+    parser.add_argument("--phase", metavar="NAME", help="one phase of the profile, by its name")
+    parser.add_argument("--size", dest="phase", metavar="PX", help="the same, by its size in px")
+
+
 def run_from(args: argparse.Namespace) -> Run:
-    out = (args.out or _default_out()).expanduser().resolve()
+    """The run that these flags describe. InputError for a value that cannot be."""
+    out = _folder("--out", args.out) if args.out is not None else _default_out()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {args.out}: that is a file; name a folder")
     data = _data(args.data, out)
-    name, why = (args.profile, "named") if args.profile else _default_profile(data)
+    name, reason = (args.profile, "named") if args.profile else _default_profile(data)
     short = {"model.name": args.model, "model.encoder": args.encoder}
-    settings = [*(f"{name}={value}" for name, value in short.items() if value), *args.set]
+    settings = [*(f"{key}={value}" for key, value in short.items() if value), *args.set]
     weights = None
     if args.weights == "none":
         settings.append("model.weights=none")
-    elif args.weights:
-        weights = Path(args.weights).expanduser().resolve()
+    elif args.weights is not None:
+        weights = _folder("--weights", args.weights)
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
-    profile = changed(profile_named(name), *settings)
+    profile = changed(appended(profile_named(name), *args.add_phase), *settings)
+    model, own = profile.model, profile_named(name).model
+    check_options(model.name, model.options)
+    if (model.name, model.encoder) != (own.name, own.encoder):  # to look at an encoder of timm's takes torch
+        check_model(model.name, model.encoder, model.options)
     folds = tuple(sorted(set(args.fold))) if args.fold is not None else tuple(range(profile.run_folds))
     if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: it is how many folds are worked on at once, 1 or more")
-    files = Files(out, SAMPLE if data is None else data.name or "tiles", profile.name)
-    return Run(profile, files, data, folds, args.force, weights, why)
-
-
-def job(run: Run, args: argparse.Namespace, folds: Sequence[int]) -> list[str]:
-    """The flags with which a stage does these folds itself, in any process that sees the data and --out."""
-    given = vars(args) | {
-        "data": run.data or SAMPLE,
-        "out": run.files.out,
-        "profile": run.profile.name,
-        "weights": run.weights or args.weights,
-        "fold": [*folds],
-        "engine": None,
-        "workers": None,
-    }
-    return [
-        f"--{name}" if value is True else f"--{name}={value}"
-        for name, values in given.items()
-        for value in (values if isinstance(values, list) else [values])
-        if value is not None and value is not False
-    ]
+    title = profile.name if args.run is None else args.run
+    if not re.fullmatch(r"[\w.-]{1,100}", title) or title.startswith("."):
+        raise InputError(f"--run {title!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
+    return Run(
+        profile=profile,
+        files=Files(out, SAMPLE if data is None else data.name or "tiles", title),
+        data=data,
+        folds=folds,
+        force=bool(args.force),
+        weights=weights,
+        reason=reason,
+        engine=args.engine,
+        workers=args.workers,
+        flags=_flags(args, data=data or SAMPLE, out=out, profile=name, run=title, weights=weights or args.weights),
+    )
 
 
 def start(main: Callable[[list[str]], object]) -> None:
     """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
-        with mirror.local(sys.argv[1:]) as argv:
-            main(argv)
+        main(sys.argv[1:])
     except InputError as e:
         sys.exit(f"error: {e}")
     except BrokenPipeError:  # whoever read our lines has seen enough: ... | head
@@ -141,6 +147,39 @@ def on_kaggle() -> bool:
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
+def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
+    """The command line of these arguments for another process, but for the folds, the engine and the workers."""
+    given = vars(args) | resolved | {"fold": None, "engine": None, "workers": None}
+    return tuple(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, values in given.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value is not None and value is not False
+    )
+
+
+def _hint(flag: str) -> str:
+    """The end of a sentence about a flag that is a setting: '; did you mean --set train.lr=...?'."""
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    paths = [line.split()[0] for line in describe(PROFILES["demo"]).splitlines()]
+    known = dict.fromkeys(re.sub(r"^train\.\d+\.", "train.", path) for path in paths)
+    near = [path for path in known if path.rpartition(".")[2] == name]
+    return f"; did you mean --set {near[0]}=...?" if near else "; --help lists the flags, --set help the settings"
+
+
+def _folder(flag: str, text: str) -> Path:
+    """The path that a flag names. InputError for what cannot be one."""
+    if not text.strip():
+        raise InputError(f"{flag} is empty; name a folder, or leave the flag out")
+    try:
+        path = Path(text).expanduser().resolve()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise InputError(f"{flag} {text[:80]}{'...' * (len(text) > 80)}: {reason}; name a folder") from e
+    return path
+
+
 def _default_out() -> Path:
     return Path("/kaggle/working") if on_kaggle() else CODE.parent
 
@@ -148,11 +187,9 @@ def _default_out() -> Path:
 def _data(named: str | None, out: Path) -> Path | None:
     if named == SAMPLE:
         return None
-    if named:
-        folder = Path(named).expanduser().resolve()
+    if named is not None:
+        folder = _folder("--data", named)
         if not folder.is_dir():
-            if mirror.url_of(out) and Files(out, folder.name, "").cache("tiles.csv").exists():
-                return folder  # another machine has decoded its tiles
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
             raise InputError(
@@ -161,7 +198,9 @@ def _data(named: str | None, out: Path) -> Path | None:
             )
         return folder
     mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
-    return next((folder for folder in [out / "data", CODE.parent / "data", *mounts] if competition.find(folder)), None)
+    places = [out / "data", CODE.parent / "data", *mounts]
+    # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
+    return next((folder for folder in places if competition.find(folder) and not competition.is_sample(folder)), None)
 
 
 def _default_profile(data: Path | None) -> tuple[str, str]:

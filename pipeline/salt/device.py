@@ -1,4 +1,4 @@
-"""Which processor computes, and in which number format."""
+"""Device, mixed precision and memory."""
 
 import contextlib
 import ctypes
@@ -104,15 +104,20 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def depthwise_in_fp32(model: nn.Module) -> nn.Module:
-    """Have depthwise convolutions compute in fp32 under autocast; for a CPU, in place.
+def move_(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on the device, in the layout that convolutions are fastest in."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def depthwise_in_fp32_(model: nn.Module) -> nn.Module:
+    """Have depthwise convolutions compute in fp32 under autocast; for a CPU.
 
     oneDNN's bf16 backward of a depthwise convolution is 2 to 18 times slower than its fp32 one, and an EfficientNet is
     made of them. Measured: bench/speed/cpu_depthwise.py.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
-            layer.forward = partial(_in_fp32, layer.forward)
+            layer.__dict__["forward"] = partial(_in_fp32, layer.forward)
     return model
 
 

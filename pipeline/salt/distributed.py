@@ -1,9 +1,11 @@
-"""Processes that train one fold together, as `accelerate launch` or torchrun starts them; each is called a rank.
+"""Processes and GPUs of this machine: ranks that train one fold together, and the GPUs there are. Imports no torch.
 
-Without such a launcher there is one rank, and nothing here does anything.
+Processes that `accelerate launch` or torchrun starts are called ranks. Without such a launcher there is one, and
+nothing here does anything.
 """
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,16 +14,17 @@ from pipeline.salt.errors import InputError
 
 
 def world_size() -> int:
+    """Number of ranks."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the rank that prints and publishes."""
     return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Callable[[], None]]:
+def process_group() -> Iterator[Callable[[], None]]:
     """Inside it the ranks reach each other, each has its own GPU, the first one prints. Yields what waits for all."""
     if world_size() == 1:
         yield lambda: None
@@ -36,6 +39,18 @@ def joined() -> Iterator[Callable[[], None]]:
     import torch
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_first() else nowhere):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main_process() else nowhere):
         yield state.wait_for_everyone
     state.destroy_process_group()
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, asked of the driver: importing torch takes seconds."""
+    try:
+        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+            return []
+    except OSError:
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(count.value)])[: count.value]

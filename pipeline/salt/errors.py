@@ -1,4 +1,4 @@
-"""What is said to a person when something is wrong."""
+"""User-facing errors."""
 
 import difflib
 from collections.abc import Collection

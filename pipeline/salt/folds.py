@@ -1,4 +1,4 @@
-"""Which fold holds out which tile: a partition that is the same on every machine."""
+"""Splits the labelled tiles into folds: a partition that is the same on every machine."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from pipeline.salt.errors import InputError
 
 
 def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
-    """Fold (N,) 0..k-1 of each row by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
+    """Fold (N,) 0..k-1 of each row, by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
     _check(tiles, k)
     fold = np.empty(len(tiles), dtype=np.int64)
     for number, (_, held_out) in enumerate(KFold(k, shuffle=True, random_state=seed).split(tiles)):
@@ -21,8 +21,8 @@ def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
 def coverage(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     """Fold (N,) 0..k-1 of each row, with salt share, black tiles and depth spread evenly over the folds.
 
-    Tiles in order of (coverage class, black, z, id) are dealt out like cards, k at a time, to the folds in random
-    order. tiles: unique `id`s, sorted; `coverage` in [0, 1]; `z`, the depth; `black` bool.
+    Tiles in order of (coverage class, black, z, id) are assigned k at a time, one to each fold in random order.
+    tiles: unique `id`s, sorted; `coverage` in [0, 1]; `z`, the depth; `black` bool.
     """
     _check(tiles, k)
     z, black = tiles["z"].to_numpy(), tiles["black"].to_numpy()

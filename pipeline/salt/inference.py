@@ -1,4 +1,4 @@
-"""Flip test-time augmentation, the mean over folds, back to 101 px."""
+"""Inference: flip test-time augmentation, the mean over folds, back to the tiles' size."""
 
 import contextlib
 import copy
@@ -11,11 +11,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pipeline.salt import artifacts
-from pipeline.salt.device import autocast
-from pipeline.salt.tiles.geometry import TILE, to_network, to_square, to_tile
+from pipeline.salt.config import Phase, Profile
+from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
+from pipeline.salt.progress import progress_bar
+from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
 TILES_AT_ONCE = 256  # 10 MB of logits
 
@@ -25,13 +26,25 @@ T = TypeVar("T")
 def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean of model(images) and of model(mirror images) mirrored back: (B, 3, S, S) -> (B, 1, S, S) logits.
 
-    Left-right only: a section has an up and a down. Both views go through the network in one batch.
+    Left-right only: a section has an up and a down. Both views go through the model in one batch.
     """
     plain, mirrored = model(torch.cat([images, images.flip(-1)])).chunk(2)
     return (plain + mirrored.flip(-1)) / 2
 
 
-@torch.no_grad()  # not inference_mode: a network moved to a GPU within it could not take the next fold's weights
+def prediction_arguments(profile: Profile, phase: Phase) -> dict:
+    """How the models that this phase has trained predict on this machine: the keywords of `predict_to_file`."""
+    devices = pick_devices()
+    return {
+        "size": phase.size,
+        "batch": profile.predict.batch,
+        "flip": profile.predict.flip,
+        "precision": resolve_precision(profile.train.precision, devices[0]),
+        "devices": devices,
+    }
+
+
+@torch.no_grad()  # not inference_mode: a model moved to a GPU within it could not take the next fold's weights
 def tile_logits(
     model: nn.Module,
     tiles: np.ndarray,
@@ -44,19 +57,19 @@ def tile_logits(
     precision: str,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, their logits) a batch at a time: (B,) int and (B, 101, 101) float32, of tiles (N, 101, 101) uint8.
+    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) uint8.
 
-    size  px, side of the network's input;  stats  mean and std of its channels;  flip  average with the mirror image
+    size  px, side of the model's input;  stats  mean and std of its channels;  flip  average with the mirror image
     """
-    model.eval().to(device, memory_format=torch.channels_last)
+    move_(model.eval(), device)
     mean, std = (torch.tensor(s, device=device) for s in stats)
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
         grey = torch.from_numpy(tiles[chosen]).unsqueeze(1).to(device)
-        images = to_network(to_square(grey, size), mean, std)
+        images = to_model_input(to_square(grey, size), mean, std)
         with autocast(precision, device):
             logits = flip_tta(model, images) if flip else model(images)
-        yield chosen, to_tile(logits, TILE)[:, 0].cpu().numpy()
+        yield chosen, to_tile(logits, tiles.shape[-2:])[:, 0].cpu().numpy()
 
 
 def predict_to_file(
@@ -71,25 +84,25 @@ def predict_to_file(
     precision: str,
     devices: list[torch.device],
 ) -> None:
-    """Probabilities of the tiles into a .npy file, (N, 101, 101) float16: sigmoid of the mean logit of the networks.
+    """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
 
-    tiles  (N, 101, 101) uint8;  jobs  each network with the rows of tiles that it predicts, taken one at a time
-    devices  share the batches of a network; each has its own copy
-    A tile that no network predicts gets NaN. Sums lie in a file too: memory does not grow with N.
+    tiles  (N, H, W) uint8;  jobs  each model with the rows of tiles that it predicts, taken one at a time
+    devices  share the batches of a model; each has its own copy
+    A tile that no model predicts gets NaN. Sums lie in a file too: memory does not grow with N.
     """
-    networks = np.zeros(len(tiles), np.float32)
+    counts = np.zeros(len(tiles), np.float32)
     with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
         scratch.truncate(max(tiles.size, 1) * 4)
         artifacts.reserve(scratch.fileno())
         sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)  # an allocated file begins as zeros
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
-        for network, rows in jobs:
-            stats = (network.encoder.mean, network.encoder.std)
+        for model, rows in jobs:
+            stats = (model.encoder.mean, model.encoder.std)
             turns = np.arange(len(rows)) // batch % len(devices)
             batches = [
                 tile_logits(
-                    network if turn == 0 else copy.deepcopy(network),
+                    model if turn == 0 else copy.deepcopy(model),
                     tiles,
                     rows[turns == turn],
                     size=size,
@@ -101,18 +114,18 @@ def predict_to_file(
                 )
                 for turn, device in enumerate(devices)
             ]
-            with tqdm(total=len(rows), desc=title, unit="tile", leave=False, disable=None) as bar:
+            with progress_bar(len(rows), title) as bar:
                 for chosen, logits in side_by_side(batches, threads):
                     sums[chosen] += logits
-                    networks[chosen] += 1
+                    counts[chosen] += 1
                     bar.update(len(chosen))
         out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
         for start in range(0, len(tiles), TILES_AT_ONCE):
             part = slice(start, start + TILES_AT_ONCE)
-            with np.errstate(invalid="ignore"):  # 0 / 0 where no network predicted
-                out[part] = probabilities(sums[part] / networks[part, None, None])
+            with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
+                out[part] = probabilities(sums[part] / counts[part, None, None])
         out.flush()
 
 
@@ -130,9 +143,9 @@ def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) 
     while pending:
         for done in wait(pending, return_when=FIRST_COMPLETED).done:
             thread, stream = pending.pop(done)
-            if (found := done.result()) is not None:
+            if (result := done.result()) is not None:
                 pending[thread.submit(next, stream, None)] = thread, stream
-                yield found
+                yield result
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Segmentation losses on (B, 1, H, W) logits and masks of {0, 1}: one scalar, or B values with reduction="none".
+"""Segmentation losses on (B, 1, H, W) logits and masks of 0..1: one scalar, or B values with reduction="none".
 
 They compute in float32 whatever comes in (the running counts reach H*W, bfloat16 is exact to 256), never wait for the
 device and have no shape that depends on the data, so that they compile and fit into a CUDA graph.
@@ -57,7 +57,7 @@ def focal(
     """
     logits, masks = _pixels(logits, masks)
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")  # -log p
-    share = torch.where(masks > 0, alpha, 1 - alpha)
+    share = alpha * masks + (1 - alpha) * (1 - masks)
     return _reduce((share * (-torch.expm1(-entropy)) ** gamma * entropy).mean(dim=1), reduction)
 
 
@@ -66,8 +66,9 @@ def composite(loss: Callable[..., Tensor]) -> Callable[[Any, Tensor], Tensor]:
 
     Heads are read by attribute: `logits` (B, 1, H, W); `deep`, maps of logits (B, 1, h, w) of any size, or empty; and
     `any_salt`, (B, 1) logits that the tile has salt, or None. The value is loss(logits), plus for each deep map its
-    mean over the tiles with salt (0 if there are none) against the mask resized by nearest neighbour, plus
-    CLASSIFIER_SHARE times the classifier's cross-entropy: the loss of the article's second notebook.
+    loss against the mask resized bilinearly to its size, plus CLASSIFIER_SHARE times the classifier's cross-entropy.
+    On tiles without salt the deep logits count as 0: these tiles stay in the mean and teach the deep heads nothing.
+    With `lovasz_hinge` it is the loss of the article's second notebook.
     """
     return partial(_composite, loss)
 
@@ -78,9 +79,9 @@ def _composite(loss: Callable[..., Tensor], output: Any, masks: Tensor) -> Tenso
     masks = _plain(masks)
     has_salt = masks.flatten(1).any(dim=1).float()  # (B,)
     total = loss(output.logits, masks)
-    for deep in output.deep or ():
-        small = F.interpolate(masks.float(), size=deep.shape[-2:], mode="nearest")
-        total = total + (loss(deep, small, reduction="none") * has_salt).sum() / has_salt.sum().clamp(min=1)
+    for deep in output.deep:
+        small = F.interpolate(masks.float(), size=deep.shape[-2:], mode="bilinear", align_corners=False)
+        total = total + loss(_plain(deep) * has_salt[:, None, None, None], small)
     if output.any_salt is not None:
         total = total + CLASSIFIER_SHARE * bce(output.any_salt, has_salt[:, None])
     return total

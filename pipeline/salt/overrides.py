@@ -1,45 +1,22 @@
-"""`--set name=value`: a profile with other numbers, each checked against the type of what it replaces."""
+"""`--set name=value` and `--add-phase`: a profile with other numbers, each checked against its type and limits."""
 
 import ast
+import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pipeline.salt.config import Profile, Train
+from pipeline.salt.config import Limits, Phase, Profile, Train
 from pipeline.salt.errors import InputError, did_you_mean
 
-_SEED = (0, 2**32 - 1)
-LIMITS = {  # least and most, both allowed
-    "sample.train": (2, 10**6),
-    "sample.test": (1, 10**6),
-    "sample.seed": _SEED,
-    "folds.k": (2, 10**4),
-    "folds.seed": _SEED,
-    "augment.flip_p": (0, 1),
-    "augment.brightness_p": (0, 1),
-    "augment.zoom_p": (0, 1),
-    "augment.brightness": (0, 0.99),
-    "augment.zoom": (1, 10),
-    "train.size": (32, 4096),
-    "train.batch": (2, 10**4),
-    "train.epochs": (1, 10**4),
-    "train.lr": (1e-9, 10),
-    "train.wd": (0, 10),
-    "train.seed": _SEED,
-    "predict.batch": (1, 10**4),
-    "submit.threshold": (0, 1),
-    "pseudo.low": (0, 0.5),
-    "pseudo.high": (0.5, 1),
-    "pseudo.share": (0, 1),
-    "pseudo.epochs": (1, 10**4),
-    "pseudo.lr": (1e-9, 10),
-}
+FIXED = ("name", "about")  # of a profile: they say which it is
 
 
 def changed(profile: Profile, *settings: str) -> Profile:
     """The profile with each `path=value` replaced, checked against the type of what it replaces, and then as a whole.
 
-    `train.wd=1e-4` one number; `train.epochs=5` in every stage; `train.128.epochs=5` in the stage of that size;
+    `train.wd=1e-4` one number; `train.epochs=5` in every phase; `train.128.epochs=5` in the phase of that name;
     `model.options.width=64` a keyword of the model, `model.name=dynamic_unet` another one, without the options that the
     profile gives its own; `run_folds=1`. Raises InputError for anything else.
     """
@@ -49,79 +26,159 @@ def changed(profile: Profile, *settings: str) -> Profile:
         if not eq or not all(keys):
             raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
         before = profile.model
-        profile = _replaced(profile, keys, text.strip(), setting)
-        if profile.model.name != before.name:  # the profile's options are the other network's keywords
+        profile = _replaced(profile, keys, text.strip(), f"--set {setting}")
+        if profile.model.name != before.name:  # the profile's options are the other model's keywords
             profile = replace(profile, model=replace(profile.model, options={}))
     check(profile)
     return profile
 
 
+def appended(profile: Profile, *phases: str) -> Profile:
+    """The profile with more phases of training: as the one before it, but for numbers such as 'size=256,epochs=10'."""
+    for text in phases:
+        flag, last = f"--add-phase {text}", profile.train.last
+        phase = replace(last, name="", pseudo=False)
+        for part in text.split(","):
+            key, eq, value = part.partition("=")
+            if not eq or not key.strip():
+                raise InputError(f"{flag}: write it as name=value,..., for example --add-phase size=256,epochs=10")
+            phase = _replaced(phase, [key.strip()], value.strip(), flag)
+        profile = replace(profile, train=replace(profile.train, phases=(*profile.train.phases, phase)))
+    return profile
+
+
+def named_settings(profile: Profile) -> dict[str, Any]:
+    """Every setting by the name that --set takes: {'train.128.epochs': 60, 'model.options.width': 16}."""
+    named = {}
+    for name, value, _ in _leaves(profile):
+        if isinstance(value, dict) and value:
+            named |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            named[name] = value
+    return named
+
+
+def describe(profile: Profile) -> str:
+    """Every name that --set takes, one a line: its value, type and limits."""
+    rows = [
+        (name, repr(value) if isinstance(value, str) else str(value), _kind(hint))
+        for name, value, hint in _leaves(profile)
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {kind}" for name, value, kind in rows)
+
+
 def check(profile: Profile) -> None:
-    """InputError for numbers that cannot be, each on its own (LIMITS) or together."""
-    for path, (low, high) in LIMITS.items():
-        section, name = path.split(".")
-        node = getattr(profile, section)
-        for owner in [node] if name in _names(node) else node.stages:
-            value = getattr(owner, name)
-            if not isinstance(value, str) and not low <= value <= high:
-                raise InputError(f"profile {profile.name}: {path}={value} must be within {low}..{high}")
-    if profile.workers < 1:
-        raise InputError(f"profile {profile.name}: workers={profile.workers} must be at least 1")
-    sizes = [stage.size for stage in profile.train.stages]
-    if len(set(sizes)) != len(sizes):
-        raise InputError(f"profile {profile.name}: the stages of train have the sizes {sizes}; they must differ")
+    """InputError for numbers that cannot be, each on its own (Limits) or together."""
+    for name, value, hint in _leaves(profile):
+        limits = _limits(hint)
+        if limits and not isinstance(value, str) and not limits.low <= value <= limits.high:
+            raise InputError(f"profile {profile.name}: {name}={value} must be within {limits.low:g}..{limits.high:g}")
+    phases = profile.train.phases
+    names = [phase.name for phase in phases]
+    if len(set(names)) != len(names):
+        raise InputError(f"profile {profile.name}: the phases of train are called {names}; their names must differ")
+    if bad := [name for name in names if not re.fullmatch(r"\w{1,50}", name)]:
+        raise InputError(f"profile {profile.name}: a phase is called {bad[0]!r}; take letters, digits and '_'")
+    taken = {*_names(profile.train), *_names(phases[0]), "pseudo_tiles", "pseudo_masks"} - {"pseudo"}
+    if bad := [name for name in names if name in taken]:
+        raise InputError(f"profile {profile.name}: a phase cannot be called {bad[0]}, which has a meaning of its own")
+    if phases[0].pseudo or sum(phase.pseudo for phase in phases) > 1:
+        raise InputError(
+            f"profile {profile.name}: one phase after the first may learn from pseudo-labels, of {', '.join(names)}"
+        )
     if not 1 <= profile.run_folds <= profile.folds.k:
         raise InputError(
             f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}"
         )
 
 
-def _replaced(node: Any, keys: list[str], text: str, setting: str) -> Any:
+def _replaced(node: Any, keys: list[str], text: str, flag: str) -> Any:
     name, rest = keys[0], keys[1:]
     if isinstance(node, Train) and name not in _names(node):
-        return _stages_replaced(node, keys, text, setting)
-    known = [known for known in _names(node) if not isinstance(node, Profile) or known not in ("name", "about")]
-    if name not in known:
-        raise InputError(f"--set {setting}: {type(node).__name__.lower()} has no {name!r}; {did_you_mean(name, known)}")
+        return _phases_replaced(node, keys, text, flag)
+    if name not in (known := _names(node)):
+        raise InputError(f"{flag}: {type(node).__name__.lower()} has no {name!r}; {did_you_mean(name, known)}")
     old = getattr(node, name)
     if is_dataclass(old):
         if not rest:
-            raise InputError(f"--set {setting}: {name} is a section; name one of {', '.join(_names(old))}")
-        return replace(node, **{name: _replaced(old, rest, text, setting)})
+            raise InputError(f"{flag}: {name} is a section; name one of {', '.join(_names(old))}")
+        return replace(node, **{name: _replaced(old, rest, text, flag)})
     if isinstance(old, dict) and len(rest) == 1:
         return replace(node, **{name: {**old, rest[0]: _literal(text)}})
     if rest or isinstance(old, dict | tuple):
-        raise InputError(f"--set {setting}: {_hint(node, name)}")
-    return replace(node, **{name: _typed(text, get_type_hints(type(node))[name], setting)})
+        raise InputError(f"{flag}: {_hint(node, name)}")
+    new = {name: _typed(text, _hints(node)[name], flag)}
+    if isinstance(node, Phase) and name != "name" and node.name == replace(node, name="").name:
+        new["name"] = ""  # it is called after its numbers
+    return replace(node, **new)
 
 
-def _stages_replaced(train: Train, keys: list[str], text: str, setting: str) -> Train:
-    size = int(keys[0]) if keys[0].isdecimal() else None
-    if size is not None and size not in [s.size for s in train.stages]:
-        raise InputError(f"--set {setting}: no stage of size {size}; there are {[s.size for s in train.stages]}")
-    name = keys[1:] if size is not None else keys
-    names = [*_names(train.stages[0]), *_names(train)]
+def _phases_replaced(train: Train, keys: list[str], text: str, flag: str) -> Train:
+    names, settings = [phase.name for phase in train.phases], _names(train.phases[0])
+    phase, name = (keys[0], keys[1:]) if keys[0] in names else (None, keys)
     if not name:
-        raise InputError(f"--set {setting}: {keys[0]} is a stage; name one of {', '.join(_names(train.stages[0]))}")
-    if len(name) != 1 or name[0] not in _names(train.stages[0]):
-        raise InputError(f"--set {setting}: train has no {'.'.join(name)!r}; {did_you_mean('.'.join(name), names)}")
+        raise InputError(f"{flag}: {keys[0]} is a phase; name one of {', '.join(settings)}")
+    if len(name) != 1 or name[0] not in settings:
+        known = [*names, *settings, *_names(train)]
+        if keys[0].isdecimal():
+            raise InputError(f"{flag}: there is no phase {keys[0]}; there are {', '.join(names)}")
+        raise InputError(f"{flag}: train has no {'.'.join(name)!r}; {did_you_mean('.'.join(name), known)}")
     return replace(
-        train, stages=tuple(_replaced(s, name, text, setting) if size in (None, s.size) else s for s in train.stages)
+        train, phases=tuple(_replaced(p, name, text, flag) if phase in (None, p.name) else p for p in train.phases)
     )
 
 
-def _typed(text: str, kind: Any, setting: str) -> Any:
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for option in options:
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, value, type) of every setting."""
+    hints = _hints(node)
+    for name in _names(node):
+        value = getattr(node, name)
+        if isinstance(node, Train) and name == "phases":
+            for phase in value:
+                yield from _leaves(phase, f"{prefix}{phase.name}.")
+        elif is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, hints[name]
+
+
+def _typed(text: str, hint: Any, flag: str) -> Any:
+    kinds = _kinds(hint)
+    for kind in kinds:
         value = _literal(text)
-        if get_origin(option) is Literal and text in get_args(option):
+        if get_origin(kind) is Literal and text in get_args(kind):
             return text
-        if option is str or option is bool and isinstance(value, bool):
-            return text if option is str else value
-        if option is int and type(value) is int or option is float and type(value) in (int, float):
-            return option(value)
-    wanted = " or ".join(", ".join(map(str, get_args(o))) if get_origin(o) is Literal else o.__name__ for o in options)
-    raise InputError(f"--set {setting}: {text!r} is not {wanted}")
+        if kind is str or (kind is bool and isinstance(value, bool)):
+            return text if kind is str else value
+        if (kind is int and type(value) is int) or (kind is float and type(value) in (int, float)):
+            return kind(value)
+    raise InputError(f"{flag}: {text!r} is not {' or '.join(map(_kind, kinds))}")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a type, without their limits."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _kinds(part))
+    return (hint,)
+
+
+def _limits(hint: Any) -> Limits | None:
+    for part in (hint, *(get_args(hint) if get_origin(hint) in (Union, UnionType) else ())):
+        if get_origin(part) is Annotated:
+            return next(extra for extra in get_args(part) if isinstance(extra, Limits))
+    return None
+
+
+def _kind(hint: Any) -> str:
+    """A type in words: 'int 1..10000', 'kfold, coverage'."""
+    words = [
+        ", ".join(get_args(k)) if get_origin(k) is Literal else getattr(k, "__name__", str(k)) for k in _kinds(hint)
+    ]
+    limits = _limits(hint)
+    return " or ".join(words) + (f" {limits.low:.10g}..{limits.high:.10g}" if limits else "")
 
 
 def _literal(text: str) -> Any:
@@ -129,15 +186,19 @@ def _literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 def _names(node: Any) -> list[str]:
-    return [f.name for f in fields(node)]
+    return [f.name for f in fields(node) if not (isinstance(node, Profile) and f.name in FIXED)]
+
+
+def _hints(node: Any) -> dict[str, Any]:
+    return get_type_hints(type(node), include_extras=True)
 
 
 def _hint(node: Any, name: str) -> str:
-    if name == "stages":
-        return "name a number of the stages, such as train.epochs or train.128.epochs"
+    if name == "phases":
+        return "name a number of the phases, such as train.epochs or train.128.epochs; --add-phase appends one"
     return f"{name} is one value of {type(node).__name__.lower()}, or {name}.KEY where it is a table"

@@ -1,4 +1,4 @@
-"""Kaggle's run-length code: pairs `start length`, 1-based, counted down each column, then to the right."""
+"""Kaggle's run-length encoding: pairs `start length`, 1-based, counted down each column, then to the right."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ def encode(masks: np.ndarray) -> list[str]:
     return [code for chunk in chunks for code in _encode_at_once(chunk, digits)]
 
 
-def decode(rle: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
+def decode(rle: str, shape: tuple[int, int]) -> np.ndarray:
     """Mask (H, W) bool of one code; ValueError says in words what is wrong with it."""
     words = rle.split()
     if len(words) % 2:

@@ -1,176 +1,206 @@
-"""What each artifact is made from: the one place that says which change remakes what.
+"""The table of products: what each artifact of a run is called, where it lies, which stage makes it, and from what.
 
-Each function gives the Origin of a stage's product, and raises InputError when something it needs is not made yet.
+Freshness, "run X first" and the state of a run are read from it. To add a stage, add its file and its line in `table`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pipeline.salt import artifacts
-from pipeline.salt.artifacts import Origin
-from pipeline.salt.cli import Run
-from pipeline.salt.config import PSEUDO, settings_of
+from pipeline.salt.artifacts import Origin, display_path
+from pipeline.salt.config import Phase, settings_of
 from pipeline.salt.errors import InputError
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import competition
-
-
-def cache(run: Run) -> Origin:
-    if run.data is None:  # the sample follows from its numbers alone
-        return artifacts.origin({"sample": settings_of(run.profile.sample)})
-    if not run.data.is_dir():  # another machine has decoded it, and here there is nothing to hold that against
-        made = artifacts.read_sidecar(run.files.cache("tiles.csv"))
-        return Origin(made["settings"], made["inputs"])
-    return artifacts.origin({"files": artifacts.hash_of(competition.inputs(run.data))})
-
-
-def folds(run: Run) -> Origin:
-    return artifacts.origin({"folds": settings_of(run.profile.folds)}, [run.files.cache("tiles.csv")])
-
-
-def checkpoint(run: Run, fold: int, size: int | str) -> Origin:
-    """Fold k of one size: the sections model, augment and train, without the other sizes; the size before it, if any.
-
-    The step PSEUDO also has fold k's pseudo-labels, and the test tiles they belong to.
-    """
-    stage, before = run.profile.stage(size)
-    train = settings_of(run.profile.train) | {"stage": settings_of(stage)}
-    del train["stages"]
-    settings = {
-        "fold": fold,
-        "model": settings_of(run.profile.model),
-        "augment": settings_of(run.profile.augment),
-        "train": train,
-    }
-    inputs = [run.files.folds, run.files.cache("images.npy"), run.files.cache("masks.npy")]
-    if before:
-        inputs.append(run.files.checkpoint(fold, before.size))
-    if size == PSEUDO:
-        inputs += [
-            run.files.pseudo(fold, "tiles.csv"),
-            run.files.pseudo(fold, "masks.npy"),
-            run.files.cache("test.npy"),
-        ]
-    return artifacts.origin(settings, inputs)
-
-
-def pseudo_labels(run: Run, fold: int) -> Origin:
-    """Made by fold k's own network alone: every other one has learned from fold k's tiles."""
-    how = run.profile.pseudo
-    settings = {"low": how.low, "high": how.high, "share": how.share, "flip": run.profile.predict.flip}
-    trained = run.files.checkpoint(fold, run.profile.train.stages[-1].size, run.profile.predict.checkpoint)
-    return artifacts.origin(settings, [trained, run.files.cache("test.npy")])
-
-
-def predictions(run: Run) -> Origin:
-    """Out-of-fold and test predictions of run.folds. InputError for a fold that is missing or trained otherwise."""
-    last = run.profile.steps[-1]
-    checkpoints = [run.files.checkpoint(fold, last, run.profile.predict.checkpoint) for fold in run.folds]
-    for fold, path in zip(run.folds, checkpoints, strict=True):
-        _same_training(run, fold, last, path)
-    settings = {"predict": settings_of(run.profile.predict), "folds": list(run.folds)}
-    tiles = [run.files.cache("images.npy"), run.files.cache("test.npy")]
-    return artifacts.origin(settings, [run.files.folds, *tiles, *checkpoints])
-
-
-def submission(run: Run) -> Origin:
-    return artifacts.origin(
-        {"submit": settings_of(run.profile.submit)},
-        [run.files.result("test.npy"), run.files.oof(), run.files.cache("tiles.csv")],
-    )
-
-
-def report(run: Run) -> Origin:
-    """InputError where predictions or submission were made with other settings than the report would name."""
-    files, predicted = run.files, predictions(run)
-    oof, test, sent = files.oof(), files.result("test.npy"), files.result("submission.csv.gz")
-    made = [(oof, predicted, "predict"), (test, predicted, "predict"), (sent, submission(run), "submit")]
-    for path, wanted, stage in made:
-        if told := artifacts.differences(path, wanted):
-            raise InputError(
-                f"{artifacts.shown(path)} was made otherwise ({'; '.join(told)}); "
-                f"run python -m pipeline.{stage} first, or give the same flags as then"
-            )
-    histories = [files.history(fold, step) for fold in run.folds for step in run.profile.steps]
-    cached = [path for path in map(files.cache, ("tiles.csv", "masks.npy", "truth.npy")) if path.exists()]
-    return artifacts.origin(
-        {"profile": settings_of(run.profile), "folds": list(run.folds)},
-        [files.folds, *cached, *histories, oof, test, sent],
-    )
-
-
-def _same_training(run: Run, fold: int, size: int | str, path: Path) -> None:
-    again = f"python -m pipeline.train --profile {run.profile.name} --fold {fold}{' --pseudo' * (size == PSEUDO)}"
-    if artifacts.read_sidecar(path) is None:
-        trained = [
-            k
-            for k in range(run.profile.folds.k)
-            if artifacts.read_sidecar(run.files.checkpoint(k, size, run.profile.predict.checkpoint))
-        ]
-        how = "with pseudo-labels" if size == PSEUDO else f"at {size} px"
-        raise InputError(
-            f"fold {fold} has not been trained {how} ({artifacts.shown(path)} is missing; trained: "
-            f"{trained or 'none'}); run {again}, or name the folds to use with --fold"
-        )
-    if told := artifacts.differences(path, checkpoint(run, fold, size)):
-        raise InputError(
-            f"{artifacts.shown(path)} was trained with other settings ({'; '.join(told)}): folds must not "
-            f"be mixed; run {again}, or give the same --set as then"
-        )
 
 
 @dataclass(frozen=True)
 class Product:
-    """What shows that a piece of a stage is done: a file, what it must be made from, the state of an unfinished one."""
+    """One artifact of a run.
 
+    name      what it is called among the inputs of others: 'fold_0/128.safetensors'
+    maker     the command that makes it, after `python -m pipeline.`
+    settings  gives what of the run's settings it depends on, as JSON values
+    inputs    the artifacts it is made from
+    state     the state of an unfinished training
+    """
+
+    name: str
     path: Path
-    origin: Callable[[], Origin]
-    resume: Path | None = None
+    maker: str
+    settings: Callable[[], dict]
+    inputs: "tuple[Product, ...]" = ()
+    state: Path | None = None
+
+    def origin(self) -> Origin:
+        """What it is to be made from. InputError if an input has not been made, or was made with other settings."""
+        for product in self.inputs:
+            product.require()
+        return artifacts.origin(self.settings(), {product.name: product.path for product in self.inputs})
+
+    def require(self) -> None:
+        """InputError that names the command to run first, unless it is there and made as this run would make it."""
+        if artifacts.read_sidecar(self.path) is None:
+            raise InputError(
+                f"{display_path(self.path)} has not been made yet; run python -m pipeline.{self.maker} first, "
+                "with the same flags" + " (or name the folds to use with --fold)" * ("--fold" in self.maker)
+            )
+        # The tiles follow from their files alone, which may be on another machine: what was decoded counts.
+        if self.inputs and (changes := artifacts.differences(self.path, self.origin())):
+            raise InputError(
+                f"{display_path(self.path)} was made with other settings ({'; '.join(changes)}); run python -m "
+                f"pipeline.{self.maker} first, or give the same flags as then"
+            )
+
+    def is_fresh(self) -> bool:
+        """Whether it is there and made as this run would make it; InputError as `origin` has it."""
+        return artifacts.is_fresh(self.path, self.origin())
+
+    def status(self) -> str:
+        """'done', 'waits' for an input, 'under way', 'out of date' or 'to do'."""
+        try:
+            if self.is_fresh():
+                return "done"
+        except InputError:
+            return "waits"
+        if self.state and self.state.exists():
+            return "under way"
+        return "out of date" if artifacts.read_sidecar(self.path) else "to do"
 
 
-def stages(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
-    """(stage, what it does, its products) in the order in which they run."""
-    files, profile = run.files, run.profile
-    yield "prepare", "decode every tile once, and check it", [Product(files.cache("tiles.csv"), lambda: cache(run))]
-    yield "make_folds", f"deal the tiles to {profile.folds.k} folds", [Product(files.folds, lambda: folds(run))]
-    for stage in profile.train.stages:
-        yield (
-            f"train --size {stage.size}",
-            f"{stage.epochs} epochs, folds {', '.join(map(str, run.folds))}",
-            [
-                Product(
-                    files.history(k, stage.size), partial(checkpoint, run, k, stage.size), files.resume(k, stage.size)
-                )
-                for k in run.folds
-            ],
+def up_to_date(products: Sequence[Product], force: bool) -> bool:
+    """Whether a stage has nothing to do; says so. InputError if it cannot begin, by force neither."""
+    fresh = all([product.is_fresh() for product in products])
+    if force or not fresh:
+        return False
+    artifacts.print_fresh(products[-1].path)
+    return True
+
+
+def keep(products: Iterable[Product], force: bool) -> None:
+    """InputError where a finished artifact that was made with other settings would be replaced without --force."""
+    for product in [] if force else products:
+        try:
+            changes = artifacts.differences(product.path, product.origin())
+        except InputError:  # what it is made from has to be made first
+            continue
+        if changes:
+            raise InputError(
+                f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
+                "it and works beside it, --force replaces it"
+            )
+
+
+# ---- products, in the order in which they are made
+
+
+def tiles(run: Run) -> dict[str, Product]:
+    """The decoded tiles by the names of their files."""
+
+    def settings() -> dict:
+        if run.data is None:  # the sample follows from its numbers alone
+            return {"sample": settings_of(run.profile.sample)}
+        return {"files": artifacts.hash_of(competition.inputs(run.data))}
+
+    names = ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")
+    return {name: Product(f"cache/{name}", run.files.cache(name), "prepare", settings) for name in names}
+
+
+def folds(run: Run) -> Product:
+    """folds.csv."""
+    settings = {"folds": settings_of(run.profile.folds)}
+    return Product("folds.csv", run.files.folds, "make_folds", lambda: settings, (tiles(run)["tiles.csv"],))
+
+
+def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
+    """What the training of fold k leaves: weights by epoch ('best', 'last'), and 'history'.
+
+    Made from the sections model, augment and train, without the other phases; from the tiles, the weights of the phase
+    before, if any, and fold k's pseudo-labels in a phase that learns from them.
+    """
+    profile, files = run.profile, run.files
+    train = settings_of(profile.train) | {"phase": settings_of(phase)}
+    del train["phases"]
+    settings = {
+        "fold": fold,
+        "model": settings_of(profile.model),
+        "augment": settings_of(profile.augment),
+        "train": train,
+    }
+    cached = tiles(run)
+    inputs = [folds(run), cached["images.npy"], cached["masks.npy"]]
+    if before := profile.train.before(phase):
+        inputs.append(trained(run, fold, before)["best"])
+    if phase.pseudo:
+        inputs += [*pseudo_labels(run, fold), cached["test.npy"]]
+    paths = {epoch: files.weights(fold, phase, epoch) for epoch in profile.train.epochs_kept(phase)}
+    paths["history"] = files.history(fold, phase)
+    return {
+        kind: Product(
+            f"fold_{fold}/{path.name}",
+            path,
+            f"train --fold {fold} --phase {phase.name}",
+            lambda: settings,
+            tuple(inputs),
+            files.resume(fold, phase),
         )
-    if profile.pseudo.use:
-        yield (
-            "pseudo_label",
-            "the test tiles each fold is sure of",
-            [Product(files.pseudo(k, "masks.npy"), partial(pseudo_labels, run, k)) for k in run.folds],
-        )
-        yield (
-            "train --pseudo",
-            f"{profile.pseudo.epochs} epochs with them",
-            [
-                Product(files.history(k, PSEUDO), partial(checkpoint, run, k, PSEUDO), files.resume(k, PSEUDO))
-                for k in run.folds
-            ],
-        )
-    yield (
-        "predict",
-        "every tile, flip TTA, mean of the folds",
-        [Product(files.oof(), lambda: predictions(run)), Product(files.result("test.npy"), lambda: predictions(run))],
-    )
-    yield (
-        "submit",
-        "threshold, rules, run lengths",
-        [Product(files.result("submission.csv.gz"), lambda: submission(run))],
-    )
-    yield (
-        "report",
-        "one page with scores, curves and tiles",
-        [Product(files.result("report.html"), lambda: report(run))],
-    )
+        for kind, path in paths.items()
+    }
+
+
+def pseudo_labels(run: Run, fold: int) -> list[Product]:
+    """Table and masks of fold k's pseudo-labels.
+
+    Made by fold k's own model alone: every other one has learned from fold k's tiles.
+    """
+    profile = run.profile
+    settings = settings_of(profile.pseudo) | {"flip": profile.predict.flip}
+    inputs = (trained(run, fold, profile.train.labeller)[profile.predict.checkpoint], tiles(run)["test.npy"])
+    paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
+    maker = f"pseudo_label --fold {fold}"
+    return [Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs) for path in paths]
+
+
+def predictions(run: Run) -> list[Product]:
+    """oof.npy and test.npy, of run.folds."""
+    train, cached = run.profile.train, tiles(run)
+    weights = [trained(run, fold, train.last)[run.profile.predict.checkpoint] for fold in run.folds]
+    settings = {"predict": settings_of(run.profile.predict), "folds": list(run.folds)}
+    inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
+    paths = [run.files.oof, run.files.result("test.npy")]
+    return [Product(path.name, path, "predict", lambda: settings, inputs) for path in paths]
+
+
+def submission(run: Run) -> Product:
+    """submission.csv.gz."""
+    settings = {"submit": settings_of(run.profile.submit)}
+    inputs = (*predictions(run), tiles(run)["tiles.csv"], tiles(run)["masks.npy"])
+    path = run.files.result("submission.csv.gz")
+    return Product(path.name, path, "submit", lambda: settings, inputs)
+
+
+def report(run: Run) -> list[Product]:
+    """scores.json and report.html."""
+    settings = {"profile": settings_of(run.profile), "folds": list(run.folds)}
+    histories = [trained(run, fold, phase)["history"] for fold in run.folds for phase in run.profile.train.phases]
+    cached = [tiles(run)[name] for name in ("tiles.csv", "masks.npy", "truth.npy")]
+    known = [product for product in cached if product.path.exists()]  # nobody has Kaggle's truth
+    inputs = (folds(run), *known, *histories, *predictions(run), submission(run))
+    paths = [run.files.result(name) for name in ("scores.json", "report.html")]
+    return [Product(path.name, path, "report", lambda: settings, inputs) for path in paths]
+
+
+def table(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
+    """(command, what it does, its products) of every stage, in order."""
+    chosen = ", ".join(map(str, run.folds))
+    yield "prepare", "decode every tile once, and check it", [tiles(run)["tiles.csv"]]
+    yield "make_folds", f"split the tiles into {run.profile.folds.k} folds", [folds(run)]
+    for phase in run.profile.train.phases:
+        if phase.pseudo:
+            yield "pseudo_label", "the test tiles each fold is sure of", [pseudo_labels(run, k)[-1] for k in run.folds]
+        about = f"{phase.epochs} epochs at {phase.size} px, folds {chosen}"
+        yield f"train --phase {phase.name}", about, [trained(run, k, phase)["history"] for k in run.folds]
+    yield "predict", "every tile, flip TTA, mean of the folds", predictions(run)
+    yield "submit", "threshold, rules, run lengths", [submission(run)]
+    yield "report", "one page with scores, curves and tiles", report(run)

@@ -1,16 +1,20 @@
-"""From probabilities to the file Kaggle takes."""
+"""From probabilities to the submission: threshold, rules, run lengths, the file Kaggle takes."""
 
 import gzip
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.salt import rle
+from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
+from pipeline.salt.metrics import tile_scores
 
-TILES_AT_ONCE = 1024
+THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # on the probability: 0.30, 0.32 .. 0.70, what a search tries
+TILES_AT_ONCE = 256  # 5 MB of float16 probabilities
 
 
 def masks(
@@ -22,15 +26,38 @@ def masks(
     black       (N,) bool: tiles to leave empty because their image is all black; None: no such rule
     full_empty  a mask that covers the whole tile becomes empty
     """
-    found = np.empty(probs.shape, bool)
-    for start in range(0, len(probs), TILES_AT_ONCE):
-        part = slice(start, start + TILES_AT_ONCE)
-        found[part] = probs[part] > threshold
+    salt = np.asarray(probs) > threshold
     if black is not None:
-        found[black] = False
+        salt[black] = False
     if full_empty:
-        found[found.all(axis=(1, 2))] = False
-    return found
+        salt[salt.all(axis=(1, 2))] = False
+    return salt
+
+
+def score_thresholds(
+    table: pd.DataFrame, probs: np.ndarray, truth: np.ndarray, rules: Submit, thresholds: Iterable[float] = THRESHOLDS
+) -> dict[float, float]:
+    """Mean score of the masks that a submission would hold at each threshold, after the rules; a few tiles at a time.
+
+    table  the tiles to score: its index is their rows in `probs` (N, H, W) float16 and `truth` (N, H, W) bool, which
+           may be memory maps; black (bool)
+    """
+    thresholds = list(thresholds)
+    totals = np.zeros(len(thresholds))
+    for start in range(0, len(table), TILES_AT_ONCE):
+        part = table.iloc[start : start + TILES_AT_ONCE]
+        some, some_truth = probs[part.index], truth[part.index]
+        black = part["black"].to_numpy() if rules.black_empty else None
+        for i, threshold in enumerate(thresholds):
+            salt = masks(some, threshold, black=black, full_empty=rules.full_empty)
+            totals[i] += tile_scores(salt, some_truth).sum()
+    # Scores are tenths: rounded, thresholds that score the same are equal.
+    return dict(zip(thresholds, (totals / len(table)).round(6).tolist(), strict=True))
+
+
+def best_threshold(scores: dict[float, float]) -> float:
+    """The threshold with the highest score; of several, the one nearest 0.5."""
+    return min(scores, key=lambda threshold: (-scores[threshold], abs(threshold - 0.5)))
 
 
 def write(path: Path, ids: list[str], masks: np.ndarray) -> None:

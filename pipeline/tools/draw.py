@@ -1,17 +1,16 @@
-"""Draw a network: encoder, skips, decoder and heads, with the shape of every tensor on its arrow.
+"""Draw a model: encoder, skips, decoder and heads, with the shape of every tensor on its arrow.
 
     python -m pipeline.tools.draw
     python -m pipeline.tools.draw --model dynamic_unet --encoder resnet34 --size 224 --to unet.svg
 
 writes  <model>.svg in the current folder, or the file named by --to
 
-Nothing is drawn by hand: the picture is what happens to an image on its way through the network.
+Nothing is drawn by hand: the picture is what happens to an image on its way through the model.
 """
 
 from pathlib import Path
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
+from pipeline.salt import artifacts, cli
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,14 +18,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--size", type=int, metavar="PX", help="side of the image (default: the profile's first)")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the SVG goes (default: <model>.svg)")
 
-    run, args = command.parse(__doc__, argv, add)
+    run, args = cli.parse(__doc__, argv, add, cli.MODEL_FLAGS)
     import torch
 
     from pipeline.salt.inspection.drawing import draw
     from pipeline.salt.inspection.trace import trace
     from pipeline.salt.models import build_model
 
-    settings, size = run.profile.model, args.size or run.profile.train.stages[0].size
+    settings, size = run.profile.model, args.size or run.profile.train.phases[0].size
     with torch.device("meta"):
         parts = trace(build_model(settings.name, settings.encoder, settings.options), size)
     parameters, macs = sum(p.parameters for p in parts), sum(p.macs for p in parts)
@@ -35,9 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         f"{macs / 1e9:.2f} G multiply-adds"
     )
     path = args.to or Path(f"{settings.name}.svg")
-    artifacts.replace_file(path, lambda tmp: tmp.write_text(draw(parts, title)))
+    with artifacts.replacing(path) as tmp:
+        tmp.write_text(draw(parts, title))
     print(f"drawn    {path}")
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

@@ -1,25 +1,21 @@
 """Raise the learning rate step by step on one fold, and draw what the loss does: where to set lr.
 
     python -m pipeline.tools.lr_find
-    python -m pipeline.tools.lr_find --size 224 --fold 3
+    python -m pipeline.tools.lr_find --phase 224 --fold 3
 
-reads   what training at that size would read (the same flags)
-writes  folds/<profile>/fold_<k>/<size>.lr_find.png
+reads   what training in that phase would read (the same flags)
+writes  folds/<run>/fold_<k>/<phase>.lr_find.png
 """
 
 import tempfile
 
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
+from pipeline.salt import artifacts, cli
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, args = command.parse(
-        __doc__,
-        argv,
-        lambda p: p.add_argument("--size", type=int, metavar="PX", help="a size of the profile (default: its first)"),
-    )
-    size, fold = args.size or run.profile.train.stages[0].size, run.folds[0]
+    run, args = cli.parse(__doc__, argv, cli.add_phase_flags)
+    train, fold = run.profile.train, run.folds[0]
+    phase = train.phase(args.phase) if args.phase else train.phases[0]
 
     import matplotlib
 
@@ -31,22 +27,21 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import build_learner
 
-    prepared = set_up_fold(run, fold, size)
+    start = set_up_fold(run, fold, phase)
     with tempfile.TemporaryDirectory() as scratch:
-        learn = build_learner(
-            prepared.model, prepared.dls, prepared.stage, run.profile.train, [Recorder()], path=scratch
-        )
+        learn = build_learner(start.model, start.dls, phase, train, [Recorder()], path=scratch)
         with learn.no_bar():
-            found = learn.lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Steep))
-    plt.title(f"{run.profile.name}, fold {fold}, {size} px: lr {prepared.stage.lr:g} is set")
-    plt.axvline(prepared.stage.lr, color="0.5", linestyle=":")
-    path = run.files.lr_find(fold, size)
-    artifacts.replace_file(path, lambda tmp: plt.savefig(tmp, dpi=120))
+            rates = learn.lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Steep))
+    plt.title(f"{run.files.run}, fold {fold}, phase {phase.name}: lr {phase.lr:g} is set")
+    plt.axvline(phase.lr, color="0.5", linestyle=":")
+    path = run.files.lr_find(fold, phase)
+    with artifacts.replacing(path) as tmp:
+        plt.savefig(tmp, dpi=120)
     print(
-        f"lr_find  {artifacts.shown(path)}: valley {found.valley:.1e}, steepest {found.steep:.1e}, "
-        f"the profile has {prepared.stage.lr:g}"
+        f"lr_find  {artifacts.display_path(path)}: valley {rates.valley:.1e}, steepest {rates.steep:.1e}, "
+        f"the profile has {phase.lr:g}"
     )
 
 
 if __name__ == "__main__":
-    command.start(main)
+    cli.start(main)

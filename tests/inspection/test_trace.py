@@ -1,13 +1,17 @@
-"""What the tools say of a network is what the network does."""
+"""What the tools say of a model is what the model does."""
 
 import re
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from fastai.callback.hook import layer_info
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 
 from pipeline.salt.errors import InputError
 from pipeline.salt.inspection.drawing import draw
+from pipeline.salt.inspection.summary import layers_table, parts_table
 from pipeline.salt.inspection.trace import Part, trace
 from pipeline.salt.models import MODELS, build_model
 
@@ -47,6 +51,10 @@ def test_multiply_adds():
     # 14.79 GFLOP forward at 128 px, two for each multiply-add
     assert sum(p.macs for p in parts.values()) == pytest.approx(14.79e9 / 2, rel=1e-3)
     assert parts["decoder1"].macs == 2 * 9 * 32 * 32 * 128 * 128
+    # docs/models.md: more than half of the weights in `center`, a fifth of the work in the first layer of `logit`
+    total = sum(p.macs for p in parts.values())
+    assert parts["center"].parameters / sum(p.parameters for p in parts.values()) == pytest.approx(0.567, abs=1e-3)
+    assert 9 * 160 * 64 * 128 * 128 / total == pytest.approx(0.204, abs=1e-3) and parts["logit"].macs / total < 0.25
     assert parts["center"].macs == 9 * (2048 * 2048 + 2048 * 1024) * 4 * 4
 
 
@@ -60,14 +68,14 @@ def test_skips_and_joins_of_the_article():
         "layer3": ["layer2"],
         "layer4": ["layer3"],
         "center": ["layer4"],
-        "decoder5": ["center", "layer4"],
-        "decoder4": ["decoder5", "layer3"],
-        "decoder3": ["decoder4", "layer2"],
-        "decoder2": ["decoder3", "layer0 … layer1"],
+        "decoder16": ["center", "layer4"],
+        "decoder8": ["decoder16", "layer3"],
+        "decoder4": ["decoder8", "layer2"],
+        "decoder2": ["decoder4", "layer0 … layer1"],
         "decoder1": ["decoder2"],
-        "logit": ["decoder1", "decoder2", "decoder3", "decoder4", "decoder5"],
+        "logit": ["decoder1", "decoder2", "decoder4", "decoder8", "decoder16"],
     }
-    assert parts["decoder5"].joined == (1024, 2048) and parts["logit"].joined == (32,) * 5
+    assert parts["decoder16"].joined == (1024, 2048) and parts["logit"].joined == (32,) * 5
     assert parts["layer2"].shape == (512, 16, 16) and parts["layer2"].kind == "4 × SEResNeXtBottleneck"
 
 
@@ -92,7 +100,13 @@ def test_heads_and_the_classifiers_way_into_the_logits():
 
 def test_attention_belongs_to_the_encoder():
     parts = seen("unet_attention", "resnet34")
-    assert parts["layer2, attention.2"].encoder and not parts["center"].encoder
+    assert parts["layer2, attention.2"].encoder and not parts["decoder8"].encoder
+    assert parts["logit"].joined == (16,) * 4 + (1,) * 5 and parts["classifier"] in parts["logit"].sources
+
+
+def test_heads_that_feed_the_logits_are_drawn_as_joined():
+    svg = draw(list(seen("unet_attention", "resnet34").values()), "unet_attention")
+    assert "joins 4 × 16 + 5 × 1 = 69 channels" in svg and "joins 8 + 8 = 16 channels" in svg
 
 
 def test_too_small_an_image():
@@ -121,3 +135,53 @@ def test_the_drawing_shows_every_part_and_shape_apart_from_the_others(name, enco
     arrows = [p.get("d") for p in svg.iter(f"{tag}path") if p.get("marker-end")]
     assert len(arrows) == sum(len(p.sources) + bool(p.output) for p in parts)
     assert all(re.fullmatch(r"M [-\d. CHVvh]+", d) for d in arrows)
+
+
+# --- layer by layer
+
+
+@pytest.mark.parametrize(
+    "name, encoder", [("dynamic_unet", "resnet34"), ("unet_resnext50", "xresnet34"), ("resnet_unet", "resnet18")]
+)
+def test_layers_are_those_of_fastais_summary(name, encoder):
+    """Kind, shape of the output and parameters of every layer. fastai has no numbers for the multiply-adds."""
+    model = build_model(name, encoder).eval()
+    learn = Learner(DataLoaders([], []), model, loss_func=torch.nn.MSELoss(), default_cbs=False)
+    theirs = [
+        (kind, list(shape[1:]), int(parameters or 0), trainable is not False)
+        for kind, parameters, trainable, shape, _ in filter(None, layer_info(learn, torch.zeros(1, 3, 64, 64)))
+    ]
+    head, _, *lines = layers_table(model, 64).splitlines()
+    assert head.split() == ["layer", "kind", "output", "parameters", "trainable", "multiply-adds"]
+    *lines, _, total = lines
+    ours, shape, new = [], None, False
+    for line in lines:
+        if set(line) == {"-"}:
+            new = True
+            continue
+        _, kind, *cells, parameters, trainable, _, _ = line.split()
+        assert bool(cells) == (new or not ours), "a shape stands at the first layer that has it, below a rule"
+        shape, new = [int(n) for n in cells if n != "x"] or shape, False
+        ours.append((kind, shape, int(parameters.replace(",", "")), trainable == parameters))
+    assert sorted(ours, key=str) == sorted(theirs, key=str)
+    assert total.split()[1] == f"{sum(p.numel() for p in model.parameters()):,}"
+
+
+@pytest.mark.parametrize("name, encoder, options", CASES)
+def test_layers_add_up_to_the_parts(name, encoder, options):
+    with meta:
+        tables = (
+            parts_table(trace(build_model(name, encoder, options), 64)),
+            layers_table(build_model(name, encoder, options), 64),
+        )
+    of_parts, of_layers = (table.splitlines()[-1].split()[1:] for table in tables)
+    assert of_parts[:2] == of_layers[:2]
+    assert float(of_parts[2].replace(",", "")) == pytest.approx(float(of_layers[2].replace(",", "")), abs=0.2)
+
+
+def test_the_frozen_layers_of_a_table():
+    with meta:
+        model = build_model("unet_resnext50", "test_resnet")
+    model.encoder.requires_grad_(False)
+    total = layers_table(model, 64).splitlines()[-1].split()
+    assert int(total[2].replace(",", "")) == sum(p.numel() for p in model.parameters() if p.requires_grad)

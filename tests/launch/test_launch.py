@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,61 +21,34 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import make_folds, prepare, train
-from pipeline.salt import distributed as ranks
+from pipeline import make_folds, train
+from pipeline.salt import distributed, launch
 from pipeline.salt.config import Model
 from pipeline.salt.errors import InputError
-from pipeline.salt.launch import local, runs_here
+from pipeline.salt.launch import local
 from pipeline.salt.launch.local import in_processes
 from pipeline.salt.launch.ray_cluster import share
 from pipeline.salt.metrics import tile_scores
-from pipeline.salt.tiles.cache import Cache
+from pipeline.salt.run import Run
+from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 8
-SMALL = [
-    "sample.train=25",
-    "sample.test=2",
-    "run_folds=2",
-    "workers=1",
-    "folds.k=2",
-    "train.64.size=32",
-    "train.96.size=48",
-    "train.batch=6",
-    f"train.32.epochs={EPOCHS}",
-    "train.48.epochs=1",
-    "model.options.width=8",
-    "train.precision=fp32",
-]
-
-
-def flags(out: Path | str, *more: str) -> list[str]:
-    return ["--data=sample", f"--out={out}", "--profile=demo", *(f"--set={s}" for s in SMALL), *more]
-
-
-@pytest.fixture(scope="module")
-def dealt(tmp_path_factory) -> Path:
-    """Tiles and folds, nothing trained; not to be changed."""
-    out = tmp_path_factory.mktemp("dealt") / "out"
-    for stage in (prepare, make_folds):
-        stage.main(flags(out))
-    return out
+EPOCHS = 8  # of the tiny run's first phase
 
 
 @pytest.fixture
-def out(dealt, tmp_path) -> Path:
-    return shutil.copytree(dealt, tmp_path / "out")
+def out(untrained) -> Path:
+    """Tiles and folds of a tiny run, nothing trained."""
+    return untrained.out
 
 
 @pytest.fixture(scope="module")
-def straight(dealt, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+def straight(finished) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that this process gives, one fold after the other."""
-    out = shutil.copytree(dealt, tmp_path_factory.mktemp("straight") / "out")
-    train.main(flags(out))
-    return weights(out)
+    return weights(finished[0].out)
 
 
 def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -192,37 +166,57 @@ def left(word: str) -> list[str]:
     return found
 
 
-def test_when_several_processes_are_used(monkeypatch):
-    for gpus, workers, jobs, here in [
-        (0, None, 5, True),
-        (1, None, 5, True),
-        (2, None, 5, False),
-        (2, None, 1, True),
-        (2, 1, 5, True),
-        (1, 2, 5, False),
-        (0, 2, 5, False),
-        (2, None, 0, True),
+def test_who_does_the_jobs(empty, monkeypatch):
+    run = empty.parse()
+    run = replace(run, profile=replace(run.profile, workers=1))
+    for gpus, engine, workers, jobs, here in [
+        (0, "local", None, 5, True),
+        (1, "local", None, 5, True),
+        (2, "local", None, 5, False),
+        (2, "local", None, 1, True),
+        (2, "local", 1, 5, True),
+        (1, "local", 2, 5, False),
+        (0, "local", 2, 5, False),
+        (2, "local", None, 0, True),
+        (0, "ray", None, 1, False),
+        (0, "ray", None, 0, True),
     ]:
-        monkeypatch.setattr("pipeline.salt.launch.visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
-        assert runs_here("local", workers, jobs) == here, (gpus, workers, jobs)
-    assert not runs_here("ray", None, 1) and runs_here("ray", None, 0)
+        monkeypatch.setattr(launch, "visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
+        assert done_here(replace(run, engine=engine, workers=workers), jobs, monkeypatch) == here, (gpus, workers, jobs)
+    assert not done_here(replace(run, profile=replace(run.profile, workers=2)), 5, monkeypatch), "no GPU, two at once"
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert runs_here("local", 4, 5) and runs_here("ray", None, 5)
+    for engine in ("local", "ray"):
+        assert done_here(replace(run, engine=engine, workers=4), 5, monkeypatch), "ranks of one fold"
+
+
+def done_here(run: Run, jobs: int, monkeypatch) -> bool:
+    """Whether fan_out does the jobs in this process, each once, in order; else an engine must get all of them."""
+    here, sent = [], []
+    for engine in ("local", "ray"):
+        monkeypatch.setitem(launch.ENGINES, engine, lambda stage, jobs, workers: sent.extend([workers, *jobs.items()]))
+    launch.fan_out("pipeline.train", run, {f"fold {k}": (k,) for k in range(jobs)}, here.extend)
+    if sent:
+        workers = sent.pop(0)
+        assert workers is None or workers <= jobs, "one job is not given half a machine"
+        assert sent == [(f"fold {k}", [*run.flags, f"--fold={k}"]) for k in range(jobs)] and not here
+    else:
+        assert here == list(range(jobs))
+    return not sent
 
 
 # ---- the real stage
 
 
-def test_two_workers_give_the_same_weights(out, straight, capfd):
-    train.main(flags(out, "--workers", "2"))
+def test_two_workers_give_the_same_weights(untrained, out, straight, capfd):
+    train.main(untrained.flags("--workers", "2"))
     said = capfd.readouterr().out
     assert said.count("trained") == 4 and "engine   2 processes on the CPU: fold 0, fold 1" in said
     assert_same(weights(out), straight)
-    train.main(flags(out, "--workers", "2"))
+    train.main(untrained.flags("--workers", "2"))
     assert capfd.readouterr().out.count("fresh") == 4
 
 
-def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch, capfd):
+def test_a_killed_worker_costs_no_result(untrained, out, straight, fast_clock, monkeypatch, capfd):
     state, is_working, killed = out / "folds/demo/fold_0/32.resume.pt", local._Worker.is_working, []
 
     def killing(worker) -> bool:
@@ -236,10 +230,10 @@ def test_a_killed_worker_costs_no_result(out, straight, fast_clock, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(local._Worker, "is_working", killing)
         with pytest.raises(InputError, match="fold 0: its process was killed by signal 9"):
-            train.main(flags(out, "--workers", "2"))
+            train.main(untrained.flags("--workers", "2"))
     assert len(killed) == 1
     capfd.readouterr()
-    train.main(flags(out, "--workers", "2"))
+    train.main(untrained.flags("--workers", "2"))
     assert 0 < capfd.readouterr().out.count("fold 0  32 px  epoch") < EPOCHS, "it went on, not from the start"
     assert_same(weights(out), straight)
 
@@ -264,20 +258,14 @@ def test_what_a_task_asks_of_the_cluster(nodes, workers, wanted):
     assert share(nodes, workers) == wanted
 
 
-def test_without_ray_it_says_what_to_install(out, monkeypatch):
+def test_without_ray_it_says_what_to_install(untrained, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")):
-        train.main(flags(out, "--engine", "ray"))
+        train.main(untrained.flags("--engine", "ray"))
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory) -> Path:
-    """Where the cluster's workers keep what --out URL gives them."""
-    return tmp_path_factory.mktemp("nodes")
-
-
-@pytest.fixture(scope="module")
-def ray_cluster(fast_clock, nodes):
+def ray_cluster(fast_clock):
     """Environment of a command that finds a cluster of its own, with two CPUs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too deep for the names of Ray's sockets
@@ -287,7 +275,6 @@ def ray_cluster(fast_clock, nodes):
         "PYTHONPATH": fast_clock,
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(nodes),
         "RAY_worker_niceness": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
@@ -348,9 +335,11 @@ def running_tasks(fast_clock: str) -> list[int]:
     ]
 
 
-def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, straight, ray_cluster, fast_clock):
+def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(
+    untrained, out, straight, ray_cluster, fast_clock
+):
     state = out / "folds/demo/fold_0/32.resume.pt"
-    with on_ray(ray_cluster, "train", *flags(out)) as command:
+    with on_ray(ray_cluster, "train", *untrained.flags()) as command:
         while not state.exists() and command.poll() is None:
             time.sleep(0.01)
         killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
@@ -360,18 +349,18 @@ def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(out, strai
     assert_same(weights(out), straight)
 
 
-def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
+def test_what_follows_training_runs_on_ray_too(untrained, out, ray_cluster):
     """Where the command is given there may be no GPU."""
-    pseudo = ["--set=pseudo.use=true", "--set=pseudo.share=0"]
-    train.main(flags(out, *pseudo))
+    pseudo = ["--add-phase=pseudo=true,epochs=1", "--set=pseudo.share=0"]
+    train.main(untrained.flags(*pseudo))
     for stage, tasks, more in [
         ("pseudo_label", "fold 0, fold 1", []),
         ("train", "fold 0, fold 1", ["--pseudo"]),
         ("predict", "all folds", []),
     ]:
         elsewhere = shutil.copytree(out, out.parent / f"{stage} here")
-        importlib.import_module(f"pipeline.{stage}").main(flags(elsewhere, *pseudo, *more))
-        with on_ray(ray_cluster, stage, *flags(out, *pseudo, *more)) as command:
+        importlib.import_module(f"pipeline.{stage}").main(replace(untrained, out=elsewhere).flags(*pseudo, *more))
+        with on_ray(ray_cluster, stage, *untrained.flags(*pseudo, *more)) as command:
             text = command.stdout.read()
         assert command.returncode == 0 and re.search(rf"engine +Ray, .*: {tasks}\n", text), text
         made = {path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.suffix in (".npy", ".safetensors")}
@@ -379,31 +368,13 @@ def test_what_follows_training_runs_on_ray_too(out, ray_cluster):
         assert all((out / path).read_bytes() == (elsewhere / path).read_bytes() for path in made)
 
 
-def test_nodes_without_a_common_folder_meet_at_a_url(dealt, nodes, tmp_path, ray_cluster, fast_clock):
-    """A node is lost with all that lay on it; another one goes on from the state that it had put."""
-    there, more = tmp_path / "bucket", ["--fold=0", "--size=32", "--set=train.32.epochs=120"]
-    shutil.copytree(dealt, there), shutil.copytree(dealt, tmp_path / "straight")
-    train.main(flags(tmp_path / "straight", *more))
-    environment = ray_cluster | {"XDG_CACHE_HOME": str(tmp_path / "here")}
-    with on_ray(environment, "train", *flags(f"file://{there}", *more)) as command:
-        while not (there / "folds/demo/fold_0/32.resume.pt").exists() and command.poll() is None:
-            time.sleep(0.01)
-        killed = [os.kill(pid, signal.SIGKILL) for pid in running_tasks(fast_clock)]
-        shutil.rmtree(nodes / "salt-segmentation")
-        text = command.stdout.read()
-    assert command.returncode == 0 and len(killed) == 1, text
-    assert text.count("fold 0  32 px  epoch  1/") == 1, "it went on, not from the start"
-    ours, theirs = weights(there), weights(tmp_path / "straight")
-    assert len(ours) == len(theirs) == 1
-    assert all(torch.equal(ours[path][name], w) for path in theirs for name, w in theirs[path].items())
-    assert (there / "folds/demo/fold_0/32.csv.json").exists() and not [*there.rglob("*.resume.pt")]
-
-
-def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
-    with on_ray(ray_cluster, "train", *flags(out, "--set", "train.loss=lovas")) as command:
+def test_the_sentence_of_a_task_is_that_of_the_command(untrained, out, ray_cluster):
+    weights = ["--run=b", "--set=model.weights=imagenet", f"--weights={out / 'data'}"]
+    make_folds.main(untrained.flags(*weights))
+    with on_ray(ray_cluster, "train", *untrained.flags(*weights)) as command:
         text = command.stdout.read()
     assert command.returncode == 1 and "Traceback" not in text, text
-    assert "error: train.loss=lovas is no loss that is known" in text
+    assert "error: no ImageNet weights for encoder 'test_resnet'" in text
 
 
 # ---- one fold over several processes
@@ -412,11 +383,14 @@ def test_the_sentence_of_a_task_is_that_of_the_command(out, ray_cluster):
 def test_without_accelerate_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")), ranks.joined():
+    with (
+        pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")),
+        distributed.process_group(),
+    ):
         pass
 
 
-def test_two_processes_train_one_network(out, tmp_path):
+def test_two_processes_train_one_model(untrained, out, tmp_path):
     """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
     folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
@@ -432,7 +406,7 @@ fit = learner.fit_fold
 
 def compared(*args, **kwargs):
     fitted = fit(*args, **kwargs)
-    for name, w in [*fitted.last.items(), *fitted.best.items()]:
+    for name, w in [*fitted.weights["last"].items(), *fitted.weights["best"].items()]:
         both = [torch.empty_like(w), torch.empty_like(w)]
         torch.distributed.all_gather(both, w)
         assert torch.equal(*both), name
@@ -441,7 +415,7 @@ def compared(*args, **kwargs):
 learner.fit_fold = compared
 train.main(sys.argv[1:])
 """)
-    launch = [
+    command = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
@@ -452,21 +426,21 @@ train.main(sys.argv[1:])
         "--dynamo_backend=no",
         f"--main_process_port={free_port()}",
         str(script),
-        *flags(out, f"--fold={fold}"),
+        *untrained.flags(f"--fold={fold}"),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(launch, capture_output=True, text=True, check=False, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
-    model = checkpoints.network(Model(encoder="test_resnet", options={"width": 8}))
-    tiles = Cache(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
+    model = checkpoints.build(Model(encoder="test_resnet", options={"width": 8}))
+    tiles = Tiles(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
     for size in (32, 48):
         history = pd.read_csv(out / f"folds/demo/fold_{fold}/{size}.csv")
         model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))
-        dls = get_data(fold, folds, size, 6, cache=tiles, stats=(model.encoder.mean, model.encoder.std))
+        dls = get_data(fold, folds, size, 6, tiles=tiles, stats=(model.encoder.mean, model.encoder.std))
         with torch.inference_mode():
             logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
-        score = tile_scores(logits[:, 0].numpy() > 0, tiles.masks[held_out]).mean()
+        score = tile_scores(logits[:, 0].numpy() > 0, tiles.train_masks[held_out]).mean()
         assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
         assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)
         assert len(history) == (EPOCHS if size == 32 else 1)

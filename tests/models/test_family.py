@@ -1,4 +1,4 @@
-"""Every network goes the same way through the stages."""
+"""Every model goes the same way through the stages."""
 
 import json
 
@@ -14,7 +14,7 @@ SETTINGS = ["train.size=64", "train.epochs=1", "train.batch=8", "folds.k=3", "su
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_network_trains_and_predicts_at_64_px(model, made_once, tmp_path):
+def test_every_model_trains_and_predicts_at_64_px(model, made_once, tmp_path):
     flags = [
         "--profile",
         "baseline",

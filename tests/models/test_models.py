@@ -1,4 +1,4 @@
-"""Every network of the family: what it returns, how large it is, and that all of it learns."""
+"""Every model: what it returns, how large it is, and that all of it learns."""
 
 import copy
 from functools import partial
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18, resnet34
 
-from pipeline.salt.errors import InputError
 from pipeline.salt.models import MODELS, build_model
-from pipeline.salt.models.blocks import BAM, Heads, ScSE, hypercolumn, pad_to_multiple, spread
+from pipeline.salt.models.blocks import BAM, Heads, ScSE, concat_global, hypercolumn, pad_to_multiple
 from pipeline.salt.models.dynamic_unet import DynamicUnet
-from pipeline.salt.models.more_dynamic_unet import UPSAMPLERS, Shuffle
+from pipeline.salt.models.more_dynamic_unet import UPSAMPLERS, PixelShuffleICNR
 
-meta = torch.device("meta")  # shapes without arithmetic: the largest networks cost nothing
+meta = torch.device("meta")  # shapes without arithmetic: the largest models cost nothing
 
 TINY = "test_resnet"  # 0.37 M parameters, strides 2..32
 ALL_OPTIONS = {
@@ -62,7 +61,7 @@ def test_every_weight_learns(model):
     if isinstance(out, Heads):
         assert out.logits.shape == (2, 1, 64, 64)
         assert out.any_salt.shape == (2, 1)
-        assert len(out.deep) == 5 and all(d.shape[:2] == (2, 1) for d in out.deep)
+        assert len(out.deep) in (4, 5) and all(d.shape[:2] == (2, 1) for d in out.deep)
         out = torch.cat([part.flatten() for part in (out.logits, *out.deep, out.any_salt)])
     out.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -226,7 +225,7 @@ def test_an_option_leaves_the_names_and_shapes_of_the_others_alone(option):
 def test_width_scales_the_decoder():
     with meta:
         model = build_model("unet_resnext50", TINY, {"width": 16})
-    assert model.decoder5.conv1[0].out_channels == 256 and model.decoder1.conv2[0].out_channels == 16
+    assert model.decoder16.conv1[0].out_channels == 256 and model.decoder1.conv2[0].out_channels == 16
     assert model.logit[0][0].in_channels == 5 * 16
 
 
@@ -257,53 +256,12 @@ def test_the_hypercolumn_loses_whole_channels():
     assert 0.3 < dropped[0] < 0.7
 
 
-def test_attention_works_within_the_encoder():
-    model = build_model("unet_attention", TINY).eval()
-    x = torch.randn(1, 3, 64, 64)
-    seen = []
-    model.encoder.layer2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    with torch.no_grad():
-        model(x)
-        nn.init.constant_(model.attention[1].place[-1].bias, 1e4)  # 1 + sigmoid: from about 1.5 to 2
-        model(x)
-    assert not torch.equal(*seen)
-
-
-@pytest.mark.parametrize(
-    "name, encoder, options, says",
-    [
-        ("unet_resnext", TINY, {}, "model 'unet_resnext' is unknown; did you mean unet_resnext50"),
-        ("unet_resnext50", "convnext_tiny", {}, "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
-        ("unet_resnext50", "test_vit", {}, "strides 16, 16, 16"),
-        ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; did you mean"),
-        ("unet_resnext50", "test_efficientnet", {"half_skip": True}, "no early max-pool"),
-        ("unet_attention", "test_efficientnet", {}, "no early max-pool"),
-        ("unet_attention", "test_convnext", {}, "strides 4, 8, 16, 32"),
-        ("resnet_unet", "swin_tiny_patch4_window7_224", {}, "strides 4, 8, 16, 32"),
-        ("dynamic_unet", "test_vit", {}, "no plain sequence"),
-        ("more_dynamic_unet", "test_vit", {}, "a pyramid"),
-        ("more_dynamic_unet", TINY, {"middle_scale": 0.1}, "leaves 9 of 96 channels"),
-        ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "did you mean shuffle"),
-        ("unet_resnext50", TINY, {"wdth": 8}, "option of unet_resnext50 'wdth' is unknown; did you mean width"),
-        ("unet_resnext50", TINY, {"encoder": "x"}, "option of unet_resnext50 'encoder' is unknown"),
-        ("unet_resnext50", TINY, {"width": 8.5}, "width=8.5 of unet_resnext50 must be of type int"),
-        ("unet_resnext50", TINY, {"width": True}, "must be of type int"),
-        ("unet_resnext50", TINY, {"width": 0}, "must be at least 1"),
-        ("unet_resnext50", TINY, {"scse": 1}, "must be of type bool"),
-        ("unet_resnext50", TINY, {"dropout": 1.5}, "cannot be built with"),
-    ],
-)
-def test_what_cannot_be_built_is_refused_in_words(name, encoder, options, says):
-    with pytest.raises(InputError, match=says):
-        build_model(name, encoder, options)
-
-
 # --- blocks
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_icnr_starts_as_the_nearest_neighbour_image(scale):
-    up = Shuffle(6, 5, scale)
+    up = PixelShuffleICNR(6, 5, scale)
     with torch.no_grad():
         image = up(torch.randn(2, 6, 4, 3))
     assert image.shape == (2, 5, 4 * scale, 3 * scale)
@@ -348,4 +306,4 @@ def test_padding_repeats_the_edge():
     padded = pad_to_multiple(x, 4)
     assert padded[0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
     assert torch.equal(pad_to_multiple(padded, 4), padded)
-    assert spread(torch.ones(1, 7, 1, 1), x).shape == (1, 8, 2, 3)
+    assert concat_global(torch.ones(1, 7, 1, 1), x).shape == (1, 8, 2, 3)

@@ -1,10 +1,12 @@
-"""The report: its numbers against a direct computation, its page against a parser."""
+"""The report: its numbers against a direct computation, its HTML against a parser."""
 
 import base64
 import io
 import json
+from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,22 +14,18 @@ import pytest
 from PIL import Image
 
 from pipeline import make_folds, report, submit
-from pipeline.salt import artifacts
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.config import PROFILES, PSEUDO
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError
 from pipeline.salt.reporting import scores
 from pipeline.salt.reporting.figures import outline, png
-from pipeline.salt.reporting.html import flat
-from pipeline.salt.tiles import cache
-from pipeline.salt.tiles.competition import Competition
+from pipeline.salt.run import Run
+from pipeline.salt.tiles import SIDE, Tiles, cache
 
-SIDE = 101
 about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 
 
-def competition(seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True) -> Competition:
+def draw_tiles(seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True) -> Tiles:
     """Noise over discs of salt; every third tile has none, the first is black."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -36,7 +34,7 @@ def competition(seed: int = 0, train: int = 40, test: int = 12, empty: bool = Fa
     masks &= not empty
     images = np.where(masks, 170, 90).astype(np.uint8) + rng.integers(0, 60, masks.shape, np.uint8)
     images[[0, train]], masks[[0, train]] = 0, False
-    tiles = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [f"{i:010x}" for i in range(train + test)],
             "split": ["train"] * train + ["test"] * test,
@@ -45,11 +43,11 @@ def competition(seed: int = 0, train: int = 40, test: int = 12, empty: bool = Fa
             "coverage": [*masks[:train].mean(axis=(1, 2)), *np.full(test, np.nan)],
         }
     )
-    return Competition(images[:train], masks[:train], images[train:], tiles, masks[train:] if truth else None, [])
+    return Tiles(images[:train], masks[:train], images[train:], table, masks[train:] if truth else None)
 
 
 def guess(masks: np.ndarray, seed: int = 1) -> np.ndarray:
-    """float16 probabilities as of a middling network: shifted masks with soft edges, some missed, some invented."""
+    """float16 probabilities as of a middling model: shifted masks with soft edges, some missed, some invented."""
     rng = np.random.default_rng(seed)
     probs = np.empty(masks.shape, np.float16)
     for i, mask in enumerate(masks):
@@ -81,52 +79,50 @@ def history(epochs: int, best: float, seed: int) -> pd.DataFrame:
     )
 
 
-def make(tiles: Competition, argv: list[str]) -> command.Run:
+def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.ndarray] = guess) -> Run:
     """Everything before the report: cache, folds, made-up trainings and predictions, and the submission."""
-    run, _ = command.parse("", argv)
+    run, _ = cli.parse("", argv)
     files = run.files
-    cache.write(tiles, files, artifacts.origin({}))
+    cache.write(tiles, files, artifacts.origin({}, {}))
     make_folds.main(argv)
     fold_of = pd.read_csv(files.folds)["fold"]
     for fold in run.folds:
-        for name in ("tiles.csv", "masks.npy"):
-            artifacts.publish(files.pseudo(fold, name), artifacts.origin({}), lambda tmp: tmp.write_bytes(b""))
-        for step in [stage.size for stage in run.profile.train.stages] + [PSEUDO] * run.profile.pseudo.use:
-            stage, _ = run.profile.stage(step)
-            rows = history(stage.epochs, 0.8 + stage.size / 5000, 10 * fold + stage.size)
-            publish = partial(
-                artifacts.publish,
-                origin=lineage.checkpoint(run, fold, step),
-                fold=fold,
-                device="2 CPU threads, AVX512",
-                seconds=rows["seconds"].sum(),
-            )
-            for which in ("best", "last"):
-                publish(files.checkpoint(fold, step, which), write=lambda tmp: tmp.write_bytes(b""))
-            publish(files.history(fold, step), write=lambda tmp, rows=rows: rows.to_csv(tmp, index=False))
-    oof = guess(tiles.masks)
+        for phase in run.profile.train.phases:
+            for product in stages.pseudo_labels(run, fold) if phase.pseudo else []:
+                publish(product, lambda tmp: tmp.write_bytes(b""))
+            rows = history(phase.epochs, 0.8 + phase.size / 5000, 10 * fold + phase.size)
+            made = {"fold": fold, "device": "2 CPU threads, AVX512", "seconds": rows["seconds"].sum()}
+            products = stages.trained(run, fold, phase)
+            publish(products.pop("history"), lambda tmp, rows=rows: rows.to_csv(tmp, index=False), **made)
+            for product in products.values():
+                publish(product, lambda tmp: tmp.write_bytes(b""), **made)
+    oof = guess(tiles.train_masks, 1)
     oof[~fold_of.isin(run.folds)] = np.nan
-    truth = tiles.truth if tiles.truth is not None else tiles.test > 120
-    origin = lineage.predictions(run)
-    for path, probs in [(files.oof(), oof), (files.result("test.npy"), guess(truth, 2))]:
-        artifacts.publish(path, origin, lambda tmp, probs=probs: np.save(tmp, probs))
+    truth = tiles.test_truth if tiles.test_truth is not None else tiles.test_images > 120
+    for product, probs in zip(stages.predictions(run), (oof, guess(truth, 2)), strict=True):
+        publish(product, lambda tmp, probs=probs: np.save(tmp, probs))
     submit.main(argv)
     return run
 
 
-def scores_of(run: command.Run) -> dict:
+def publish(product: stages.Product, write: Callable[[Path], object], **extra) -> None:
+    with artifacts.publish(product.path, product.origin(), **extra) as tmp:
+        write(tmp)
+
+
+def scores_of(run: Run) -> dict:
     return json.loads(run.files.result("scores.json").read_text())
 
 
-def page_of(run: command.Run) -> "Page":
-    parsed = Page()
+def html_of(run: Run) -> "Report":
+    parsed = Report()
     parsed.feed(run.files.result("report.html").read_text(encoding="utf-8"))
     parsed.close()
     return parsed
 
 
-class Page(HTMLParser):
-    """Checks what any page must keep to, and gathers what the tests ask for."""
+class Report(HTMLParser):
+    """Checks what any report must keep to, and gathers what the tests ask for."""
 
     VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -169,9 +165,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[command.Run, Competition, list[str]]:
+def demo(tmp_path_factory) -> tuple[Run, Tiles, list[str]]:
     argv = ["--data", "sample", "--out", str(tmp_path_factory.mktemp("demo")), "--profile", "demo"]
-    tiles = competition()
+    tiles = draw_tiles()
     run = make(tiles, argv)
     report.main(argv)
     return run, tiles, argv
@@ -189,72 +185,72 @@ def by_definition(probs: np.ndarray, truth: np.ndarray, threshold: float) -> flo
 
 def test_scores_are_those_of_a_direct_computation(demo):
     run, tiles, _ = demo
-    found, oof, test = scores_of(run), np.load(run.files.oof()), np.load(run.files.result("test.npy"))
+    results, oof, test = scores_of(run), np.load(run.files.oof), np.load(run.files.result("test.npy"))
     folds = pd.read_csv(run.files.folds)["fold"]
-    each = np.array([by_definition(p, t, 0.5) for p, t in zip(oof, tiles.masks, strict=True)])
-    assert found["threshold"] == 0.5 and found["out_of_fold"]["tiles"] == 40
-    assert found["out_of_fold"]["score"] == about(each.mean())
-    assert found["out_of_fold"]["at_half"] == found["thresholds"]["0.5"] == found["out_of_fold"]["score"]
-    assert [fold["score"] for fold in found["folds"]] == about([each[folds == k].mean() for k in run.folds])
-    assert [fold["tiles"] for fold in found["folds"]] == folds.value_counts().sort_index().tolist()
-    at_04 = [by_definition(p, t, 0.4) for p, t in zip(oof, tiles.masks, strict=True)]
-    assert found["thresholds"]["0.4"] == about(np.mean(at_04))
-    on_test = [by_definition(p, t, 0.5) for p, t in zip(test, tiles.truth, strict=True)]
-    assert found["test"]["score"] == about(np.mean(on_test))
+    each = np.array([by_definition(p, t, 0.5) for p, t in zip(oof, tiles.train_masks, strict=True)])
+    assert results["threshold"] == 0.5 and results["out_of_fold"]["tiles"] == 40
+    assert results["out_of_fold"]["score"] == about(each.mean())
+    assert results["out_of_fold"]["at_half"] == results["thresholds"]["0.5"] == results["out_of_fold"]["score"]
+    assert [fold["score"] for fold in results["folds"]] == about([each[folds == k].mean() for k in run.folds])
+    assert [fold["tiles"] for fold in results["folds"]] == folds.value_counts().sort_index().tolist()
+    at_04 = [by_definition(p, t, 0.4) for p, t in zip(oof, tiles.train_masks, strict=True)]
+    assert results["thresholds"]["0.4"] == about(np.mean(at_04))
+    on_test = [by_definition(p, t, 0.5) for p, t in zip(test, tiles.test_truth, strict=True)]
+    assert results["test"]["score"] == about(np.mean(on_test))
 
-    empty = ~tiles.masks.any(axis=(1, 2))
-    assert found["out_of_fold"]["all_empty"] == found["empty"]["labelled"] == about(empty.mean())
-    assert found["test"]["all_empty"] == about((~tiles.truth.any(axis=(1, 2))).mean())
-    assert found["classes"][0] == {"class": "none", "tiles": empty.sum(), "score": about(each[empty].mean())}
-    assert sum(row["tiles"] for row in found["classes"]) == 40
-    lowest = [row for row in found["classes"] if row["class"] == "to 10 %"][0]
-    few = ~empty & (tiles.masks.mean(axis=(1, 2)) <= 0.1)
+    empty = ~tiles.train_masks.any(axis=(1, 2))
+    assert results["out_of_fold"]["all_empty"] == results["empty"]["labelled"] == about(empty.mean())
+    assert results["test"]["all_empty"] == about((~tiles.test_truth.any(axis=(1, 2))).mean())
+    assert results["classes"][0] == {"class": "none", "tiles": empty.sum(), "score": about(each[empty].mean())}
+    assert sum(row["tiles"] for row in results["classes"]) == 40
+    lowest = [row for row in results["classes"] if row["class"] == "to 10 %"][0]
+    few = ~empty & (tiles.train_masks.mean(axis=(1, 2)) <= 0.1)
     assert (lowest["tiles"], lowest["score"]) == (few.sum(), about(each[few].mean()))
     submitted = pd.read_csv(run.files.result("submission.csv.gz"))["rle_mask"]
-    assert found["empty"]["submission"] == about(submitted.isna().mean())
+    assert results["empty"]["submission"] == about(submitted.isna().mean())
 
 
 def test_epochs_are_those_of_the_histories(demo):
     run, _, _ = demo
-    found = scores_of(run)
+    results = scores_of(run)
     total, best = 0, []
-    for fold in found["folds"]:
-        assert list(fold["sizes"]) == [str(stage.size) for stage in run.profile.train.stages]
-        for size, epochs in fold["sizes"].items():
-            rows = pd.read_csv(run.files.history(fold["fold"], int(size)))
+    for fold in results["folds"]:
+        assert list(fold["phases"]) == [phase.name for phase in run.profile.train.phases]
+        for phase, epochs in fold["phases"].items():
+            rows = pd.read_csv(run.files.history(fold["fold"], run.profile.train.phase(phase)))
             top = rows["meanap"].max()
             assert epochs["best"] == {"epoch": rows["epoch"][rows["meanap"] == top].iloc[0], "score": top}
             assert epochs["last"] == {"epoch": len(rows), "score": rows["meanap"].iloc[-1]}
             assert epochs["seconds"] == pytest.approx(rows["seconds"].sum(), abs=0.1)
             total += rows["seconds"].sum()
-            best += [top] if size == list(fold["sizes"])[-1] else []
-    assert found["seconds"] == pytest.approx(total, abs=0.2)
-    ends = list(found["sizes"].values())[-1]
+            best += [top] if phase == list(fold["phases"])[-1] else []
+    assert results["seconds"] == pytest.approx(total, abs=0.2)
+    ends = list(results["phases"].values())[-1]
     assert ends["best"] == {"mean": about(np.mean(best)), "sd": about(np.std(best, ddof=1))}
-    assert found["device"] == "2 CPU threads, AVX512" and found["versions"]["python"]
+    assert results["device"] == "2 CPU threads, AVX512" and results["versions"]["python"]
 
 
-def test_the_page_loads_nothing_and_can_be_read_aloud(demo):
-    page = page_of(demo[0])
-    assert page.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
-    assert "url(http" not in demo[0].files.result("report.html").read_text() and "@import" not in page.words
-    assert len(set(page.ids)) == len(page.ids)
-    assert page.pictures and all(picture["alt"] for picture in page.pictures)
+def test_the_html_loads_nothing_and_can_be_read_aloud(demo):
+    html = html_of(demo[0])
+    assert html.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in html.loads)
+    assert "url(http" not in demo[0].files.result("report.html").read_text() and "@import" not in html.words
+    assert len(set(html.ids)) == len(html.ids)
+    assert html.pictures and all(picture["alt"] for picture in html.pictures)
 
 
-def test_the_page_shows_every_fold_and_the_numbers_of_scores_json(demo):
+def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
     run, _, _ = demo
-    found, page = scores_of(run), page_of(run)
-    for fold in found["folds"]:
-        row = next(row for row in page.rows if row[:2] == [str(fold["fold"]), str(fold["tiles"])])
+    results, html = scores_of(run), html_of(run)
+    for fold in results["folds"]:
+        row = next(row for row in html.rows if row[:2] == [str(fold["fold"]), str(fold["tiles"])])
         assert row[2] == f"{fold['score']:.4f}"
-        for size in fold["sizes"].values():
-            assert {f"{end['score']:.4f} ({end['epoch']})" for end in (size["best"], size["last"])} <= {*row}
-    together = found["out_of_fold"]
-    for number in (together["score"], together["mean"], together["sd"], found["test"]["score"]):
-        assert f"{number:.4f}" in page.words
-    assert ["submit.threshold", "0.5"] in page.rows and "generated tiles" in page.words
-    assert "gold" not in page.words and "flatters" not in page.words  # made-up tiles; the last epoch predicts
+        for phase in fold["phases"].values():
+            assert {f"{end['score']:.4f} ({end['epoch']})" for end in (phase["best"], phase["last"])} <= {*row}
+    together = results["out_of_fold"]
+    for number in (together["score"], together["mean"], together["sd"], results["test"]["score"]):
+        assert f"{number:.4f}" in html.words
+    assert ["submit.threshold", "0.5"] in html.rows and "generated tiles" in html.words
+    assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
 
 
 def test_what_is_up_to_date_is_said_and_told_again(demo, capsys):
@@ -267,11 +263,13 @@ def test_what_is_up_to_date_is_said_and_told_again(demo, capsys):
     assert f"{scores_of(run)['out_of_fold']['score']:.4f}" in lines[1] and lines[4].endswith("report.html")
 
 
-def test_a_submission_made_otherwise_is_refused_in_words(demo):
+def test_a_submission_with_other_settings_is_refused_in_words(demo):
     _, _, argv = demo
-    with pytest.raises(InputError, match=r"submission.csv.gz was made otherwise \(submit.threshold 0.5 -> 0.4\)"):
+    with pytest.raises(
+        InputError, match=r"submission.csv.gz was made with other settings \(submit.threshold 0.5 -> 0.4\)"
+    ):
         report.main([*argv, "--set", "submit.threshold=0.4"])
-    with pytest.raises(InputError, match=r"oof.npy was made otherwise .*; run .*predict"):
+    with pytest.raises(InputError, match=r"oof.npy was made with other settings .*; run .*predict"):
         report.main([*argv, "--fold", "0"])
 
 
@@ -279,10 +277,10 @@ def test_a_submission_made_otherwise_is_refused_in_words(demo):
 
 
 def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
-    (tmp_path / "tiles" / "train" / "images").mkdir(parents=True)
+    (tmp_path / "<i>" / "train" / "images").mkdir(parents=True)
     argv = [
         "--data",
-        str(tmp_path / "tiles"),
+        str(tmp_path / "<i>"),
         "--out",
         str(tmp_path),
         "--profile",
@@ -290,43 +288,92 @@ def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
         "--fold",
         "3",
         "--set",
-        "model.encoder=<i>",
-        "--set",
         "predict.checkpoint=best",
         "--set",
         "train.epochs=1",
-        "--set",
-        "pseudo.use=true",
+        "--add-phase",
+        "pseudo=true,epochs=2",
     ]
-    run = make(competition(truth=False), argv)
+    run = make(draw_tiles(truth=False), argv)
     report.main(argv)
-    found, page = scores_of(run), page_of(run)
-    assert found["folds_ran"] == [3] and found["out_of_fold"]["tiles"] == 8 and found["test"] is None
-    assert found["out_of_fold"]["sd"] is None and found["folds"][0]["score"] == found["out_of_fold"]["score"]
-    assert np.isnan(np.load(run.files.oof())).any()
-    assert list(found["sizes"]) == [*(str(stage.size) for stage in run.profile.train.stages), PSEUDO]
-    assert "of pseudo." in page.words
-    assert "fold 3 of 5" in page.words and "flatters" in page.words and "silver" in page.words
-    assert ["model.encoder", f"<i>(was {PROFILES['cpu'].model.encoder})"] in page.rows  # text, no tag
+    results, html = scores_of(run), html_of(run)
+    assert results["folds_ran"] == [3] and results["out_of_fold"]["tiles"] == 8 and results["test"] is None
+    assert results["out_of_fold"]["sd"] is None and results["folds"][0]["score"] == results["out_of_fold"]["score"]
+    assert np.isnan(np.load(run.files.oof)).any()
+    assert list(results["phases"]) == ["128", "pseudo"]
+    assert "of phase pseudo." in html.words
+    assert "fold 3 of 5" in html.words and "too high" in html.words and "silver" in html.words
+    assert ["predict.checkpoint", f"best(was {PROFILES['cpu'].predict.checkpoint})"] in html.rows
+    assert "The data are the tiles in <i> :" in html.words  # text, no tag
 
 
 def test_tiles_without_any_salt(tmp_path):
     argv = ["--data", "sample", "--out", str(tmp_path), "--profile", "demo"]
-    run = make(competition(empty=True), argv)
+    run = make(draw_tiles(empty=True), argv)
     report.main(argv)
-    found, page = scores_of(run), page_of(run)
-    assert found["out_of_fold"]["all_empty"] == 1 and [row["class"] for row in found["classes"]] == ["none"]
-    assert "There is none." in page.words
+    results, html = scores_of(run), html_of(run)
+    assert results["out_of_fold"]["all_empty"] == 1 and [row["class"] for row in results["classes"]] == ["none"]
+    assert "There is none." in html.words
+
+
+def test_a_searched_threshold_is_the_top_of_the_curve(tmp_path):
+    argv = ["--data", "sample", "--out", str(tmp_path), "--profile", "demo", "--set", "submit.threshold=search"]
+    run = make(draw_tiles(), argv, lambda masks, seed: (0.8 * guess(masks, seed)).astype(np.float16))  # too timid
+    report.main(argv)
+    results, html = scores_of(run), html_of(run)
+    curve = {float(threshold): score for threshold, score in results["thresholds"].items()}
+    assert results["threshold"] != 0.5 and curve[results["threshold"]] == max(curve.values())
+    assert results["out_of_fold"]["score"] == about(max(curve.values()))
+    assert "None scores better than the one that is used." in html.words
+
+
+def test_predictions_that_are_worse_than_none_are_said_at_the_top_and_at_the_end(tmp_path, capsys):
+    argv = ["--data", "sample", "--out", str(tmp_path), "--profile", "demo"]
+    run = make(draw_tiles(), argv, lambda masks, seed: guess(~masks, seed))
+    report.main(argv)
+    said, html = capsys.readouterr().out, html_of(run).words
+    for warning in scores.warnings(scores_of(run)):
+        assert said.count(f"warning      {warning}\n") == 1
+        assert html.index(warning) < html.index("is Kaggle's, the mean over")
+    assert "The score out of fold is 0." in html and "The score on the test tiles is 0." in html
 
 
 # ---- small cases by hand
 
 
+def scored(*folds: list[float], empty: float = 0.25) -> dict:
+    """As in scores.json: tile scores fold by fold, and the share of tiles without salt."""
+    tiles = pd.DataFrame({"fold": np.repeat(range(len(folds)), [*map(len, folds)]), "score": np.concatenate(folds)})
+    tiles["raw_score"], tiles["salt"] = tiles["score"], np.where(np.arange(len(tiles)) < empty * len(tiles), 0, 0.5)
+    histories = dict.fromkeys(range(len(folds)), {})
+    return {"out_of_fold": scores.pooled(tiles), "test": None, "folds": scores.per_fold(tiles, histories)}
+
+
+def test_a_fold_far_below_the_others_is_a_warning():
+    # 16 tiles of a half 0, half 0.4: mean 0.2, sd 0.2066, standard error 0.0516; so the limit is 0.355.
+    low = [0.0, 0.4] * 8
+    for others, warned in [(0.34, False), (0.37, True)]:
+        said = scores.warnings(scored([others] * 16, low, [others] * 16, empty=0))
+        assert len(said) == warned and all("Fold 1 scores 0.2000" in line for line in said)
+    assert scores.warnings(scored([0.8] * 4, [0.8] * 4)) == []
+    assert scores.warnings(scored([0.8, 0.7])) == [], "one fold has no others"
+    assert scores.warnings(scored([0.8] * 8, [0.0])) == [], "one tile has no standard error"
+
+
+def test_a_score_no_better_than_empty_masks_is_a_warning():
+    for score, empty, warned in [(0.2, 0.25, True), (0.25, 0.25, True), (0.3, 0.25, False), (1.0, 1.0, False)]:
+        results = scored([score] * 8, empty=empty)
+        for part in ("out_of_fold", "test"):
+            clean = {"score": 0.9, "all_empty": 0.1}
+            said = scores.warnings({**results, "out_of_fold": clean, "test": clean, part: results["out_of_fold"]})
+            assert len(said) == warned, (score, empty, part)
+
+
 def test_spread_has_the_deviation_of_a_sample():
     # The article's ten folds: mean .8540, sd .0090 with n - 1.
     folds = [0.8454, 0.8586, 0.8548, 0.8651, 0.8449, 0.8606, 0.8584, 0.8648, 0.8474, 0.8400]
-    found = scores.spread(folds)
-    assert (round(found["mean"], 4), round(found["sd"], 3)) == (scores.ARTICLE["mean"], scores.ARTICLE["sd"])
+    results = scores.spread(folds)
+    assert (round(results["mean"], 4), round(results["sd"], 3)) == (scores.ARTICLE["mean"], scores.ARTICLE["sd"])
     assert scores.spread([0.5]) == {"mean": 0.5, "sd": None}
 
 
@@ -346,23 +393,6 @@ def test_examples_are_of_their_kind_and_the_most_telling_come_first():
     # Area in error is union - intersection: 0.5 + 0.5 at IoU 1/3 is 0.5, 0.05 + 0.01 at IoU 0.2 is 0.04.
     tiles.loc[[15, 16], "iou"] = 1 / 3, 0.9
     assert "".join(scores.examples(tiles, 1)["shape"]["id"]) == "f"
-
-
-def test_names_of_settings_are_those_that_set_takes():
-    tree = {
-        "name": "x",
-        "about": "y",
-        "run_folds": 2,
-        "model": {"options": {"width": 8}, "extra": {}},
-        "train": {"stages": ({"size": 128, "epochs": 5},), "wd": 0.1},
-    }
-    assert flat(tree) == {
-        "run_folds": 2,
-        "model.options.width": 8,
-        "model.extra": {},
-        "train.128.epochs": 5,
-        "train.wd": 0.1,
-    }
 
 
 def test_outline_goes_along_the_edges_of_the_pixels():

@@ -9,7 +9,7 @@ from fastai.vision.augment import Brightness, Flip, Zoom
 from torch import Tensor
 
 from pipeline.salt.config import Augment
-from pipeline.salt.tiles.augment import augment
+from pipeline.salt.tiles.augment import augment_batch
 
 SIZE = 64
 NOTHING = Augment(flip_p=0, brightness_p=0, zoom_p=0)
@@ -25,12 +25,12 @@ def noise(n: int = 8) -> tuple[Tensor, Tensor]:
     return images, torch.rand(n, 1, SIZE, SIZE, generator=generator) > 0.7
 
 
-def seeded(images: Tensor, masks: Tensor, how: Augment, seed: int = 5) -> tuple[Tensor, Tensor]:
+def seeded(images: Tensor, masks: Tensor, augment: Augment, seed: int = 5) -> tuple[Tensor, Tensor]:
     torch.manual_seed(seed)
-    return augment(images, masks, how)
+    return augment_batch(images, masks, augment)
 
 
-def window(how: Augment, n: int, seed: int = 5) -> Tensor:
+def window(augment: Augment, n: int, seed: int = 5) -> Tensor:
     """(n, 2, 2): left and right, top and bottom edge of what each tile shows, in pixels of the tile, 0..SIZE.
 
     Read off ramps whose grey tells the column (row): a pixel of column c has the grey 4c, its centre lies at c + 0.5.
@@ -39,7 +39,7 @@ def window(how: Augment, n: int, seed: int = 5) -> Tensor:
     edges = []
     for along_x in (True, False):
         tile = ramp if along_x else ramp.transpose(2, 3).contiguous()
-        moved = seeded(tile, torch.zeros_like(tile, dtype=torch.bool), how, seed)[0][:, 0] * 255 / 4 + 0.5
+        moved = seeded(tile, torch.zeros_like(tile, dtype=torch.bool), augment, seed)[0][:, 0] * 255 / 4 + 0.5
         line = moved[:, SIZE // 2] if along_x else moved[:, :, SIZE // 2]
         inner = line[:, 8:-8]  # linear: away from the border, where greys repeat
         step = (inner[:, -1] - inner[:, 0]) / (inner.shape[1] - 1)
@@ -119,16 +119,16 @@ def test_a_zoom_is_fastais():
     assert (zoomed_masks == (their_masks > 0.5)).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("how", [ZOOM, Augment(flip_p=0, brightness_p=0, zoom_p=1, zoom=1.1)])
-def test_the_zoom_window_lies_inside_the_tile_anywhere_and_at_any_magnification(how):
+@pytest.mark.parametrize("augment", [ZOOM, Augment(flip_p=0, brightness_p=0, zoom_p=1, zoom=1.1)])
+def test_the_zoom_window_lies_inside_the_tile_anywhere_and_at_any_magnification(augment):
     n = 1000
-    edges = window(how, n)
+    edges = window(augment, n)
     start, end = edges[..., 0], edges[..., 1]
     assert start.min() > -0.02 and end.max() < SIZE + 0.02
     magnification = SIZE / (end - start)
-    assert 1 - 1e-3 < magnification.min() < 1.01 and how.zoom - 0.01 < magnification.max() < how.zoom + 1e-3
+    assert 1 - 1e-3 < magnification.min() < 1.01 and augment.zoom - 0.01 < magnification.max() < augment.zoom + 1e-3
     # uniform in 1..zoom, as fastai draws it: the mean within four standard deviations
-    assert abs(magnification[:, 0].mean() - (1 + how.zoom) / 2) < 4 * (how.zoom - 1) / sqrt(12 * n)
+    assert abs(magnification[:, 0].mean() - (1 + augment.zoom) / 2) < 4 * (augment.zoom - 1) / sqrt(12 * n)
     room = SIZE - (end - start)
     place = (start / room)[room > 0.5]
     assert abs(place.mean() - 0.5) < 4 / sqrt(12 * len(place)) and place.min() < 0.1 and place.max() > 0.9
@@ -144,8 +144,8 @@ def test_image_and_mask_stay_together():
 def test_each_tile_has_its_own_chance_and_each_change_its_share():
     n = 4000
     tile = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3) * 20 + 40
-    how = Augment(flip_p=0.5, brightness_p=0.25, zoom_p=0.25, zoom=1.3)
-    images, _ = seeded(tile.repeat(n, 1, 1, 1), torch.zeros(n, 1, 3, 3, dtype=torch.bool), how)
+    augment = Augment(flip_p=0.5, brightness_p=0.25, zoom_p=0.25, zoom=1.3)
+    images, _ = seeded(tile.repeat(n, 1, 1, 1), torch.zeros(n, 1, 3, 3, dtype=torch.bool), augment)
     flipped = images[:, 0, 1, 0] > images[:, 0, 1, 2]
     assert abs(flipped.float().mean() - 0.5) < 4 * sqrt(0.25 / n)  # four standard deviations of a share
     alone = {"brightness_p": LIGHT, "zoom_p": ZOOM}
@@ -157,8 +157,8 @@ def test_each_tile_has_its_own_chance_and_each_change_its_share():
 
 
 def test_a_seed_gives_the_same_and_another_seed_does_not():
-    how = Augment(flip_p=0.5, brightness_p=0.5, zoom_p=0.5)
-    first, again, other = (seeded(*noise(), how, seed) for seed in (5, 5, 6))
+    augment = Augment(flip_p=0.5, brightness_p=0.5, zoom_p=0.5)
+    first, again, other = (seeded(*noise(), augment, seed) for seed in (5, 5, 6))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
 

@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import stat
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.tiles import competition
+from pipeline.salt.tiles import Tiles, competition
 
 TRAIN = ["aa00000001", "0000000002", "12345e6789", "bb00000004"]  # two of them look like numbers
 TEST = ["cc00000002", "cc00000001"]  # not in the order of their ids
@@ -78,54 +80,61 @@ def faults(folder: Path) -> list[str]:
     with pytest.raises(InputError) as caught:
         competition.read(folder, progress=False)
     first, *lines = str(caught.value).split("\n")
-    count = len(lines)
-    assert first == f"{count} fault{'s' * (count > 1)} in {folder}: mend or download again what is named here."
+    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(folder))}: mend or download again what is named here\.", first)
+    assert "0x" not in str(caught.value) and "Errno" not in str(caught.value), "an address or a number helps nobody"
     return [line.strip() for line in lines]
 
 
-def assert_same(a: competition.Competition, b: competition.Competition) -> None:
-    for name in ("images", "masks", "test"):
+def tiles_of(folder: Path) -> Tiles:
+    return competition.read(folder, progress=False)[0]
+
+
+def remarks_of(folder: Path) -> list[str]:
+    return competition.read(folder, progress=False)[1]
+
+
+def assert_same(a: Tiles, b: Tiles) -> None:
+    for name in ("train_images", "train_masks", "test_images"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert a.tiles.equals(b.tiles)
+    assert a.table.equals(b.table)
 
 
 # ---- whole
 
 
 def test_order_types_and_values(folder):
-    got = competition.read(folder, progress=False)
+    got = tiles_of(folder)
     order = sorted(TRAIN)
-    assert list(got.tiles.id) == order + TEST
-    assert list(got.tiles.split) == ["train"] * 4 + ["test"] * 2
-    assert list(got.tiles.z) == [100 + TRAIN.index(tile) for tile in order] + [104, 105]
-    assert list(got.tiles.black) == [True] + [False] * 5  # 0000000002
-    np.testing.assert_allclose(got.tiles.coverage[:4], np.array([0, 4, 101, 1]) / 101**2)
-    assert got.tiles.coverage[4:].isna().all()
-    np.testing.assert_array_equal(got.images[2], image(0)[..., 0])  # aa00000001 is third
-    np.testing.assert_array_equal(got.test[0], image(10)[..., 0])
-    assert (got.images.dtype, got.masks.dtype, got.test.dtype) == (np.uint8, bool, np.uint8)
-    assert got.truth is None
-    assert got.notes == ["1 train tiles are all black"]
+    assert list(got.table.id) == order + TEST
+    assert list(got.table.split) == ["train"] * 4 + ["test"] * 2
+    assert list(got.table.z) == [100 + TRAIN.index(tile) for tile in order] + [104, 105]
+    assert list(got.table.black) == [True] + [False] * 5  # 0000000002
+    np.testing.assert_allclose(got.table.coverage[:4], np.array([0, 4, 101, 1]) / 101**2)
+    assert got.table.coverage[4:].isna().all()
+    np.testing.assert_array_equal(got.train_images[2], image(0)[..., 0])  # aa00000001 is third
+    np.testing.assert_array_equal(got.test_images[0], image(10)[..., 0])
+    assert (got.train_images.dtype, got.train_masks.dtype, got.test_images.dtype) == (np.uint8, bool, np.uint8)
+    assert got.test_truth is None
+    assert remarks_of(folder) == ["1 train tiles are all black"]
 
 
 def test_truth_of_the_test_tiles(folder):
     (folder / "test_truth.csv").write_text("id,rle_mask\ncc00000001,1 1\ncc00000002,\n")  # in another order
-    truth = competition.read(folder, progress=False).truth
+    truth = tiles_of(folder).test_truth
     assert truth.shape == (2, 101, 101) and not truth[0].any() and truth[1].sum() == 1
 
 
 @pytest.mark.parametrize("below", ["", "train/"])
 def test_zips_and_folders_are_the_same(folder, below):
-    unpacked = competition.read(folder, progress=False)
+    unpacked = tiles_of(folder)
     pack(folder, "train", below)
     pack(folder, "test", below)
-    packed = competition.read(folder, progress=False)
-    assert_same(packed, unpacked)
-    assert packed.notes[:2] == ["train.zip is read in place", "test.zip is read in place"]
+    assert_same(tiles_of(folder), unpacked)
+    assert remarks_of(folder)[:2] == ["train.zip is read in place", "test.zip is read in place"]
 
 
 def test_a_csv_may_be_zipped_and_read_only(folder):
-    unpacked = competition.read(folder, progress=False)
+    unpacked = tiles_of(folder)
     for path in list(folder.glob("*.csv")):
         with zipfile.ZipFile(folder / f"{path.name}.zip", "w") as archive:
             archive.write(path, path.name)
@@ -135,7 +144,7 @@ def test_a_csv_may_be_zipped_and_read_only(folder):
     for path in [folder, *before]:
         path.chmod(stat.S_IREAD | (stat.S_IEXEC if path.is_dir() else 0))
     try:
-        assert_same(competition.read(folder, progress=False), unpacked)
+        assert_same(tiles_of(folder), unpacked)
         assert sorted(folder.rglob("*")) == before
     finally:
         for path in [folder, *before]:
@@ -144,31 +153,31 @@ def test_a_csv_may_be_zipped_and_read_only(folder):
 
 def test_the_zip_is_read_where_both_are_there(folder):
     pack(folder, "train", keep=True)
-    assert "train.zip is read in place, the folder train/ is not" in competition.read(folder, progress=False).notes
+    assert "train.zip is read in place, the folder train/ is not" in remarks_of(folder)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_other_modes_of_an_image(folder, mode):
     Image.fromarray(image(0)).convert("L").convert(mode).save(folder / "train/images/aa00000001.png")
-    np.testing.assert_array_equal(competition.read(folder, progress=False).images[2], image(0)[..., 0])
+    np.testing.assert_array_equal(tiles_of(folder).train_images[2], image(0)[..., 0])
 
 
 @pytest.mark.parametrize("salt, dtype", [(1, np.uint8), (255, np.uint8), (65535, np.uint16), (True, bool)])
 def test_other_values_of_a_mask(folder, salt, dtype):
     (folder / "train/masks/aa00000001.png").write_bytes(png((mask((slice(None), 0)) > 0).astype(dtype) * dtype(salt)))
-    assert competition.read(folder, progress=False).masks[2].sum() == 101
+    assert tiles_of(folder).train_masks[2].sum() == 101
 
 
 def test_a_mask_may_be_full(folder):
     (folder / "train/masks/aa00000001.png").write_bytes(png(np.full((101, 101), 65535, np.uint16)))
     edit(folder / "train.csv", "aa00000001,1 101", "aa00000001,1 10201")
-    assert competition.read(folder, progress=False).masks[2].all()
+    assert tiles_of(folder).train_masks[2].all()
 
 
-def test_the_same_picture_twice_is_a_note(folder):
+def test_the_same_picture_twice_is_a_remark(folder):
     shutil.copy(folder / "train/images/aa00000001.png", folder / "train/images/bb00000004.png")
     shutil.copy(folder / "train/images/12345e6789.png", folder / "test/images/cc00000001.png")
-    assert competition.read(folder, progress=False).notes[-1] == (
+    assert remarks_of(folder)[-1] == (
         "2 train pictures are there more than once: "
         "train 12345e6789 = test cc00000001; train aa00000001 = train bb00000004"
     )
@@ -231,6 +240,35 @@ def remove(name: str):
     return lambda folder: (folder / name).unlink()
 
 
+def move(name: str, to: str):
+    return lambda folder: (folder / name).rename(folder / to)
+
+
+def instead(name: str, make: Callable[[Path], object]):
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return spoil
+
+
+def link(name: str, to: str):
+    return instead(name, lambda path: path.symlink_to(to))
+
+
+def deepen(name: str):
+    def spoil(folder: Path) -> None:
+        (folder / name).rename(folder / "moved")
+        (folder / name).mkdir()
+        (folder / "moved").rename(folder / name / name)
+
+    return spoil
+
+
+def jpeg(name: str):
+    return lambda folder: Image.fromarray(image(0)).save(folder / name, "JPEG")
+
+
 BROKEN = {
     "csv missing": (remove("depths.csv"), r"^depths.csv: missing"),
     "csv lacks a column": (
@@ -239,7 +277,7 @@ BROKEN = {
     ),
     "csv empty": (put("depths.csv", b""), r"^depths.csv: has the columns none and 0 rows"),
     "csv without rows": (put("sample_submission.csv", b"id,rle_mask\n"), r"^sample_submission.csv: .* and 0 rows"),
-    "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: cannot be read"),
+    "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: is no UTF-8 text"),
     "csv of ragged rows": (break_csv("depths.csv", "106,dd", "106"), r"^depths.csv: line 8 has 1 fields, not 2"),
     "id twice in a csv": (
         break_csv("train.csv", "id,rle_mask\n", "id,rle_mask\naa00000001,1 101\n"),
@@ -254,40 +292,91 @@ BROKEN = {
         put("test_truth.csv", b"id,rle_mask\ncc00000001,\ncc00000002,\nee,\n"),
         r"^test_truth.csv: ee has no row in sample_submission.csv",
     ),
-    "image truncated": (cut("train/images/aa00000001.png"), r"^train/images/aa00000001.png: cannot be decoded"),
-    "mask no PNG": (put("train/masks/aa00000001.png", b"<html>"), r"^train/masks/aa00000001.png: cannot be decoded"),
-    "image empty": (put("test/images/cc00000001.png", b""), r"^test/images/cc00000001.png: cannot be decoded"),
+    "image truncated": (cut("train/images/aa00000001.png"), r"^train/images: aa00000001.png cannot be decoded"),
+    "mask no PNG": (
+        put("train/masks/aa00000001.png", b"<html>"),
+        r"^train/masks: aa00000001.png begins with b'<html>'; a tile is a PNG",
+    ),
+    "image empty": (put("test/images/cc00000001.png", b""), r"^test/images: cc00000001.png is empty \(0 bytes\)"),
     "size": (
         put("train/images/aa00000001.png", png(image(0)[1:])),
-        r"^train/images/aa00000001.png: is 101 x 100 px; a tile is 101 x 101",
+        r"^train/images: aa00000001.png is 101 x 100 px; a tile is 101 x 101",
     ),
-    "image of 16 bits": (put("test/images/cc00000001.png", png(mask((0, 0)))), r"^test/images/.*: is of mode I;16"),
+    "image of 16 bits": (put("test/images/cc00000001.png", png(mask((0, 0)))), r"^test/images: .* is of mode I;16"),
     "image with colours": (
         put("test/images/cc00000001.png", png(image(0) * np.uint8([1, 1, 0]))),
-        r"^test/images/cc00000001.png: has colours",
+        r"^test/images: cc00000001.png has colours",
     ),
     "mask of three values": (
         put("train/masks/aa00000001.png", png((np.indices((101, 101))[0] % 3).astype(np.uint8))),
-        r"^train/masks/aa00000001.png: has mode L and 3 values",
+        r"^train/masks: aa00000001.png has mode L and 3 values",
     ),
     "mask without 0": (
         put("train/masks/aa00000001.png", png(np.eye(101, dtype=np.uint8) + 1)),
-        r"^train/masks/aa00000001.png: has mode L and 2 values",
+        r"^train/masks: aa00000001.png has mode L and 2 values",
     ),
-    "mask with channels": (put("train/masks/aa00000001.png", png(image(0))), r"^train/masks/.*: has mode RGB"),
-    "RLE odd": (break_csv("train.csv", "1 2 102 2", "1 2 102"), r"^train.csv: 12345e6789: .*odd"),
-    "RLE overlapping": (break_csv("train.csv", "1 2 102 2", "1 2 2 2"), r"^train.csv: 12345e6789: .*overlap"),
-    "RLE out of range": (break_csv("train.csv", "10201 1", "10201 2"), r"^train.csv: bb00000004: .*range"),
-    "RLE no number": (break_csv("train.csv", "10201 1", "10201 x"), r"^train.csv: bb00000004: .*number"),
+    "mask with channels": (put("train/masks/aa00000001.png", png(image(0))), r"^train/masks: .* has mode RGB"),
+    "RLE odd": (break_csv("train.csv", "1 2 102 2", "1 2 102"), r"^train.csv: 12345e6789 .*odd"),
+    "RLE overlapping": (break_csv("train.csv", "1 2 102 2", "1 2 2 2"), r"^train.csv: 12345e6789 .*overlap"),
+    "RLE out of range": (break_csv("train.csv", "10201 1", "10201 2"), r"^train.csv: bb00000004 .*range"),
+    "RLE no number": (break_csv("train.csv", "10201 1", "10201 x"), r"^train.csv: bb00000004 .*number"),
     "RLE of another mask": (
         break_csv("train.csv", "10201 1", "10200 1"),
-        r"^train.csv: bb00000004: its RLE and its mask PNG differ in 2 px",
+        r"^train.csv: bb00000004 has an RLE and a mask PNG that differ in 2 px",
     ),
     "RLE by rows": (
         break_csv("train.csv", "1 101\n", " ".join(f"{1 + 101 * i} 1" for i in range(101)) + "\n"),
-        r"^train.csv: aa00000001: its RLE and its mask PNG differ in 200 px",
+        r"^train.csv: aa00000001 has an RLE and a mask PNG that differ in 200 px",
     ),  # all but the corner
     "depth missing": (break_csv("depths.csv", "104,cc00000002\n", ""), r"^depths.csv: cc00000002 has no row"),
+    "image a dangling link": (
+        link("train/images/aa00000001.png", "gone.png"),
+        r"^train/images: aa00000001.png is a link to gone.png, which is not there",
+    ),
+    "image a link to itself": (
+        link("test/images/cc00000001.png", "cc00000001.png"),
+        r"^test/images: cc00000001.png is a link to cc00000001.png, which is not there",
+    ),
+    "csv a dangling link": (link("depths.csv", "gone.csv"), r"^depths.csv: is a link to gone.csv, which is not there"),
+    "optional csv a link to itself": (
+        lambda folder: (folder / "test_truth.csv").symlink_to("test_truth.csv"),
+        r"^test_truth.csv: is a link to test_truth.csv, which is not there",
+    ),
+    "image a folder": (
+        instead("train/images/aa00000001.png", Path.mkdir),
+        r"^train/images: aa00000001.png is no file; remove it",
+    ),
+    "image a pipe": (instead("train/images/aa00000001.png", os.mkfifo), r"^train/images: aa00000001.png is no file"),
+    "image .PNG": (
+        move("train/images/aa00000001.png", "train/images/aa00000001.PNG"),
+        r"^train/images: aa00000001.PNG ends in .PNG; rename it to .png$",
+    ),
+    "image .jpg": (
+        move("test/images/cc00000001.png", "test/images/cc00000001.jpg"),
+        r"^test/images: cc00000001.jpg ends in .jpg; a tile is a PNG",
+    ),
+    "csv in another case": (move("train.csv", "Train.CSV"), r"^train.csv: missing; rename Train.CSV to train.csv$"),
+    "split in another case": (
+        move("test", "Test"),
+        r"^test.zip: missing, .*; move or rename Test/images to test/images$",
+    ),
+    "split a level too deep": (
+        deepen("train"),
+        r"^train.zip: missing, .*; move or rename train/train/images to train/images$",
+    ),
+    "image a JPEG": (jpeg("train/images/aa00000001.png"), r"^train/images: aa00000001.png is a JPEG; a tile is a PNG"),
+    "image of many bytes": (
+        put("test/images/cc00000001.png", png(image(0)) + bytes(2**21)),
+        r"^test/images: cc00000001.png has 2,\d{3},\d{3} bytes, where 1,048,576 are plenty",
+    ),
+    "csv in UTF-16": (
+        put("sample_submission.csv", "id,rle_mask\na,1 1\n".encode("utf-16")),
+        r"^sample_submission.csv: is UTF-16 text; save it as UTF-8$",
+    ),
+    "column with a blank": (
+        break_csv("train.csv", "id,rle_mask", "id, rle_mask"),
+        r"^train.csv: has the columns id, ' rle_mask' and 4 rows",
+    ),
     "depth no number": (break_csv("depths.csv", "100,aa", "deep,aa"), r"^depths.csv: aa00000001 has the depth 'deep'"),
 }
 
@@ -295,8 +384,8 @@ BROKEN = {
 @pytest.mark.parametrize("spoil, message", BROKEN.values(), ids=BROKEN.keys())
 def test_a_fault_is_named_alone_and_with_its_file(folder, spoil, message):
     spoil(folder)
-    found = faults(folder)
-    assert len(found) == 1 and re.search(message, found[0]), found
+    lines = faults(folder)
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
 
 
 def test_all_faults_in_one_list(folder):
@@ -305,13 +394,27 @@ def test_all_faults_in_one_list(folder):
     assert len(faults(folder)) == 5
 
 
+def test_what_is_wrong_alike_is_one_line(folder):
+    for tile in TRAIN:
+        put(f"train/images/{tile}.png", png(np.zeros((256, 256), np.uint8)))(folder)
+    for tile in TRAIN[:2]:
+        put(f"train/masks/{tile}.png", png(image(0)))(folder)
+    assert faults(folder) == [
+        "train/images: each of the 4 files is 256 x 256 px; a tile is 101 x 101",
+        "train/masks: each of 2 (0000000002.png, aa00000001.png) has mode RGB and 256 values; "
+        "a mask is grey, 0 and one value for salt",
+    ]
+
+
 def test_a_long_list_is_cut(folder):
     for i in range(25):
-        put(f"test/images/ee{i}.png", png(image(0)))(folder)
-    with pytest.raises(InputError) as caught:
-        competition.read(folder, progress=False)
-    lines = str(caught.value).split("\n")
-    assert lines[0].startswith("25 faults") and len(lines) == 22 and lines[-1].strip() == "and 5 more like these"
+        put(f"test/images/ee{i:02}.png", png(image(0)))(folder)
+    [line] = faults(folder)
+    assert line.startswith("test/images: each of 25 (ee00, ee01, ") and "ee09, ...) has no row" in line
+    with open(folder / "train.csv", "a") as file:
+        file.writelines(f"1{i:09},x{i} 1\n" for i in range(25))  # each wrong in its own way
+    *lines, more = [line for line in faults(folder) if line.startswith("train.csv")]
+    assert len(lines) == 20 and re.fullmatch(r"train.csv: and \d more faults", more)
 
 
 def test_an_id_in_train_and_test(folder):
@@ -324,8 +427,8 @@ def test_a_zip_cut_short(folder):
     path = pack(folder, "train")
     path.write_bytes(path.read_bytes()[:-100])
     assert competition.find(folder)
-    [found] = faults(folder)
-    assert found.startswith("train.zip: cut short or no zip")
+    [line] = faults(folder)
+    assert line.startswith("train.zip: cut short or no zip")
 
 
 def test_a_bad_checksum_in_a_zip(folder):
@@ -333,27 +436,101 @@ def test_a_bad_checksum_in_a_zip(folder):
     path = pack(folder, "train")
     assert path.read_bytes().count(content) == 1
     path.write_bytes(path.read_bytes().replace(content, content[:-20] + b"?" + content[-19:]))
-    [found] = faults(folder)
-    assert found.startswith("train.zip/masks/aa00000001.png: cannot be decoded (Bad CRC-32")
+    [line] = faults(folder)
+    assert line.startswith("train.zip/masks: aa00000001.png cannot be decoded (Bad CRC-32")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_id_twice_in_a_zip(folder):
     with zipfile.ZipFile(pack(folder, "train"), "a") as archive:
         archive.writestr("images/aa00000001.png", png(image(0)))
-    assert faults(folder) == ["train.zip/images/aa00000001.png: images has aa00000001 twice; an id may have one PNG"]
+    assert faults(folder) == ["train.zip/images: aa00000001 is there twice; an id may have one PNG"]
 
 
 def test_a_zip_of_other_things(folder):
     shutil.rmtree(folder / "test")
     with zipfile.ZipFile(folder / "test.zip", "w") as archive:
         archive.writestr("readme.txt", "nothing")
-    assert [line.split(":")[0] for line in faults(folder)] == ["test.zip/images"] * 2
+    assert faults(folder) == [
+        "test.zip/images: each of 2 (cc00000001, cc00000002) is missing, sample_submission.csv has it"
+    ]
 
 
 def test_a_split_that_is_not_there(folder):
     shutil.rmtree(folder / "train")
     assert faults(folder) == ["train.zip: missing, and there is no train/images/ in its place"]
+
+
+def test_odd_ids_are_quoted(folder):
+    edit(folder / "train.csv", "aa00000001,", "aa00000001 ,")
+    edit(folder / "train.csv", "bb00000004,", "bb\x0000000004,")
+    edit(folder / "train.csv", "0000000002,", ",")
+    text = "\n".join(faults(folder))
+    assert "(0000000002, aa00000001, bb00000004) has no row in train.csv" in text
+    assert r"('', 'aa00000001 ', 'bb\x0000000004') is missing, train.csv has it" in text and "\0" not in text
+
+
+def test_a_stray_link_is_a_fault_and_does_not_stop_what_only_looks(folder):
+    (folder / "train/images/stray.png").symlink_to("gone.png")
+    assert competition.inputs(folder) == competition.inputs(folder)
+    assert faults(folder) == [
+        "train/images: stray has no row in train.csv",
+        "train/images: stray.png is a link to gone.png, which is not there; mend or remove it",
+    ]
+
+
+def spoiled_zip(folder: Path, patch: dict[bytes, tuple[int, bytes]], content: bytes) -> None:
+    """train.zip with `content` for an image, and other bytes at some offset from a record's signature."""
+    pack(folder, "train")
+    with zipfile.ZipFile(folder / "train.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = "images/aa00000001.png"
+    with zipfile.ZipFile(folder / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)  # the first record
+        for other in members.keys() - {name}:
+            archive.writestr(other, members[other])
+    packed = bytearray((folder / "train.zip").read_bytes())
+    for signature, (offset, value) in patch.items():
+        at = packed.index(signature) + offset
+        packed[at : at + len(value)] = value
+    (folder / "train.zip").write_bytes(packed)
+
+
+LOCAL, CENTRAL = b"PK\3\4", b"PK\1\2"
+
+
+def test_an_encrypted_zip_says_so(folder):
+    spoiled_zip(folder, {LOCAL: (6, b"\1\0"), CENTRAL: (8, b"\1\0")}, png(image(0)))  # general purpose flag, bit 0
+    assert faults(folder) == [
+        "train.zip/images: aa00000001.png is encrypted; unpack the zip with its password, and remove it"
+    ]
+
+
+@pytest.mark.parametrize("declared", [None, 500])
+def test_a_zip_that_unpacks_to_an_absurd_size_is_refused_before_it_fills_the_memory(folder, declared):
+    size = {} if declared is None else {CENTRAL: (24, declared.to_bytes(4, "little"))}
+    spoiled_zip(folder, size, png(image(0)) + bytes(2**26))
+    tracemalloc.start()
+    [line] = faults(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+    said = "has 67,.* bytes, where 1,048,576 are plenty" if declared is None else "cannot be decoded .Bad CRC-32"
+    assert re.match(f"train.zip/images: aa00000001.png {said}", line), line
+
+
+def test_a_hint_at_tiles_that_lie_elsewhere(folder):
+    (folder / "a").mkdir()
+    assert competition.hint(folder / "a") == competition.hint(folder / "absent") == ""
+    below = folder / "a" / "tgs"
+    below.mkdir()
+    shutil.move(folder / "train", below), shutil.move(folder / "test", below)
+    assert competition.hint(folder / "a") == f"{below} has them: name that folder"
+    (below / "train").rename(below / "Train"), (below / "test").rename(below / "TEST")
+    assert not competition.find(below)
+    assert competition.hint(below) == (
+        "move or rename Train/images to train/images; move or rename TEST/images to test/images"
+    )
 
 
 # ---- Kaggle's own tiles
@@ -362,17 +539,17 @@ def test_a_split_that_is_not_there(folder):
 def test_real_tiles_have_no_fault():
     if "SALT_TILES" not in os.environ:
         pytest.skip("set SALT_TILES to a folder with Kaggle's files to check the real tiles")
-    got = competition.read(Path(os.environ["SALT_TILES"]), progress=False)
-    n, m = len(got.images), len(got.test)
-    assert len(got.masks) == n and len(got.tiles) == n + m
-    train, test = got.tiles[:n], got.tiles[n:]
-    assert train.id.is_monotonic_increasing and got.tiles.id.is_unique
-    assert got.tiles.z.between(50, 959).all()
+    got, remarks = competition.read(Path(os.environ["SALT_TILES"]), progress=False)
+    n, m = len(got.train_images), len(got.test_images)
+    assert len(got.train_masks) == n and len(got.table) == n + m
+    train, test = got.table[:n], got.table[n:]
+    assert train.id.is_monotonic_increasing and got.table.id.is_unique
+    assert got.table.z.between(50, 959).all()
     # Of all 4,000 train tiles 1,562 masks are empty (39 %), 80 tiles are black, no mask is full; of 18,000 test
     # tiles 430 are black. The folder may hold a part of them.
     assert (train.coverage == 0).mean() == pytest.approx(0.39, abs=0.02)
     assert train.black.mean() == pytest.approx(0.02, abs=0.005) and test.black.mean() == pytest.approx(0.024, abs=0.005)
     assert train.coverage[train.black].max() == 0 and train.coverage.max() < 1
-    stripes = (got.masks == got.masks[:, :1]).all(axis=(1, 2)) & got.masks.any(axis=(1, 2))
+    stripes = (got.train_masks == got.train_masks[:, :1]).all(axis=(1, 2)) & got.train_masks.any(axis=(1, 2))
     assert stripes.mean() == pytest.approx(113 / 4000, abs=0.01)
-    assert not any("more than once" in note for note in got.notes)
+    assert not any("more than once" in remark for remark in remarks)

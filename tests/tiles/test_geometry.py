@@ -1,4 +1,4 @@
-"""101 px tiles to network squares and back."""
+"""Resizing a tile to the model and its logits back, against PIL."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from pipeline.salt.tiles.geometry import TILE, mask_to_square, to_network, to_square, to_tile
+from pipeline.salt.tiles import SIDE
+from pipeline.salt.tiles.geometry import mask_to_square, to_model_input, to_square, to_tile
 
 
 def noise(n: int = 3) -> Tensor:
-    return torch.randint(0, 256, (n, 1, TILE, TILE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 256, (n, 1, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def blobs(n: int, seed: int) -> Tensor:
     """(n, 1, 101, 101) bool with edges of every direction."""
-    y, x = torch.meshgrid(torch.arange(TILE), torch.arange(TILE), indexing="ij")
-    centre = torch.rand(n, 2, 1, 1, generator=torch.Generator().manual_seed(seed)) * TILE
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    centre = torch.rand(n, 2, 1, 1, generator=torch.Generator().manual_seed(seed)) * SIDE
     radius = torch.rand(n, 1, 1, generator=torch.Generator().manual_seed(seed + 1)) * 60
     return ((y - centre[:, 0]).hypot(x - centre[:, 1]) < radius)[:, None]
 
@@ -35,8 +36,8 @@ def test_a_square_is_pils_bilinear_resize_within_rounding(size):
 
 
 def test_at_its_own_size_a_tile_is_left_alone():
-    assert torch.equal(to_square(noise(), TILE), noise()) and torch.equal(
-        mask_to_square(blobs(4, 0), TILE), blobs(4, 0)
+    assert torch.equal(to_square(noise(), SIDE), noise()) and torch.equal(
+        mask_to_square(blobs(4, 0), SIDE), blobs(4, 0)
     )
 
 
@@ -60,7 +61,7 @@ def test_a_mask_finds_its_way_back(size):
     # Nearest in and bilinear out may disagree on the pixels of an edge, by less than one in a hundred of those.
     wrong = (back != masks).flatten(1).float().mean(1)
     assert back.shape == masks.shape and wrong.max() < 0.012 and wrong.mean() < 0.004
-    if size % TILE == 0:
+    if size % SIDE == 0:
         assert torch.equal(back, masks)
 
 
@@ -77,33 +78,33 @@ def test_what_is_symmetric_stays_symmetric(size):
 
 def test_a_pixel_lands_where_it_was():
     """A round trip alone would not notice that both ways moved together."""
-    tile = torch.zeros(1, 1, TILE, TILE, dtype=torch.uint8)
+    tile = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
     tile[..., 20, 70] = 255
     for size in (128, 224):
         y, x = divmod(int(to_square(tile, size).argmax()), size)
         # the centre of pixel i of 101 lies at (i + 0.5) / 101 of the side
-        assert abs((y + 0.5) / size - 20.5 / TILE) < 0.6 / size and abs((x + 0.5) / size - 70.5 / TILE) < 0.6 / size
+        assert abs((y + 0.5) / size - 20.5 / SIDE) < 0.6 / size and abs((x + 0.5) / size - 70.5 / SIDE) < 0.6 / size
 
 
 def test_a_constant_stays_constant():
     for grey in (0, 7, 255):
         for size in (32, 64, 128, 224):
-            assert (to_square(torch.full((1, 1, TILE, TILE), grey, dtype=torch.uint8), size) == grey).all()
-    torch.testing.assert_close(to_tile(torch.full((1, 1, 224, 224), -3.25)), torch.full((1, 1, TILE, TILE), -3.25))
+            assert (to_square(torch.full((1, 1, SIDE, SIDE), grey, dtype=torch.uint8), size) == grey).all()
+    torch.testing.assert_close(to_tile(torch.full((1, 1, 224, 224), -3.25)), torch.full((1, 1, SIDE, SIDE), -3.25))
 
 
 def test_logits_come_back_in_float32_at_any_asked_size():
     logits = torch.randn(2, 1, 64, 64)
-    assert to_tile(logits.bfloat16()).dtype == torch.float32 and to_tile(logits).shape == (2, 1, TILE, TILE)
+    assert to_tile(logits.bfloat16()).dtype == torch.float32 and to_tile(logits).shape == (2, 1, SIDE, SIDE)
     assert torch.equal(to_tile(logits, (64, 64)), logits) and to_tile(logits, 32).shape == (2, 1, 32, 32)
 
 
-def test_the_network_gets_three_normalised_channels_last():
+def test_the_model_gets_three_normalised_channels_last():
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0])
     grey = noise()
-    x = to_network(grey, mean, std)
-    assert x.shape == (3, 3, TILE, TILE) and x.dtype == torch.float32
+    x = to_model_input(grey, mean, std)
+    assert x.shape == (3, 3, SIDE, SIDE) and x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
     for channel in range(3):
         torch.testing.assert_close(x[:, channel], (grey[:, 0] / 255 - mean[channel]) / std[channel])
-    torch.testing.assert_close(to_network(grey / 255, mean, std), x)
+    torch.testing.assert_close(to_model_input(grey / 255, mean, std), x)

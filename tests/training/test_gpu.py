@@ -23,6 +23,7 @@ from pipeline.salt.training.callbacks import _scores
 from pipeline.salt.training.learner import loss_at_mask_size
 
 GPU = torch.device("cuda", 0)
+STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +37,15 @@ def fake(monkeypatch):
 @pytest.fixture
 def batches(drawn):
     """A batch of training and one of validation as the loaders make them, all random changes on."""
-    folds = pd.DataFrame({"id": drawn.train_tiles["id"], "fold": [k % 3 for k in range(36)]})
+    folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": [k % 3 for k in range(36)]})
     always = Augment(flip_p=1, brightness_p=1, zoom_p=1)
-    dls = get_data(0, folds, 64, 8, cache=drawn, how=always, device=GPU)
+    dls = get_data(0, folds, 64, 8, tiles=drawn, stats=STATS, augment=always, device=GPU)
     return dls.train.do_batch([*range(8)]), dls.valid.do_batch([*range(12)])
 
 
-def network(name: str = "unet_resnext50", **options) -> torch.nn.Module:
+def build(name: str = "unet_resnext50", **options) -> torch.nn.Module:
     with GPU:
-        return checkpoints.network(Model(name=name, encoder="test_resnet", weights="none", options=options))
+        return checkpoints.build(Model(name=name, encoder="test_resnet", weights="none", options=options))
 
 
 def test_the_method_sees_a_wait_and_a_second_device():
@@ -55,7 +56,7 @@ def test_the_method_sees_a_wait_and_a_second_device():
         x + torch.ones(3)
 
 
-def test_batches_are_made_where_the_network_is(batches):
+def test_batches_are_made_where_the_model_is(batches):
     (x, masks), (held_out, truth) = batches
     assert {t.device for t in (x, masks, held_out, truth)} == {GPU}
     assert x.shape == (8, 3, 64, 64) and truth.shape == (12, 1, 101, 101)
@@ -63,9 +64,9 @@ def test_batches_are_made_where_the_network_is(batches):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_of_every_network_stays_on_the_gpu(batches, name):
+def test_a_step_of_every_model_stays_on_the_gpu(batches, name):
     (x, masks), (held_out, truth) = batches
-    model, loss = network(name), composite(LOSSES["symmetric_lovasz"])
+    model, loss = build(name), composite(LOSSES["symmetric_lovasz"])
     for precision in ("bf16", "fp16", "fp32"):
         model.train()
         with autocast(precision, GPU):
@@ -89,5 +90,5 @@ def test_the_hypercolumn_stays_in_the_short_format():
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_waits_for_the_gpu(batches, name):
     (x, masks), _ = batches
-    model = network(deep_supervision=True, classifier=True, width=4).train()
+    model = build(deep_supervision=True, classifier=True, width=4).train()
     assert loss_at_mask_size(composite(LOSSES[name]), model(x), masks).device == GPU

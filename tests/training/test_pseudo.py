@@ -1,45 +1,22 @@
 """Pseudo-labels: which tiles are sure enough, whose they are, and that a training really gets them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import cli as command
-from pipeline.salt import stages as lineage
-from pipeline.salt.artifacts import Files, Origin
-from pipeline.salt.config import PSEUDO, Pseudo
-from pipeline.salt.tiles.cache import Cache
+from pipeline import predict, pseudo_label, report, submit, train
+from pipeline.salt import stages
+from pipeline.salt.artifacts import Origin
+from pipeline.salt.config import Pseudo
+from pipeline.salt.errors import InputError
+from pipeline.salt.run import Files
+from pipeline.salt.tiles import Tiles
 from pipeline.salt.training import pseudo
 
-FLAGS = [
-    "--data",
-    "sample",
-    "--profile",
-    "demo",
-    *(
-        word
-        for setting in (
-            "sample.train=24",
-            "sample.test=8",
-            "run_folds=2",
-            "workers=1",
-            "folds.k=2",
-            "train.64.size=32",
-            "train.96.size=48",
-            "train.batch=6",
-            "train.epochs=1",
-            "model.options.width=8",
-            "train.precision=fp32",
-            "pseudo.use=true",
-            "pseudo.epochs=1",
-            "pseudo.share=0.0",
-        )
-        for word in ("--set", setting)
-    ),
-]
+LABELS = ("--add-phase=pseudo=true,size=48,epochs=1", "--set=pseudo.share=0.0")
 
 
 def test_the_share_of_sure_pixels_by_hand():
@@ -50,17 +27,25 @@ def test_the_share_of_sure_pixels_by_hand():
     assert pseudo.sure_share(np.full((1, 2, 2), 0.8), Pseudo()).tolist() == [0], "0.8 itself is not sure"
 
 
+def labelless(n: int, ids: list[str]) -> Tiles:
+    """n test tiles of noise, no training tiles."""
+    images = np.random.default_rng(0).integers(0, 255, (n, 101, 101), np.uint8)
+    return Tiles(images[:0], images[:0] > 0, images, pd.DataFrame({"id": ids, "split": "test"}))
+
+
+def written(files: Files, fold: int, tiles: Tiles, probs: np.ndarray) -> int:
+    """How many labels were chosen from these probabilities."""
+    return pseudo.write(files, fold, tiles, probs, Pseudo(), Origin({}, {}))
+
+
 def test_sure_tiles_come_back_as_they_were_written(tmp_path):
-    rng = np.random.default_rng(0)
-    test = rng.integers(0, 255, (6, 101, 101), np.uint8)
-    tiles = pd.DataFrame({"id": [f"1e{i}" for i in range(6)], "split": "test"})  # ids that look like numbers
-    cache = Cache(test[:0], test[:0] > 0, test, tiles)
+    tiles = labelless(6, [f"1e{i}" for i in range(6)])  # ids that look like numbers
     probs = np.full((6, 101, 101), 0.5, np.float16)
     probs[[1, 4], :60], probs[[1, 4], 60:] = 0.95, 0.01
     files = Files(tmp_path, "sample", "demo")
-    assert pseudo.write(files, 3, cache, probs, Pseudo(), Origin({}, {})) == 2
-    images, masks, ids = pseudo.read(files, 3, cache)
-    np.testing.assert_array_equal(images, test[[1, 4]])
+    assert written(files, 3, tiles, probs) == 2
+    images, masks, ids = pseudo.read(files, 3, tiles)
+    np.testing.assert_array_equal(images, tiles.test_images[[1, 4]])
     np.testing.assert_array_equal(masks, probs[[1, 4]] > 0.5)
     assert ids == ["1e1", "1e4"]
     table = pd.read_csv(files.pseudo(3, "tiles.csv"), dtype={"id": str})
@@ -69,63 +54,69 @@ def test_sure_tiles_come_back_as_they_were_written(tmp_path):
 
 
 def test_where_no_tile_is_sure_there_are_none(tmp_path):
-    test = np.zeros((3, 101, 101), np.uint8)
-    cache = Cache(test[:0], test[:0] > 0, test, pd.DataFrame({"id": ["a", "b", "c"], "split": "test"}))
-    files = Files(tmp_path, "sample", "demo")
-    assert pseudo.write(files, 0, cache, np.full((3, 101, 101), 0.5, np.float16), Pseudo(), Origin({}, {})) == 0
-    images, masks, ids = pseudo.read(files, 0, cache)
+    tiles, files = labelless(3, ["a", "b", "c"]), Files(tmp_path, "sample", "demo")
+    assert written(files, 0, tiles, np.full((3, 101, 101), 0.5, np.float16)) == 0
+    images, masks, ids = pseudo.read(files, 0, tiles)
     assert images.shape == masks.shape == (0, 101, 101) and masks.dtype == bool and ids == []
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """Both sizes trained, labels chosen, the last step trained with them, and reported."""
-    out = tmp_path_factory.mktemp("pseudo")
-    for stage, more in [
-        (prepare, []),
-        (make_folds, []),
-        (train, []),
-        (pseudo_label, []),
-        (train, ["--pseudo"]),
-        (predict, []),
-        (submit, []),
-        (report, []),
-    ]:
-        stage.main([*FLAGS, "--out", str(out), *more])
-    return out
+def labelled(finished, tmp_path_factory):
+    """The tiny run with one phase more, which learns from pseudo-labels, and what it printed; not to be changed."""
+    run = type(finished[0])(shutil.copytree(finished[0].out, tmp_path_factory.mktemp("pseudo") / "out"))
+    printed = run(train, pseudo_label, more=LABELS)
+    printed += run(train, more=(*LABELS, "--pseudo"))
+    return run, printed + run(predict, submit, report, more=LABELS)
 
 
-def test_labels_of_a_fold_come_from_its_own_network_alone(out):
-    run, _ = command.parse("", [*FLAGS, "--out", str(out)])
-    for fold in (0, 1):
-        inputs = set(lineage.pseudo_labels(run, fold).inputs)
-        assert inputs == {f"fold_{fold}/48.last.safetensors", "cache/test.npy"}
-        assert not {f"fold_{1 - fold}"} & {name.split("/")[0] for name in lineage.checkpoint(run, fold, PSEUDO).inputs}
+def test_a_phase_is_added_to_a_finished_run_and_nothing_is_trained_again(labelled):
+    run, printed = labelled
+    assert printed.count("fresh") == 4 and printed.count("labelled") == printed.count("trained") == 2
+    assert all(product.is_fresh() for product in stages.report(run.parse(*LABELS)))
 
 
-def test_the_last_step_is_what_predicts(out):
-    run, _ = command.parse("", [*FLAGS, "--out", str(out)])
-    assert {f"fold_{k}/pseudo.last.safetensors" for k in (0, 1)} <= set(lineage.predictions(run).inputs)
-    assert "pseudo" in json.loads(run.files.result("scores.json").read_text())["sizes"]
+def test_the_last_phase_is_what_predicts(labelled, finished):
+    run, _ = labelled
+    names = set(stages.predictions(run.parse(*LABELS))[0].origin().inputs)
+    assert {f"fold_{k}/pseudo.last.safetensors" for k in (0, 1)} <= names
+    assert (run.out / "folds/demo/oof.npy").read_bytes() != (finished[0].out / "folds/demo/oof.npy").read_bytes()
+    results = json.loads((run.out / "submissions/demo/scores.json").read_text())
+    assert "pseudo" in json.dumps(results["folds"])
 
 
-def test_training_gets_the_labelled_tiles_and_validation_does_not(out):
+def test_training_gets_the_labelled_tiles_and_validation_does_not(labelled):
     from pipeline.salt.training.fold import set_up_fold
 
-    run, _ = command.parse("", [*FLAGS, "--out", str(out)])
-    start = set_up_fold(run, 0, PSEUDO)
-    labelled = set(pd.read_csv(run.files.pseudo(0, "tiles.csv"), dtype={"id": str})["id"])
-    assert len(labelled) == 8, "with a share of 0 every test tile is sure enough"
-    assert labelled < set(start.dls.train.ids) and not labelled & set(start.dls.valid.ids)
-    assert len(start.dls.train.ids) == 12 + 8 and start.weights == run.files.checkpoint(0, 48)
+    run = labelled[0].parse(*LABELS)
+    phase = run.profile.train.last
+    assert phase.pseudo
+    start = set_up_fold(run, 0, phase)
+    labels = set(pd.read_csv(run.files.pseudo(0, "tiles.csv"), dtype={"id": str})["id"])
+    assert len(labels) == 8, "with a share of 0 every test tile is sure enough"
+    assert labels < set(start.dls.train.ids) and not labels & set(start.dls.valid.ids)
+    own = (pd.read_csv(run.files.folds)["fold"] != 0).sum()
+    assert len(start.dls.train.ids) == own + 8 and start.init_from == "48.safetensors"
+    before = set_up_fold(run, 0, run.profile.train.labeller)
+    assert len(before.dls.train.ids) == own and before.init_from == "32.safetensors"
 
 
-def test_a_lost_table_is_made_again(out, capsys):
-    table = Files(out, "sample", "demo").pseudo(0, "tiles.csv")
+def test_a_lost_table_is_made_again(labelled, tmp_path):
+    run = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out"))
+    table = run.parse().files.pseudo(0, "tiles.csv")
     before = table.read_text()
     table.unlink()
-    pseudo_label.main([*FLAGS, "--out", str(out)])
-    assert table.read_text() == before and "labelled" in capsys.readouterr().out
+    printed = run(pseudo_label, more=LABELS)
+    assert table.read_text() == before and printed.count("labelled") == printed.count("fresh") == 1
+
+
+def test_other_weights_make_other_labels_and_the_old_ones_are_not_learned_from(labelled, tmp_path):
+    run = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out"))
+    run(train, more=(*LABELS, "--phase=48", "--fold=0", "--set=train.48.lr=1e-3", "--force"))
+    more = (*LABELS, "--fold=0", "--set=train.48.lr=1e-3")
+    assert not run.parse().files.weights(0, run.parse(*LABELS).profile.train.last).exists(), "it came of other weights"
+    with pytest.raises(InputError, match=r"pseudo_tiles\.csv was made with other settings .* pipeline\.pseudo_label"):
+        run(train, more=(*more, "--pseudo"))
+    assert "labelled" in run(pseudo_label, more=more) and "trained" in run(train, more=(*more, "--pseudo"))
 
 
 def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):

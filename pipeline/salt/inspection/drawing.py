@@ -1,4 +1,4 @@
-"""The picture of a network: its parts (see trace.py) as an SVG of encoder, skips, decoder and heads.
+"""The picture of a model: its parts (see trace.py) as an SVG of encoder, skips, decoder and heads.
 
 The encoder goes down on the left, the decoder up on the right; what has the same size stands at the same height. An
 arrow carries the tensor that its start gives: channels x height x width. Blue arrows are skips.
@@ -7,6 +7,7 @@ arrow carries the tensor that its start gives: channels x height x width. Blue a
 from collections import defaultdict
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 from pipeline.salt.inspection.trace import Part
 
@@ -134,6 +135,9 @@ def _arrows(boxes: dict[Part, Box]) -> tuple[list[str], list[str], float]:
                 kind = "skip" if start.column < DECODER else ""
                 arrows.append(_path(f"M {x1} {y1} C {x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", kind))
                 labels[source, "right"] = _text(start.right + 8, y1 + (16 if y2 < y1 else -6), "shape", shape)
+            elif start.column > box.column:  # a head that the decoder goes on with: all their lines join in one
+                bus = start.x - 24
+                arrows.append(_path(f"M {start.x} {start.port(0.75)} H {bus} V {box.port(0.3)} H {box.right}"))
             elif _next_to(start, box, boxes):
                 down = start.y < box.y
                 y1, y2 = (start.y + BOX[1], box.y) if down else (start.y, box.y + BOX[1])
@@ -157,11 +161,9 @@ def _next_to(start: Box, end: Box, boxes: dict[Part, Box]) -> bool:
 def _box(box: Box) -> list[str]:
     part = box.part
     weights = f"{_count(part.parameters)} parameters" if part.parameters else "no parameters"
-    notes = [part.kind, weights] if part.kinds else ["normalised"]
+    notes = [part.kind, weights] if part.kinds else ["the model's input"]
     if part.joined:
-        equal = len(part.joined) > 2 and len(set(part.joined)) == 1
-        terms = f"{len(part.joined)} × {part.joined[0]}" if equal else " + ".join(map(str, part.joined))
-        notes = [f"{part.kind}, {weights}", f"joins {terms} = {sum(part.joined)} channels"]
+        notes = [f"{part.kind}, {weights}", f"joins {_terms(part.joined)} = {sum(part.joined)} channels"]
     fill = FILL[HEADS if part.output else box.column]
     return [
         f'<rect x="{box.x}" y="{box.y}" width="{BOX[0]}" height="{BOX[1]}" rx="6" style="fill: {fill}"/>',
@@ -171,7 +173,7 @@ def _box(box: Box) -> list[str]:
 
 
 def _outlets(box: Box) -> list[str]:
-    """What leaves the network."""
+    """What leaves the model."""
     logits, below = f"logits, {' × '.join(map(str, box.part.shape))}", box.y + BOX[1]
     outlets = {
         "salt": [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt {logits}")],
@@ -190,6 +192,12 @@ def _path(d: str, kind: str = "") -> str:
 
 def _text(x: float, y: float, kind: str, text: str) -> str:
     return f'<text x="{x}" y="{y}" class="{kind}">{escape(text)}</text>'
+
+
+def _terms(numbers: tuple[int, ...]) -> str:
+    """`16 + 8`, and `4 × 16 + 5 × 1` for more than two that are equal."""
+    runs = [(number, len([*run])) for number, run in groupby(numbers)]
+    return " + ".join(f"{n} × {number}" if n > 2 else " + ".join([str(number)] * n) for number, n in runs)
 
 
 def _count(number: int) -> str:

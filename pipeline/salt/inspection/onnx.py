@@ -1,4 +1,4 @@
-"""A network as ONNX: the format that other runtimes take, and that https://netron.app shows."""
+"""A model as ONNX: the format that other runtimes take, and that https://netron.app shows."""
 
 import io
 import warnings
@@ -6,26 +6,31 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-# A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that each place where a network may have to bring a map to
+# A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that each place where a model may have to bring a map to
 # the size of its skip is on the recorded way; where sizes agree, that changes nothing.
 RECORDED = 65  # px
 
 
 class Probability(nn.Module):
-    """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation, the network, sigmoid."""
+    """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation, the model, sigmoid.
+
+    A model with a `y_range` has bounded its output itself, and that is left as it is.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.bounded = getattr(model, "y_range", None) is not None
         self.mean = nn.Buffer(torch.tensor(model.encoder.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(model.encoder.std).view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.sigmoid(self.model((image - self.mean) / self.std))
+        values = self.model((image - self.mean) / self.std)
+        return values if self.bounded else torch.sigmoid(values)
 
 
 def to_onnx(model: nn.Module) -> bytes:
-    """`Probability` of the network in one file, any batch and size: input `image`, output `probability`."""
+    """`Probability` of the model in one file, any batch and size: input `image`, output `probability`."""
     file = io.BytesIO()
     axes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What a network does with one image, seen from outside: its parts, what each gives, and which part feeds which.
+"""What a model does with one image, seen from outside: its parts, what each gives, and which part feeds which.
 
 Found by running it once on the `meta` device, where tensors have a shape and no content: nothing is computed, nothing
 is written down by hand. Forward hooks tell which part is at work, a torch function mode follows every tensor.
@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import Heads
-from pipeline.salt.models.encoders.timm_encoder import TimmPyramid
+from pipeline.salt.models.encoders.timm_encoder import TimmEncoder
 
-SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # nothing to see when a trained network is used
+SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # nothing to see when a trained model is used
 OPEN = (nn.ModuleList, nn.ModuleDict)  # a box around layers, not a layer
 
 
@@ -25,14 +25,14 @@ OPEN = (nn.ModuleList, nn.ModuleDict)  # a box around layers, not a layer
 class Part:
     """A layer or a run of layers; the image is one too, the first.
 
-    names    of the layers it stands for, within the encoder if that calls it, else within the network
+    names    of the layers it stands for, within the encoder if that calls it, else within the model
     kinds    how many parameters each kind of layer in it has, and how many of its kind there are
     encoder  whether the encoder calls it
     shape    of its output: channels, height, width
     sources  the parts whose output it takes, in the order in which it first touches them
     joined   channels of the maps that it, or the way to it, concatenates; empty if none
     macs     multiply-adds for one image
-    output   which of the network's outputs it gives: "", "salt", "deep" or "empty"
+    output   which of the model's outputs it gives: "", "salt", "deep" or "any_salt"
     """
 
     names: list[str]
@@ -60,10 +60,7 @@ class Part:
 
 def trace(model: nn.Module, size: int) -> list[Part]:
     """The parts of `model`, in the order in which they work on an image of size x size px; it is put on `meta`."""
-    if size < 32:
-        raise InputError(
-            f"an image of {size} x {size} px is too small for a network that halves it five times; take 32 px or more"
-        )
+    check_size(size)
     model = model.to("meta").train()  # in training, so that auxiliary heads show
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)
@@ -92,6 +89,14 @@ def trace(model: nn.Module, size: int) -> list[Part]:
         if part.shape and (earlier := _swallowed_by(part, parts)):
             _merge(earlier, part, parts)
     return [part for part in parts if part.shape]
+
+
+def check_size(size: int) -> None:
+    """InputError for an image (size x size px) that a model cannot halve five times."""
+    if size < 32:
+        raise InputError(
+            f"an image of {size} x {size} px is too small for a model that halves it five times; take 32 px or more"
+        )
 
 
 def consumers(part: Part, parts: list[Part]) -> list[Part]:
@@ -143,7 +148,7 @@ class _Follow(TorchFunctionMode):
     def leave(self, part: Part, out: Any) -> None:
         self.at_work.pop()
         first = next(_tensors(out))
-        part.shape = tuple(first.shape[1:])
+        part.shape = (*first.shape[1:], 1, 1)[:3]  # numbers of the whole tile are a map of one place
         self.order = [p for p in self.order if p is not part] + [part]
         for x in _tensors(out):
             if id(x) in self.known and not part.sources:  # it came through untouched
@@ -159,7 +164,7 @@ class _Follow(TorchFunctionMode):
 
 
 def _units(module: nn.Module, path: str, encoder: nn.Module, within: str = "") -> Iterator[tuple[nn.Module, str, Part]]:
-    """The layers that count as one, with their paths: all below the network, the encoder's down to its blocks.
+    """The layers that count as one, with their paths: all below the model, the encoder's down to its blocks.
 
     within  the path of the encoder, once inside of it
     """
@@ -168,7 +173,7 @@ def _units(module: nn.Module, path: str, encoder: nn.Module, within: str = "") -
         root = within or (full if child is encoder else "")
         if isinstance(child, SILENT):
             continue
-        opened = isinstance(child, OPEN) or root and isinstance(child, nn.Sequential) or isinstance(module, TimmPyramid)
+        opened = isinstance(child, OPEN) or root and isinstance(child, nn.Sequential) or isinstance(module, TimmEncoder)
         if opened or any(part is encoder for part in child.modules()):
             yield from _units(child, full, encoder, root)
         else:

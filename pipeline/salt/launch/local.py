@@ -1,7 +1,6 @@
-"""Jobs in processes of this machine: one per GPU, or so many as are asked for."""
+"""Jobs in processes of this machine: one per GPU, or as many as are asked for."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +10,9 @@ from collections.abc import Iterator
 from threading import Thread
 
 from pipeline.salt.artifacts import CODE
+from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
+from pipeline.salt.progress import MARK, RELAY, StatusLine
 
 GRACE = 20.0  # seconds a worker has to clean up before it is killed
 
@@ -25,7 +26,7 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
     workers = min(workers or len(gpus) or 1, len(jobs))
     where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
     print(f"engine   {workers} processes on {where}: {', '.join(jobs)}", flush=True)
-    waiting, running = list(jobs), {}
+    waiting, running, status = list(jobs), dict[int, _Worker](), StatusLine()
     with _terminating_like_ctrl_c():
         try:
             while waiting or running:
@@ -33,7 +34,9 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
                     if i not in running and waiting:
                         title = waiting.pop(0)
                         gpu = gpus[i % len(gpus)] if gpus else None
-                        running[i] = _Worker(title, [stage, *jobs[title]], _environment(gpu, workers))
+                        relay = {RELAY: "1"} if status.is_terminal else {}
+                        environment = _environment(gpu, workers) | relay
+                        running[i] = _Worker(title, [stage, *jobs[title]], environment, status)
                 running = {i: worker for i, worker in running.items() if worker.is_working()}
                 time.sleep(0.05)
         finally:
@@ -41,18 +44,6 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
                 worker.stop()
             for worker in running.values():
                 worker.wait()
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, asked of the driver: importing torch takes seconds."""
-    try:
-        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
-        if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-            return []
-    except OSError:
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(i) for i in range(count.value)])[: count.value]
 
 
 def python_path() -> str:
@@ -63,8 +54,8 @@ def python_path() -> str:
 class _Worker:
     """A child process. It writes to a pipe of ours, so that it does not outlive this process by more than an epoch."""
 
-    def __init__(self, title: str, command: list[str], environment: dict[str, str]):
-        self.title, self.error, self.stopped = title, "", False
+    def __init__(self, title: str, command: list[str], environment: dict[str, str], status: StatusLine):
+        self.title, self.status, self.error, self.stopped = title, status, "", False
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", *command],
             env=environment,
@@ -101,12 +92,16 @@ class _Worker:
 
     def _echo(self) -> None:
         """Print whole lines, but for the sentence of an InputError, which this process will end with itself."""
+        assert self.process.stdout
         with self.process.stdout as lines:
             for line in lines:
                 if line.startswith("error: "):
                     self.error = line.removeprefix("error: ").strip()
+                elif line.startswith(MARK):
+                    self.status.update(self.title, line.removeprefix(MARK).strip())
                 elif not self.stopped:
-                    print(line, end="", flush=True)
+                    self.status.print(line)
+        self.status.update(self.title, "")
 
 
 def _environment(gpu: str | None, workers: int) -> dict[str, str]:

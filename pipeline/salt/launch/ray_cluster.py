@@ -1,10 +1,11 @@
 """Jobs on a Ray cluster, https://docs.ray.io."""
 
 import importlib
+import logging
 import math
 import os
+from typing import Any
 
-from pipeline.salt import mirror
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError
 
@@ -14,7 +15,7 @@ RETRIES = 3  # times a job is given to another worker when its own is lost
 def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
 
-    The code goes along; --out must be a folder that every node sees, or a URL. A job whose worker is lost goes on with
+    The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with
     another one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes the same epoch of two folds for one line
@@ -28,16 +29,17 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
             "pip install -e '.[cluster]'"
         ) from e
 
-    with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level="WARNING"):
+    with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level=logging.WARNING):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
         print(f"engine   Ray, {workers} at once, {needs} for each: {', '.join(jobs)}", flush=True)
         # max_calls: a process for each job, because an idle one would keep its memory on the GPU.
-        task = ray.remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
-        waiting, running = list(jobs), {}
+        remote: Any = ray.remote  # its types know no dict of options
+        task = remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
+        waiting, running = list(jobs), dict[Any, str]()
         while waiting or running:
             while waiting and len(running) < workers:
                 title = waiting.pop(0)
-                running[task.remote(stage, mirror.elsewhere(jobs[title]))] = title
+                running[task.remote(stage, jobs[title])] = title
             done = ray.wait([*running])[0][0]
             title = running.pop(done)
             try:
@@ -54,8 +56,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
 def run_job(stage: str, job: list[str]) -> str:
     """The stage in this process, which is a worker's; the sentence of its InputError, '' if all went well."""
     try:
-        with mirror.local(job) as flags:
-            importlib.import_module(stage).main(flags)
+        importlib.import_module(stage).main(job)
     except InputError as e:
         return str(e)
     return ""

@@ -1,4 +1,4 @@
-"""Pieces that several networks share; torch only.
+"""Layers that several models share; torch only.
 
 Hypercolumns  Hariharan et al. 2015,  https://arxiv.org/abs/1411.5752
 scSE          Roy et al. 2018,        https://arxiv.org/abs/1803.02579
@@ -15,7 +15,7 @@ Size = tuple[int, int]  # height and width, px
 
 
 class Heads(NamedTuple):
-    """What a network with auxiliary heads returns while it trains; in eval mode it returns `logits` alone."""
+    """What a model with auxiliary heads returns while it trains; in eval mode it returns `logits` alone."""
 
     logits: Tensor  # (B, 1, H, W) salt, per pixel
     deep: list[Tensor]  # (B, 1, h, w) salt, per pixel of each decoder map
@@ -42,17 +42,22 @@ class ScSE(nn.Module):
 
 
 class BAM(nn.Module):
-    """Bottleneck attention: x * (1 + sigmoid(by channel + by place)). Shape unchanged."""
+    """Bottleneck attention: x * (1 + sigmoid(by channel * by place)). Shape unchanged.
+
+    As in the article's second notebook: a product, and no BatchNorm at the end of either; the paper adds the two.
+    """
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.channel = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, hidden, 1),
+            nn.Flatten(),
+            nn.Linear(channels, hidden),
+            nn.BatchNorm1d(hidden),
             nn.ReLU(),
-            nn.Conv2d(hidden, channels, 1),
-            nn.BatchNorm2d(channels),
+            nn.Linear(hidden, channels),
+            nn.Unflatten(1, (channels, 1, 1)),
         )
         wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
         self.place = nn.Sequential(
@@ -66,11 +71,10 @@ class BAM(nn.Module):
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
             nn.Conv2d(hidden, 1, 1),
-            nn.BatchNorm2d(1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (1 + torch.sigmoid(self.channel(x) + self.place(x)))
+        return x * (1 + torch.sigmoid(self.channel(x) * self.place(x)))
 
 
 class Classifier(nn.Module):
@@ -86,7 +90,8 @@ class Classifier(nn.Module):
         return features, self.logit(features).flatten(1)
 
 
-def side(x: Tensor) -> Size:
+def spatial_size(x: Tensor) -> Size:
+    """(B, C, H, W) -> (H, W), px."""
     return x.shape[-2:]
 
 
@@ -97,15 +102,15 @@ def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
 
 def hypercolumn(maps: list[Tensor]) -> Tensor:
     """Stack maps of falling resolution, each brought to the first one's: (B, sum of channels, H, W)."""
-    return torch.cat([maps[0], *(resize(m, side(maps[0])) for m in maps[1:])], dim=1)
+    return torch.cat([maps[0], *(resize(m, spatial_size(maps[0])) for m in maps[1:])], dim=1)
 
 
-def spread(features: Tensor, x: Tensor) -> Tensor:
+def concat_global(features: Tensor, x: Tensor) -> Tensor:
     """Join numbers of the whole tile (B, F, 1, 1) to every pixel of x (B, C, H, W): (B, C + F, H, W)."""
-    return torch.cat([x, features.expand(-1, -1, *side(x))], dim=1)
+    return torch.cat([x, features.expand(-1, -1, *spatial_size(x))], dim=1)
 
 
 def pad_to_multiple(x: Tensor, of: int) -> Tensor:
     """Repeat the right and lower edge until both sides are multiples of `of` px; crop what comes out to undo it."""
-    height, width = side(x)
+    height, width = spatial_size(x)
     return F.pad(x, (0, -width % of, 0, -height % of), mode="replicate")

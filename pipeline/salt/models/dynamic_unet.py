@@ -11,8 +11,8 @@ from collections import OrderedDict
 from fastai.vision.models.unet import DynamicUnet as FastaiUnet
 from torch import Tensor, nn
 
-from pipeline.salt.models.encoders.sequential import Chain
-from pipeline.salt.models.encoders.table import build_chain
+from pipeline.salt.models.encoders.build import build_sequential
+from pipeline.salt.models.encoders.sequential import SequentialEncoder
 
 BUILT_AT = (128, 128)  # px, the image that fastai sends through the body to find where its sides change
 
@@ -20,23 +20,24 @@ BUILT_AT = (128, 128)  # px, the image that fastai sends through the body to fin
 class Body(nn.Sequential):
     """The layers of an encoder as fastai wants them: called in a row, hooked by number."""
 
-    def __init__(self, chain: Chain):
-        super().__init__(OrderedDict(chain.named_children()))
-        self.name, self.mean, self.std = chain.name, chain.mean, chain.std
-        self.channels, self.strides = chain.channels, chain.strides
+    def __init__(self, encoder: SequentialEncoder):
+        super().__init__(OrderedDict(encoder.named_children()))
+        self.name, self.mean, self.std = encoder.name, encoder.mean, encoder.std
+        self.channels, self.strides = encoder.channels, encoder.strides
 
 
 class DynamicUnet(FastaiUnet):
     """(B, 3, H, W) normalised images -> (B, n_out, H, W) logits, any H and W.
 
-    encoder  a key of ENCODERS, or a network of timm's or torchvision's that is a plain sequence of layers
+    encoder  a key of ENCODERS, or a model of timm's or torchvision's that is a plain sequence of layers
     y_range  squeeze what comes out between two bounds, by a sigmoid
     """
 
     def __init__(self, encoder: str = "resnet34", n_out: int = 1, y_range: tuple[float, float] | None = None):
-        super().__init__(Body(build_chain(encoder)), n_out, BUILT_AT, y_range=y_range)
+        super().__init__(Body(build_sequential(encoder)), n_out, BUILT_AT, y_range=y_range)
         # The last layer only makes a fastai tensor a plain one; no exporter can follow it.
         self.layers = self.layers[:-1]
+        self.y_range = y_range
         self.train()
 
     @property

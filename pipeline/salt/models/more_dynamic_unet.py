@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.models.blocks import BAM, ScSE, pad_to_multiple, side
-from pipeline.salt.models.encoders.timm_encoder import timm_pyramid
+from pipeline.salt.models.blocks import BAM, ScSE, pad_to_multiple, spatial_size
+from pipeline.salt.models.encoders.build import build_pyramid
 
 
-class Shuffle(nn.Sequential):
+class PixelShuffleICNR(nn.Sequential):
     """Sub-pixel convolution: (B, c_in, h, w) -> (B, c_out, s h, s w), at first the nearest-neighbour image (ICNR)."""
 
     def __init__(self, c_in: int, c_out: int, scale: int):
@@ -42,7 +42,7 @@ def _bilinear_conv(c_in: int, c_out: int, scale: int) -> nn.Module:
 
 # (c_in, c_out, scale) -> layer; all but `bilinear`, which has no weights, give c_out channels.
 UPSAMPLERS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "shuffle": Shuffle,
+    "shuffle": PixelShuffleICNR,
     "transpose": _transpose,
     "bilinear": _bilinear,
     "bilinear_conv": _bilinear_conv,
@@ -50,7 +50,7 @@ UPSAMPLERS: dict[str, Callable[[int, int, int], nn.Module]] = {
 ATTENTIONS: dict[str, Callable[[int], nn.Module]] = {"none": lambda c: nn.Identity(), "scse": ScSE, "bam": BAM}
 
 
-class UpBlock(nn.Module):
+class DecoderBlock(nn.Module):
     """Upsample, join the skip if there is one, two 3x3 convolutions."""
 
     def __init__(self, c_in: int, c_skip: int, c_out: int, scale: int, upsampler: str):
@@ -66,7 +66,7 @@ class UpBlock(nn.Module):
 
 
 class MoreDynamicUnet(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W.
+    """(B, 3, H, W) normalised images -> (B, n_out, H, W) logits, any H and W.
 
     encoder       any pyramid of timm's, from ResNet (first map at stride 2) to ConvNeXt and Swin (stride 4)
     upsampler     sub-pixel convolution, transposed convolution, bilinear without or with a convolution
@@ -82,10 +82,12 @@ class MoreDynamicUnet(nn.Module):
         reduction: Literal["halve", "eq_skip"] = "halve",
         middle_scale: float = 1.0,
         attention: Literal["none", "scse", "bam"] = "none",
+        n_out: int = 1,
     ):
         super().__init__()
-        self.encoder = timm_pyramid(encoder)
+        self.encoder = build_pyramid(encoder)
         *skips, c_last = self.encoder.channels
+        *strides, _ = self.encoder.strides
         c = int(c_last * middle_scale)
         if c < 2 ** len(self.encoder.channels):
             raise InputError(
@@ -93,22 +95,22 @@ class MoreDynamicUnet(nn.Module):
                 "step; take a larger one."
             )
         self.middle = nn.Sequential(_conv_bn_relu(c_last, c), ATTENTIONS[attention](c), _conv_bn_relu(c, c))
-        self.decoder = nn.ModuleList()
-        for c_skip in reversed(skips):
+        self.decoder = nn.ModuleDict()  # its keys are the strides of what the blocks give: 16, 8, 4, 2, 1
+        for c_skip, stride in zip(reversed(skips), reversed(strides), strict=True):
             c_out = c // 2 if reduction == "halve" else c_skip
-            self.decoder.append(UpBlock(c, c_skip, c_out, scale=2, upsampler=upsampler))
+            self.decoder[str(stride)] = DecoderBlock(c, c_skip, c_out, scale=2, upsampler=upsampler)
             c = c_out
         c_out = c // 2 if reduction == "halve" else c
-        self.last = UpBlock(c, 0, c_out, scale=self.encoder.strides[0], upsampler=upsampler)
-        self.logit = nn.Conv2d(c_out, 1, kernel_size=1)
+        self.decoder["1"] = DecoderBlock(c, 0, c_out, scale=strides[0], upsampler=upsampler)
+        self.logit = nn.Conv2d(c_out, n_out, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = side(x)
+        height, width = spatial_size(x)
         *skips, last = self.encoder(pad_to_multiple(x, self.encoder.strides[-1]))
         d = self.middle(last)
-        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+        for block, skip in zip(self.decoder.values(), [*reversed(skips), None], strict=True):
             d = block(d, skip)
-        return self.logit(self.last(d))[..., :height, :width]
+        return self.logit(d)[..., :height, :width]
 
 
 def _conv_bn_relu(c_in: int, c_out: int) -> nn.Sequential:

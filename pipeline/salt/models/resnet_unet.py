@@ -9,8 +9,8 @@ Names carry the stride: e4 is the encoder's map at a quarter of the input's side
 import torch
 from torch import Tensor, nn
 
-from pipeline.salt.models.blocks import resize, side
-from pipeline.salt.models.encoders.table import build_encoder
+from pipeline.salt.models.blocks import resize, spatial_size
+from pipeline.salt.models.encoders.build import build_encoder
 
 
 class ResNetUNet(nn.Module):
@@ -23,28 +23,28 @@ class ResNetUNet(nn.Module):
         self.skip2, self.skip4, self.skip8, self.skip16, self.skip32 = (
             _conv_relu(c, c, kernel=1) for c in self.encoder.channels
         )
-        self.up16 = _conv_relu(c32 + c16, 512)
-        self.up8 = _conv_relu(512 + c8, 256)
-        self.up4 = _conv_relu(256 + c4, 256)
-        self.up2 = _conv_relu(256 + c2, 128)
+        self.decoder16 = _conv_relu(c32 + c16, 512)
+        self.decoder8 = _conv_relu(512 + c8, 256)
+        self.decoder4 = _conv_relu(256 + c4, 256)
+        self.decoder2 = _conv_relu(256 + c2, 128)
         self.original = nn.Sequential(_conv_relu(3, 64), _conv_relu(64, 64))
-        self.up1 = _conv_relu(128 + 64, 64)
+        self.decoder1 = _conv_relu(128 + 64, 64)
         self.logit = nn.Conv2d(64, n_class, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         e2, e4, e8, e16, e32 = self.encoder(x)
         d32 = self.skip32(e32)  # (B, c32, H / 32, W / 32)
-        d16 = self.up16(_join(d32, self.skip16(e16)))  # (B, 512, H / 16, W / 16)
-        d8 = self.up8(_join(d16, self.skip8(e8)))
-        d4 = self.up4(_join(d8, self.skip4(e4)))
-        d2 = self.up2(_join(d4, self.skip2(e2)))
-        d1 = self.up1(_join(d2, self.original(x)))  # (B, 64, H, W)
+        d16 = self.decoder16(_join(d32, self.skip16(e16)))  # (B, 512, H / 16, W / 16)
+        d8 = self.decoder8(_join(d16, self.skip8(e8)))
+        d4 = self.decoder4(_join(d8, self.skip4(e4)))
+        d2 = self.decoder2(_join(d4, self.skip2(e2)))
+        d1 = self.decoder1(_join(d2, self.original(x)))  # (B, 64, H, W)
         return self.logit(d1)
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
     """x, brought to the size of the skip (x2 where sides allow it), and the skip."""
-    return torch.cat([resize(x, side(skip), align_corners=True), skip], dim=1)
+    return torch.cat([resize(x, spatial_size(skip), align_corners=True), skip], dim=1)
 
 
 def _conv_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:

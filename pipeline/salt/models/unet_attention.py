@@ -1,77 +1,91 @@
-"""UnetAttention: a ResNet that looks at full resolution, attention after each of its blocks, and three kinds of heads.
+"""UnetAttention: the article's second model, a ResNet at twice the resolution with BAM, three kinds of heads in one.
+
+Its encoder's first convolution has stride 1 and the max-pool stays: the decoder sees maps at strides 2, 4, 8, 16. What
+the deep heads and the classifier say joins the hypercolumn before the last two convolutions.
 
 BAM               Park et al. 2018,      https://arxiv.org/abs/1807.06514
 Hypercolumns      Hariharan et al. 2015, https://arxiv.org/abs/1411.5752
 Deep supervision  Lee et al. 2015,       https://arxiv.org/abs/1409.5185
 Fused heads       Heng CherKeng 2018,    https://www.kaggle.com/c/tgs-salt-identification-challenge/discussion/64645
 
-Names carry the stride: neither stem nor pool shrinks the image, so e8, not e32, is the encoder's last map.
+Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
 """
 
 import torch
-from fastai.layers import ConvLayer
 from torch import Tensor, nn
 
-from pipeline.salt.errors import InputError
-from pipeline.salt.models.blocks import BAM, Classifier, Heads, hypercolumn, resize, side, spread
-from pipeline.salt.models.encoders.sequential import with_full_size_stem, without_early_pool
-from pipeline.salt.models.encoders.table import STRIDES, build_chain
+from pipeline.salt.models.blocks import BAM, Heads, concat_global, resize, spatial_size
+from pipeline.salt.models.encoders.build import build_sequential
+from pipeline.salt.models.encoders.contract import IDENTITY_STATS
+from pipeline.salt.models.encoders.sequential import unstride_stem_
+from pipeline.salt.models.encoders.table import STRIDES
+
+WIDTH = 16  # channels of every decoder map
 
 
-class Decoder(nn.Module):
-    """Transposed convolution x2, to the very size of the skip, which joins; one 3x3 convolution."""
+class DecoderBlock(nn.Module):
+    """Transposed convolution x2, to the very size of the skip, beside a 1x1 convolution of the skip; ReLU, BN, BAM."""
 
-    def __init__(self, c_in: int, c_skip: int, c_out: int):
+    def __init__(self, c_in: int, c_skip: int):
         super().__init__()
-        self.up = nn.ConvTranspose2d(c_in, c_out, kernel_size=2, stride=2)
-        self.conv = ConvLayer(c_out + c_skip, c_out)
+        self.up = nn.ConvTranspose2d(c_in, WIDTH // 2, kernel_size=2, stride=2)
+        self.skip = nn.Conv2d(c_skip, WIDTH // 2, kernel_size=1)
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.attention = BAM(WIDTH)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat([resize(self.up(x), side(skip)), skip], dim=1))
+        joined = torch.cat([resize(self.up(x), spatial_size(skip)), self.skip(skip)], dim=1)
+        return self.attention(self.norm(joined.relu()))
 
 
 class UnetAttention(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training.
+    """(B, 3, H, W) images of 0..1, not normalised -> (B, 1, H, W) salt logits, any H and W; `Heads` in training.
 
-    encoder  one that is a sequence of layers with an early max-pool: a ResNet, XResNet, SE-ResNeXt
-    width    channels of every decoder map
-    dropout  share of the hypercolumn's channels that are dropped in training
+    encoder  a sequence of layers with maps at strides 2, 4, 8, 16, 32 before its stem is changed, such as resnet34
     """
 
-    def __init__(self, encoder: str = "resnet34", width: int = 64, dropout: float = 0.0):
+    def __init__(self, encoder: str = "resnet34"):
         super().__init__()
-        chain = build_chain(encoder)
-        if chain.strides != STRIDES:
-            raise InputError(
-                f"encoder {encoder!r} gives maps at strides {', '.join(map(str, chain.strides))}, this "
-                "network needs 2, 4, 8, 16, 32: take a ResNet, such as resnet34."
+        self.encoder = build_sequential(encoder, STRIDES)
+        unstride_stem_(self.encoder)
+        self.encoder.mean, self.encoder.std = IDENTITY_STATS
+        _, c2, c4, c8, c16 = self.encoder.channels
+        self.attention = nn.ModuleList([nn.Identity(), BAM(c2), BAM(c4), BAM(c8), BAM(c16)])
+        self.decoder8 = DecoderBlock(c16, c8)
+        self.decoder4 = DecoderBlock(WIDTH, c4)
+        self.decoder2 = DecoderBlock(WIDTH, c2)
+        self.decoder1 = nn.ConvTranspose2d(WIDTH, WIDTH, kernel_size=2, stride=2)
+        self.deep = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(WIDTH, WIDTH, kernel_size=3, padding=1),
+                nn.ReLU(),
+                nn.BatchNorm2d(WIDTH),
+                nn.Conv2d(WIDTH, 1, kernel_size=3, padding=1),
             )
-        self.encoder = without_early_pool(with_full_size_stem(chain))
-        _, c1, c2, c4, c8 = self.encoder.channels
-        w = width
-        self.attention = nn.ModuleList([nn.Identity(), BAM(c1), BAM(c2), BAM(c4), BAM(c8)])
-        self.center = nn.Sequential(ConvLayer(c8, c8), ConvLayer(c8, c8 // 2), nn.MaxPool2d(2))
-        self.decoder4 = Decoder(c8 // 2, c8, w)
-        self.decoder3 = Decoder(w, c4, w)
-        self.decoder2 = Decoder(w, c2, w)
-        self.decoder1 = Decoder(w, c1, w)
-        self.dropout = nn.Dropout2d(dropout)
-        self.pixel = ConvLayer(4 * w, w)
-        self.classifier = Classifier(c8, w)
-        self.logit = nn.Sequential(ConvLayer(2 * w, w), nn.Conv2d(w, 1, kernel_size=1))
-        self.deep = nn.ModuleList(nn.Conv2d(w, 1, kernel_size=1) for _ in range(5))
+            for _ in range(4)
+        )
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(c16, 256),
+            nn.ReLU(),
+            nn.BatchNorm1d(256),
+            nn.Dropout(0.3),
+            nn.Linear(256, 1),
+        )
+        c = 4 * WIDTH + 4 + 1  # the decoder's maps, their deep heads' logits, the classifier's probability
+        self.logit = nn.Sequential(nn.Conv2d(c, c, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(c, 1, kernel_size=1))
 
     def forward(self, x: Tensor) -> Tensor | Heads:
-        _, e1, e2, e4, e8 = self.encoder(x, after=self.attention)
-        center = self.center(e8)  # (B, c8 / 2, H / 16, W / 16)
-        d8 = self.decoder4(center, e8)  # (B, w, H / 8, W / 8)
-        d4 = self.decoder3(d8, e4)
+        _, e2, e4, e8, e16 = self.encoder(x, after=self.attention)
+        d8 = self.decoder8(e16, e8)  # (B, 16, H / 8, W / 8)
+        d4 = self.decoder4(d8, e4)
         d2 = self.decoder2(d4, e2)
-        d1 = self.decoder1(d2, e1)  # (B, w, H, W)
-        pixel = self.pixel(self.dropout(hypercolumn([d1, d2, d4, d8])))
-        features, any_salt = self.classifier(e8)
-        logits = self.logit(spread(features, pixel))  # (B, 1, H, W)
-        if not self.training:
-            return logits
-        maps = [pixel, d1, d2, d4, d8]
-        return Heads(logits, [head(m) for head, m in zip(self.deep, maps, strict=True)], any_salt)
+        d1 = self.decoder1(d2)  # (B, 16, H, W), or a pixel more
+        maps = [d8, d4, d2, d1]
+        deep = [head(d) for head, d in zip(self.deep, maps, strict=True)]  # each (B, 1, its own side)
+        any_salt = self.classifier(e16)  # (B, 1) logit
+        column = torch.cat([resize(m, spatial_size(x)) for m in [*maps, *deep]], dim=1)  # (B, 4 * 16 + 4, H, W)
+        logits = self.logit(concat_global(any_salt.sigmoid()[..., None, None], column))  # (B, 1, H, W)
+        return Heads(logits, deep, any_salt) if self.training else logits

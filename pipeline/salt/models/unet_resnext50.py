@@ -13,12 +13,12 @@ import torch
 from fastai.layers import ConvLayer
 from torch import Tensor, nn
 
-from pipeline.salt.models.blocks import Classifier, Heads, ScSE, Size, hypercolumn, resize, side, spread
-from pipeline.salt.models.encoders.sequential import without_early_pool
-from pipeline.salt.models.encoders.table import build_encoder
+from pipeline.salt.models.blocks import Classifier, Heads, ScSE, Size, concat_global, hypercolumn, resize, spatial_size
+from pipeline.salt.models.encoders.build import build_encoder
+from pipeline.salt.models.encoders.sequential import remove_early_pool_
 
 
-class Decoder(nn.Module):
+class DecoderBlock(nn.Module):
     """Bilinear upsampling to `size` (x2 where sides allow it), then two 3x3 convolutions."""
 
     def __init__(self, c_in: int, c_mid: int, c_out: int, scse: bool):
@@ -47,15 +47,15 @@ class FPA(nn.Module):
         x2 = self.down[0](x)
         x4 = self.down[1](x2)
         x8 = self.down[2](x4)
-        weight4 = self.same[1](x4) + resize(self.same[2](x8), side(x4))
-        weight2 = self.same[0](x2) + resize(weight4, side(x2))
-        return self.mix(x) * resize(weight2, side(x)) + self.mean(x)
+        weight4 = self.same[1](x4) + resize(self.same[2](x8), spatial_size(x4))
+        weight2 = self.same[0](x2) + resize(weight4, spatial_size(x2))
+        return self.mix(x) * resize(weight2, spatial_size(x)) + self.mean(x)
 
 
 class UnetResNext50(nn.Module):
     """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training if it has some.
 
-    encoder           a key of ENCODERS, or a timm pyramid with strides 2, 4, 8, 16, 32
+    encoder           a key of ENCODERS, or a model of timm's with maps at strides 2, 4, 8, 16, 32
     width             channels of every decoder map; the other layers of the decoder scale with it
     scse              spatial and channel attention after every decoder block
     fpa               feature pyramid attention for the centre
@@ -81,17 +81,17 @@ class UnetResNext50(nn.Module):
         super().__init__()
         self.encoder = build_encoder(encoder)
         if half_skip:
-            without_early_pool(self.encoder)
+            remove_early_pool_(self.encoder)
         c2, c4, c8, c16, c32 = self.encoder.channels
         w = width
         c = c32 // 2
         self.center = FPA(c32, c) if fpa else nn.Sequential(ConvLayer(c32, c32), ConvLayer(c32, c))
-        self.decoder5 = Decoder(c + c32, 16 * w, w, scse)
-        self.decoder4 = Decoder(w + c16, 8 * w, w, scse)
-        self.decoder3 = Decoder(w + c8, 4 * w, w, scse)
-        self.decoder2 = Decoder(w + c4, 2 * w, w, scse)
+        self.decoder16 = DecoderBlock(c + c32, 16 * w, w, scse)
+        self.decoder8 = DecoderBlock(w + c16, 8 * w, w, scse)
+        self.decoder4 = DecoderBlock(w + c8, 4 * w, w, scse)
+        self.decoder2 = DecoderBlock(w + c4, 2 * w, w, scse)
         self.stem_skip = stem_skip
-        self.decoder1 = Decoder(w + c2 if stem_skip else w, w, w, scse)
+        self.decoder1 = DecoderBlock(w + c2 if stem_skip else w, w, w, scse)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = Classifier(c32, w) if classifier else None
         column = 6 * w if classifier else 5 * w
@@ -101,18 +101,18 @@ class UnetResNext50(nn.Module):
     def forward(self, x: Tensor) -> Tensor | Heads:
         e2, e4, e8, e16, e32 = self.encoder(x)
         center = self.center(e32)  # (B, c32 / 2, H / 32, W / 32)
-        d16 = self.decoder5(torch.cat([center, e32], 1), side(e16))  # (B, w, H / 16, W / 16)
-        d8 = self.decoder4(torch.cat([d16, e16], 1), side(e8))
-        d4 = self.decoder3(torch.cat([d8, e8], 1), side(e4))
-        d2 = self.decoder2(torch.cat([d4, e4], 1), side(e2))
+        d16 = self.decoder16(torch.cat([center, e32], 1), spatial_size(e16))  # (B, w, H / 16, W / 16)
+        d8 = self.decoder8(torch.cat([d16, e16], 1), spatial_size(e8))
+        d4 = self.decoder4(torch.cat([d8, e8], 1), spatial_size(e4))
+        d2 = self.decoder2(torch.cat([d4, e4], 1), spatial_size(e2))
         d2_skip = torch.cat([d2, e2], 1) if self.stem_skip else d2
-        d1 = self.decoder1(d2_skip, side(x))  # (B, w, H, W)
+        d1 = self.decoder1(d2_skip, spatial_size(x))  # (B, w, H, W)
         maps = [d1, d2, d4, d8, d16]
         column = self.dropout(hypercolumn(maps))  # (B, 5w, H, W)
         any_salt = None
         if self.classifier:
             features, any_salt = self.classifier(e32)
-            column = spread(features, column)  # (B, 6w, H, W)
+            column = concat_global(features, column)  # (B, 6w, H, W)
         logits = self.logit(column)  # (B, 1, H, W)
         if not self.training or not (self.deep or self.classifier):
             return logits

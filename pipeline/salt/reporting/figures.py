@@ -1,7 +1,6 @@
 """The report's pictures: charts as inline SVG, tiles as PNG with outlines in SVG.
 
-A chart takes its ink from the page (currentColor and the CSS variables --soft and --line), so it reads on a light page
-and on a dark one.
+A chart takes its colours from the report's CSS (currentColor, --soft and --line), so it reads in light and dark mode.
 """
 
 import base64
@@ -18,8 +17,8 @@ from PIL import Image
 # Ten colours that stay apart for colour-blind readers too. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 
-INK, SOFT, LINE = "#010203", "#010204", "#010205"  # stand for the page's own colours until the SVG is written
-PAGE = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
+INK, SOFT, LINE = "#010203", "#010204", "#010205"  # placeholders, replaced by CSS when the SVG is written
+CSS = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "font.size": 10,
@@ -48,12 +47,12 @@ def colour(fold: int) -> str:
 
 @matplotlib.rc_context(STYLE)
 def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) -> str:
-    """Out-of-fold score of each fold, its best and last epoch, the mean, and lines to hold them against.
+    """SVG of the out-of-fold score of each fold, its best and last epoch, their mean, and references.
 
     folds  as scores.per_fold gives them;  references  label -> score
     """
     figure, ax = _axes("fold", "score")
-    at, ends = range(len(folds)), [list(fold["sizes"].values())[-1] for fold in folds]
+    at, ends = range(len(folds)), [list(fold["phases"].values())[-1] for fold in folds]
     ax.axhline(mean, color=INK, linewidth=1, label=f"mean {mean:.4f}")
     ax.scatter(
         at, [end["best"]["score"] for end in ends], marker="^", facecolor="none", edgecolor=INK, label="best epoch"
@@ -86,18 +85,18 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
             color=SOFT,
         )
     figure.legend(loc="outside upper left", ncols=4, fontsize=9, handletextpad=0.3, columnspacing=1)
-    said = ", ".join(f"fold {fold['fold']} {fold['score']:.4f}" for fold in folds)
-    return _svg(figure, f"Out-of-fold scores: {said}; mean {mean:.4f}.")
+    each = ", ".join(f"fold {fold['fold']} {fold['score']:.4f}" for fold in folds)
+    return _svg(figure, f"Out-of-fold scores: {each}; mean {mean:.4f}.")
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: str) -> str:
-    """Loss (what='loss') or score (what='score') per epoch, a colour a fold, the sizes one after the other."""
+def learning_curves(histories: dict[int, dict[str, pd.DataFrame]], what: str) -> str:
+    """SVG of the loss (what='loss') or score (what='score') per epoch, a colour a fold, the phases in a row."""
     figure, ax = _axes("epoch", what)
     lines = {"loss": {"train_loss": (0, (2, 1.5)), "valid_loss": "-"}, "score": {"meanap": "-"}}[what]
-    for fold, sizes in histories.items():
+    for fold, phases in histories.items():
         before = 0
-        for history in sizes.values():
+        for history in phases.values():
             for column, style in lines.items():
                 ax.plot(
                     before + history["epoch"],
@@ -112,11 +111,11 @@ def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: s
                 ax.plot(before + best["epoch"], best["meanap"], "o", color=colour(fold), markersize=5)
             before += len(history)
     before = 0
-    for i, (size, history) in enumerate(next(iter(histories.values())).items()):
+    for i, (phase, history) in enumerate(next(iter(histories.values())).items()):
         if i:
             ax.axvline(before + 0.5, color=SOFT, linewidth=1, linestyle=":")
         ax.annotate(
-            size if isinstance(size, str) else f"{size} px",
+            phase,
             (before + 0.5, 1),
             xytext=(4, 2),
             fontsize=9,
@@ -127,12 +126,12 @@ def learning_curves(histories: dict[int, dict[int | str, pd.DataFrame]], what: s
         before += len(history)
     ax.set_xlim(0.5, before + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure, f"The {what} of every fold over the epochs of all sizes; the table of folds has the numbers.")
+    return _svg(figure, f"The {what} of every fold over the epochs of all phases; the table of folds has the numbers.")
 
 
 @matplotlib.rc_context(STYLE)
 def thresholds(scores: dict[float, float], chosen: float) -> str:
-    """Score against threshold, the chosen one marked."""
+    """SVG of the score against the threshold, the chosen one marked."""
     figure, ax = _axes("threshold on the probability", "out-of-fold score")
     ax.axvline(chosen, color=SOFT, linewidth=1, linestyle=":")
     ax.plot(list(scores), list(scores.values()), color=COLOURS[0], marker=".")
@@ -149,7 +148,7 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
 
 @matplotlib.rc_context(STYLE)
 def classes(rows: list[dict]) -> str:
-    """Mean score of each class of salt share, with its number of tiles; rows as scores.per_class gives them."""
+    """SVG of the mean score of each class of salt share, with its number of tiles; rows: see scores.per_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "mean score")
     bars = ax.bar(
         [row["class"].removeprefix("to ").removesuffix(" %") for row in rows],
@@ -204,6 +203,6 @@ def _svg(figure: Figure, words: str) -> str:
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
-    for mark, ink in PAGE.items():
+    for mark, ink in CSS.items():
         text = text.replace(mark, ink)
     return text.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)

@@ -1,9 +1,9 @@
-"""What the report says in numbers: pure functions of tables, probabilities and masks.
+"""The numbers of the report: pure functions of tables, probabilities and masks.
 
-A table of tiles has one row a tile; its index is the tile's row in the arrays that go with it.
+A table has one row a tile; its index is the tile's row in the arrays that go with it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +12,19 @@ import pandas as pd
 from pipeline.salt import submission
 from pipeline.salt.config import Submit
 from pipeline.salt.folds import coverage_class
-from pipeline.salt.metrics import TILES_AT_ONCE, iou, tile_scores
+from pipeline.salt.metrics import iou, tile_scores
 
-# Lines to hold a score of real tiles against. The article's: ten folds, best epoch at 224 px, mean and deviation.
+# What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
 ARTICLE = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
 MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderboard, which is not out of fold
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted of N tiles, and how a submission makes masks of it.
+    """The predictions for N tiles, and how a submission makes masks of them.
 
-    images  (N, H, W) uint8 grey;  probs  (N, H, W) float16 in [0, 1], anything where no network ran
-    truth   (N, H, W) bool, None where nobody knows;  all three possibly memory maps
+    images  (N, H, W) uint8 grey;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
+    truth   (N, H, W) bool, None where unknown;  all three possibly memory maps
     """
 
     images: np.ndarray
@@ -33,22 +33,19 @@ class Predictions:
     threshold: float
     rules: Submit
 
-    def masks(self, tiles: pd.DataFrame) -> np.ndarray:
-        """(len(tiles), H, W) bool: what the submission holds, or would hold, for these tiles."""
-        return next(self.masks_at(tiles, [self.threshold]))
-
-    def masks_at(self, tiles: pd.DataFrame, thresholds: Iterable[float]) -> Iterator[np.ndarray]:
-        """The same at each of these thresholds."""
-        probs, black = self.probs[tiles.index], tiles["black"].to_numpy() if self.rules.black_empty else None
-        for threshold in thresholds:
-            yield submission.masks(probs, threshold, black=black, full_empty=self.rules.full_empty)
+    def masks(self, table: pd.DataFrame) -> np.ndarray:
+        """(len(table), H, W) bool: the masks that the submission holds, or would hold, for these tiles."""
+        black = table["black"].to_numpy() if self.rules.black_empty else None
+        return submission.masks(self.probs[table.index], self.threshold, black=black, full_empty=self.rules.full_empty)
 
 
-def judged(tiles: pd.DataFrame, found: Predictions) -> pd.DataFrame:
-    """`tiles` and, for each: salt and predicted (shares in [0, 1]), iou, score; raw_score is without the rules."""
+def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
+    """`table` and, for each tile: salt and predicted (shares in [0, 1]), iou, score; raw_score is before the rules."""
     parts = []
-    for part in _batches(tiles):
-        truth, masks, raw = found.truth[part.index], found.masks(part), found.probs[part.index] > found.threshold
+    for start in range(0, len(table), submission.TILES_AT_ONCE):  # the arrays are larger than memory should be
+        part = table.iloc[start : start + submission.TILES_AT_ONCE]
+        truth, masks = predictions.truth[part.index], predictions.masks(part)
+        raw = predictions.probs[part.index] > predictions.threshold
         parts.append(
             pd.DataFrame(
                 {
@@ -61,20 +58,11 @@ def judged(tiles: pd.DataFrame, found: Predictions) -> pd.DataFrame:
                 index=part.index,
             )
         )
-    return tiles.join(pd.concat(parts))
-
-
-def at_cuts(tiles: pd.DataFrame, found: Predictions, cuts: list[float]) -> dict[float, float]:
-    """Mean score of `tiles` at each threshold of `cuts`, after the rules."""
-    totals = np.zeros(len(cuts))
-    for part in _batches(tiles):
-        truth = found.truth[part.index]
-        totals += [tile_scores(masks, truth).sum() for masks in found.masks_at(part, cuts)]
-    return dict(zip(cuts, (totals / len(tiles)).round(6).tolist(), strict=True))
+    return table.join(pd.concat(parts))
 
 
 def pooled(tiles: pd.DataFrame) -> dict:
-    """Mean score of judged tiles, the same without the rules, and what empty masks alone would score."""
+    """Mean score of scored tiles, the same before the rules, and what empty masks alone would score."""
     return {
         "tiles": len(tiles),
         "score": _mean(tiles["score"]),
@@ -83,31 +71,58 @@ def pooled(tiles: pd.DataFrame) -> dict:
     }
 
 
-def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[int | str, pd.DataFrame]]) -> list[dict]:
-    """For each fold its pooled scores, and for each size the best and the last epoch of its history.
+def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[str, pd.DataFrame]]) -> list[dict]:
+    """For each fold its pooled scores, and for each phase the best and the last epoch of its history.
 
-    tiles  judged, with their fold;  histories  fold -> size, or config.PSEUDO -> what callbacks.EpochLog keeps
+    tiles  scored, with their fold;  histories  fold -> phase -> what callbacks.EpochLog keeps
     """
-    return [
-        {
-            "fold": fold,
-            **pooled(tiles[tiles["fold"] == fold]),
-            "sizes": {str(size): _epochs(history) for size, history in sizes.items()},
-        }
-        for fold, sizes in histories.items()
-    ]
+    folds = []
+    for fold, phases in histories.items():
+        own = tiles[tiles["fold"] == fold]
+        folds.append(
+            {
+                "fold": fold,
+                **pooled(own),
+                "se": round(float(own["score"].std(ddof=1) / np.sqrt(len(own))), 6) if len(own) > 1 else None,
+                "phases": {phase: _epochs(history) for phase, history in phases.items()},
+            }
+        )
+    return folds
 
 
-def per_size(folds: list[dict]) -> dict[str, dict]:
-    """Over the folds, for each size: mean and deviation of its best and last epochs' scores, seconds in all."""
-    sizes = {size: [fold["sizes"][size] for fold in folds] for size in folds[0]["sizes"]}
+def per_phase(folds: list[dict]) -> dict[str, dict]:
+    """Over the folds, for each phase: mean and deviation of its best and last epochs' scores, seconds in all."""
+    phases = {phase: [fold["phases"][phase] for fold in folds] for phase in folds[0]["phases"]}
     return {
-        size: {
-            "seconds": round(sum(of_fold["seconds"] for of_fold in found), 1),
-            **{which: spread([of_fold[which]["score"] for of_fold in found]) for which in ("best", "last")},
+        phase: {
+            "seconds": round(sum(epochs["seconds"] for epochs in of_folds), 1),
+            **{which: spread([epochs[which]["score"] for epochs in of_folds]) for which in ("best", "last")},
         }
-        for size, found in sizes.items()
+        for phase, of_folds in phases.items()
     }
+
+
+def warnings(results: dict) -> list[str]:
+    """Sentences on what is badly wrong with these scores, most often nothing; `results` is what scores.json holds.
+
+    - The out-of-fold tiles or the test tiles score no more than empty masks would, although some have salt.
+    - A fold scores more than 3 of its standard errors below the mean of the other folds.
+    """
+    said = []
+    for name, part in [("out of fold", results["out_of_fold"]), ("on the test tiles", results["test"])]:
+        if part and part["score"] <= part["all_empty"] < 1:
+            said.append(
+                f"The score {name} is {part['score']:.4f}; empty masks alone would get {part['all_empty']:.4f}. "
+                "Nothing useful was learned, or the predictions are not of these tiles."
+            )
+    for fold in results["folds"]:
+        others = [other["score"] for other in results["folds"] if other is not fold]
+        if others and fold["se"] is not None and fold["score"] < np.mean(others) - 3 * fold["se"]:
+            said.append(
+                f"Fold {fold['fold']} scores {fold['score']:.4f}, far below the {np.mean(others):.4f} of the others "
+                f"(its standard error is {fold['se']:.4f}). Its training may have failed; see its learning curve."
+            )
+    return said
 
 
 def spread(scores: list[float]) -> dict:
@@ -125,7 +140,7 @@ def per_class(tiles: pd.DataFrame) -> list[dict]:
 
 
 def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> dict:
-    """Share of empty masks; labelled: salt shares of all labelled tiles, tiles: judged, submitted: the submission's."""
+    """Share of empty masks; labelled: salt shares of all labelled tiles, tiles: scored, submitted: the submission's."""
     return {
         "labelled": _mean(labelled == 0),
         "scored_truth": _mean(tiles["salt"] == 0),
@@ -135,12 +150,12 @@ def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> 
 
 
 def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
-    """Up to `count` judged tiles of each kind, the most telling first; no kind shows a tile of another.
+    """Up to `count` scored tiles of each kind, the clearest first; no kind shows a tile of another.
 
     best      highest IoU, each of another class of salt share
-    missed    salt of which nothing was found, most salt first
-    invented  salt found where there is none, most of it first
-    shape     salt found where there is some, largest area in error first
+    missed    no salt predicted where there is some, most salt first
+    invented  salt predicted where there is none, most of it first
+    shape     salt predicted where there is some, largest area in error first
     """
     salt, predicted = tiles["salt"] > 0, tiles["predicted"] > 0
     both = tiles[salt & predicted].sort_values(["iou", "id"])
@@ -154,28 +169,24 @@ def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
     }
 
 
-def machines(notes: list[dict]) -> dict:
+def machines(sidecars: list[dict]) -> dict:
     """Seconds in all, device, host and versions of the trainings with these sidecars; what differs is listed."""
-    packages = dict.fromkeys(package for note in notes for package in note["versions"])
+    versions = [sidecar["versions"] for sidecar in sidecars]
+    packages = dict.fromkeys(name for each in versions for name in each)
     return {
-        "seconds": round(sum(note["seconds"] for note in notes), 1),
-        "device": _distinct(note["device"] for note in notes),
-        "host": _distinct(note["host"] for note in notes),
-        "versions": {name: _distinct(note["versions"].get(name, "none") for note in notes) for name in packages},
+        "seconds": round(sum(sidecar["seconds"] for sidecar in sidecars), 1),
+        "device": _distinct(sidecar["device"] for sidecar in sidecars),
+        "host": _distinct(sidecar["host"] for sidecar in sidecars),
+        "versions": {name: _distinct(each.get(name, "none") for each in versions) for name in packages},
     }
 
 
-def _batches(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """A few rows at a time: the arrays that go with them are larger than memory should be."""
-    return (tiles.iloc[start : start + TILES_AT_ONCE] for start in range(0, len(tiles), TILES_AT_ONCE))
-
-
 def _epochs(history: pd.DataFrame) -> dict:
-    found = {"best": history.loc[history["meanap"].idxmax()], "last": history.iloc[-1]}
+    rows = {"best": history.loc[history["meanap"].idxmax()], "last": history.iloc[-1]}
     return {
         "epochs": len(history),
         "seconds": round(float(history["seconds"].sum()), 1),
-        **{name: {"epoch": int(row["epoch"]), "score": float(row["meanap"])} for name, row in found.items()},
+        **{name: {"epoch": int(row["epoch"]), "score": float(row["meanap"])} for name, row in rows.items()},
     }
 
 

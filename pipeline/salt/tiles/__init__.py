@@ -1,0 +1,37 @@
+"""The competition's tiles: reading, checking, caching, resizing, batching; and generated ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+SIDE = 101  # px, of every image and mask
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A data set: N labelled (train) tiles and M test tiles, decoded; the arrays may be read-only memory maps.
+
+    train_images  (N, 101, 101) uint8 grey
+    train_masks   (N, 101, 101) bool, True where there is salt
+    test_images   (M, 101, 101) uint8 grey
+    table         id, split ('train' or 'test'), z, coverage (salt share in [0, 1], NaN for test), black (bool):
+                  N train rows sorted by id, then M test rows in the order of sample_submission.csv
+    test_truth    (M, 101, 101) bool masks of the test tiles where they are known (generated tiles), else None
+    """
+
+    train_images: np.ndarray
+    train_masks: np.ndarray
+    test_images: np.ndarray
+    table: pd.DataFrame
+    test_truth: np.ndarray | None = None
+
+    @property
+    def train_table(self) -> pd.DataFrame:
+        """The rows of train_images and train_masks."""
+        return self.table[self.table["split"] == "train"].reset_index(drop=True)
+
+    @property
+    def test_table(self) -> pd.DataFrame:
+        """The rows of test_images and test_truth."""
+        return self.table[self.table["split"] == "test"].reset_index(drop=True)

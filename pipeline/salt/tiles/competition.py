@@ -1,9 +1,8 @@
-"""Every tile of the competition, decoded and checked; `files` says how they may lie in the folder."""
+"""Reads the competition's tiles from Kaggle's files and checks every one; `files` knows their layout."""
 
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,55 +12,49 @@ from tqdm import tqdm
 
 from pipeline.salt import rle
 from pipeline.salt.errors import InputError
-from pipeline.salt.tiles import files
-from pipeline.salt.tiles.faults import LINES, Faults
-from pipeline.salt.tiles.files import find, inputs
+from pipeline.salt.tiles import SIDE, Tiles, files
+from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
 
-__all__ = ["Competition", "find", "inputs", "read"]
+__all__ = ["find", "hint", "inputs", "is_sample", "read"]
 
-SIDE = 101  # px, of every tile
 SLUG = "tgs-salt-identification-challenge"
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
+SHOWN = 20  # pairs of equal pictures in a remark
+PNG = b"\x89PNG\r\n\x1a\n"
+OTHER_FORMATS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP"}
 
 
-@dataclass(frozen=True)
-class Competition:
-    """N train tiles sorted by id, M test tiles in the order of sample_submission.csv."""
+def read(folder: Path, progress: bool = True) -> tuple[Tiles, list[str]]:
+    """The tiles in Kaggle's folder, and remarks on them that are no faults. InputError lists every fault of the files.
 
-    images: np.ndarray  # (N, 101, 101) uint8 grey
-    masks: np.ndarray  # (N, 101, 101) bool, True where there is salt
-    test: np.ndarray  # (M, 101, 101) uint8 grey
-    tiles: pd.DataFrame  # N + M rows: id, split, z, coverage (salt share 0..1, NaN for test), black
-    truth: np.ndarray | None  # (M, 101, 101) bool masks of the test tiles, where the folder has test_truth.csv
-    notes: list[str]  # worth saying, no fault
-
-
-def read(folder: Path, progress: bool = True) -> Competition:
-    """All tiles of Kaggle's folder; InputError lists every fault of its files."""
+    progress  draw a bar, where the output is a terminal
+    """
     faults = Faults()
     rows = {name: files.rows(folder, name, faults) for name in files.COLUMNS}
-    pngs = {split: files.pngs(folder, split, faults) for split in ("train", "test")}
     train, submission, depths, truths = (
         rows[name] for name in ("train.csv", "sample_submission.csv", "depths.csv", "test_truth.csv")
     )
+    pngs = {split: files.pngs(folder, split, faults) for split in ("train", "test")}
     parts = [
-        ("train", "images", train, "train.csv", _grey),
-        ("train", "masks", train, "train.csv", _mask),
-        ("test", "images", submission, "sample_submission.csv", _grey),
+        ("train", "images", "train.csv", _grey),
+        ("train", "masks", "train.csv", _mask),
+        ("test", "images", "sample_submission.csv", _grey),
     ]
-    for split, kind, expected, table, _ in parts:
-        if pngs[split] and expected:
-            _same_ids(f"{files.source(folder, split).name}/{kind}", pngs[split][kind], table, expected, faults)
+    for split, kind, table, _ in parts:
+        if pngs[split] and rows[table]:
+            _same_ids(_place(folder, split, kind), pngs[split][kind], table, rows[table], faults)
     if truths and submission:
         _same_ids("test_truth.csv", truths, "sample_submission.csv", submission, faults)
-    faults["split"] += [
-        f"sample_submission.csv: {tile} is in train.csv too; an id is one tile" for tile in submission if tile in train
-    ]
+    for tile in submission:
+        if tile in train:
+            faults.add("sample_submission.csv", "is in train.csv too; an id is one tile", tile)
 
-    found = [(pngs[split].get(kind, {}), decode) for split, kind, _, _, decode in parts]
-    total, hidden = sum(len(some) for some, _ in found), None if progress else True  # None: where nobody watches
-    with tqdm(total=total, desc="decoding tiles", unit="", disable=hidden) as bar:
-        images, masks, test = (_decode(some, decode, bar, faults) for some, decode in found)
+    total = sum(len(pngs[split].get(kind, {})) for split, kind, *_ in parts)
+    with tqdm(total=total, desc="decoding tiles", unit="", disable=None if progress else True) as bar:
+        images, masks, test = (
+            _decode(_place(folder, split, kind), pngs[split].get(kind, {}), decode, bar, faults)
+            for split, kind, _, decode in parts
+        )
     _masks("train.csv", train, masks, faults)
     truth = _masks("test_truth.csv", truths, {}, faults)
     order, test_order = sorted(train), list(submission)
@@ -69,7 +62,7 @@ def read(folder: Path, progress: bool = True) -> Competition:
     faults.raise_if_any(folder)
 
     images, masks, test = (_stack(tiles, ids) for tiles, ids in ((images, order), (masks, order), (test, test_order)))
-    tiles = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": order + test_order,
             "split": ["train"] * len(train) + ["test"] * len(test),
@@ -78,33 +71,49 @@ def read(folder: Path, progress: bool = True) -> Competition:
             "black": [*~images.any(axis=(1, 2)), *~test.any(axis=(1, 2))],
         }
     )
-    notes = _notes(folder, tiles, [*images, *test])
-    return Competition(images, masks, test, tiles, _stack(truth, test_order) if truth else None, notes)
+    tiles = Tiles(images, masks, test, table, _stack(truth, test_order) if truth else None)
+    return tiles, _remarks(folder, tiles)
 
 
-def _same_ids(place: str, found: Iterable[str], table: str, expected: Iterable[str], faults: Faults) -> None:
-    faults["missing"] += [f"{place}: {tile} is missing, {table} has it" for tile in sorted({*expected} - {*found})]
-    faults["no row"] += [f"{place}: {tile} has no row in {table}" for tile in sorted({*found} - {*expected})]
+def _place(folder: Path, split: str, kind: str) -> str:
+    place = files.source(folder, split)
+    return f"{place.name if place else split}/{kind}"
+
+
+def _same_ids(place: str, ids: Iterable[str], table: str, expected: Iterable[str], faults: Faults) -> None:
+    for tile in sorted({*expected} - {*ids}):
+        faults.add(place, f"is missing, {table} has it", tile)
+    for tile in sorted({*ids} - {*expected}):
+        faults.add(place, f"has no row in {table}", tile)
 
 
 def _decode(
-    pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults
+    place: str, pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults
 ) -> dict[str, np.ndarray]:
     """id -> (101, 101) array of each PNG without fault."""
     tiles = {}
     for tile, (name, load) in pngs.items():
         bar.update()
         try:
-            with Image.open(io.BytesIO(load()), formats=["PNG"]) as image:
-                if image.size != (SIDE, SIDE):
-                    raise InputError(f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE}")
-                tiles[tile] = decode(image)
+            tiles[tile] = _decode_png(load(), decode)
         except InputError as error:
-            faults["picture"].append(f"{name}: {error}")
+            faults.add(place, str(error), name)
         except files.BROKEN as error:
-            reason = str(error) or type(error).__name__
-            faults["broken PNG"].append(f"{name}: cannot be decoded ({reason}); download it again")
+            faults.add(place, f"cannot be decoded ({files.reason(error)}); download it again", name)
     return tiles
+
+
+def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    if not content:
+        raise InputError("is empty (0 bytes); download it again")
+    if not content.startswith(PNG):
+        other = [name for start, name in OTHER_FORMATS.items() if content.startswith(start)]
+        what = f"is {other[0]}" if other else f"begins with {content[:16]!r}"
+        raise InputError(f"{what}; a tile is a PNG: download it again")
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        if image.size != (SIDE, SIDE):
+            raise InputError(f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE}")
+        return decode(image)
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -129,16 +138,16 @@ def _mask(image: Image.Image) -> np.ndarray:
 
 
 def _masks(name: str, codes: dict[str, str], pngs: dict[str, np.ndarray], faults: Faults) -> dict[str, np.ndarray]:
-    """id -> (101, 101) bool of each valid code, held against the PNG where there is one."""
+    """id -> (101, 101) bool of each valid code, compared with the PNG where there is one."""
     masks = {}
     for tile, code in codes.items():
         try:
             masks[tile] = rle.decode(code, (SIDE, SIDE))
         except ValueError as error:
-            faults["RLE"].append(f"{name}: {tile}: {error}")
+            faults.add(name, f"has no valid RLE: {error}", tile)
             continue
         if wrong := np.count_nonzero(masks[tile] != pngs.get(tile, masks[tile])):
-            faults["RLE and PNG"].append(f"{name}: {tile}: its RLE and its mask PNG differ in {wrong} px")
+            faults.add(name, f"has an RLE and a mask PNG that differ in {wrong} px", tile)
     return masks
 
 
@@ -149,9 +158,9 @@ def _depths(depths: dict[str, str], ids: list[str], faults: Faults) -> list[int]
         try:
             z.append(int(depths[tile]))
         except KeyError:
-            faults["depth"].append(f"depths.csv: {tile} has no row")
+            faults.add("depths.csv", "has no row", tile)
         except ValueError:
-            faults["depth"].append(f"depths.csv: {tile} has the depth {depths[tile]!r}; a whole number is needed")
+            faults.add("depths.csv", f"has the depth {depths[tile]!r}; a whole number is needed", tile)
     return z
 
 
@@ -159,21 +168,22 @@ def _stack(tiles: dict[str, np.ndarray], ids: list[str]) -> np.ndarray:
     return np.stack([tiles[tile] for tile in ids])
 
 
-def _notes(folder: Path, tiles: pd.DataFrame, images: list[np.ndarray]) -> list[str]:
+def _remarks(folder: Path, tiles: Tiles) -> list[str]:
     places = [files.source(folder, split) for split in ("train", "test")]
-    notes = [
+    remarks = [
         f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()
         for place in places
         if place.suffix == ".zip"
     ]
-    for split, black in tiles.groupby("split", sort=False).black.sum().items():
-        notes += [f"{black} {split} tiles are all black"] * (black > 0)
-    same = defaultdict(list)
-    for tile, split, black, image in zip(tiles.id, tiles.split, tiles.black, images, strict=True):
+    table, equal = tiles.table, defaultdict(list)
+    for split, black in table.groupby("split", sort=False).black.sum().items():
+        remarks += [f"{black} {split} tiles are all black"] * (black > 0)
+    images = (image for part in (tiles.train_images, tiles.test_images) for image in part)
+    for tile, split, black, image in zip(table.id, table.split, table.black, images, strict=True):
         if not black:
-            same[image.tobytes()].append(f"{split} {tile}")
-    pairs = [" = ".join(names) for names in same.values() if len(names) > 1 and names[0].startswith("train")]
+            equal[image.tobytes()].append(f"{split} {tile}")
+    pairs = [" = ".join(names) for names in equal.values() if len(names) > 1 and names[0].startswith("train")]
     if pairs:
-        more = f", and {len(pairs) - LINES} more" * (len(pairs) > LINES)
-        notes.append(f"{len(pairs)} train pictures are there more than once: {'; '.join(pairs[:LINES])}{more}")
-    return notes
+        more = f", and {len(pairs) - SHOWN} more" * (len(pairs) > SHOWN)
+        remarks.append(f"{len(pairs)} train pictures are there more than once: {'; '.join(pairs[:SHOWN])}{more}")
+    return remarks

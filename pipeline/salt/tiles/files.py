@@ -7,20 +7,23 @@
 A csv may lie in a zip of its own (`train.csv.zip`), a zip's folders below another. Nothing is written.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
+import os
+import re
 import struct
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from pipeline.salt.tiles.faults import Faults
+from pipeline.salt.errors import InputError
 
 COLUMNS = {
     "train.csv": "rle_mask",
@@ -29,6 +32,9 @@ COLUMNS = {
     "test_truth.csv": "rle_mask",
 }
 OPTIONAL = {"test_truth.csv"}
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
+LARGEST_PNG, LARGEST_CSV = 2**20, 2**26  # bytes; the competition's csv files have under 5 MB, a raw tile 31 KB
+LINES, ITEMS = 20, 10  # of one place, and of one line, that are shown before "and N more"
 # What zipfile, zlib and Pillow raise, between them, on broken bytes.
 BROKEN = (
     OSError,
@@ -36,13 +42,56 @@ BROKEN = (
     RuntimeError,
     SyntaxError,
     ValueError,
+    NotImplementedError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
     Image.DecompressionBombError,
 )
 
-Pngs = dict[str, tuple[str, Callable[[], bytes]]]  # id -> its file's name for people, the way to its bytes
+Load = Callable[[], bytes]  # InputError or one of BROKEN where the file cannot be read
+Pngs = dict[str, tuple[str, Load]]  # id -> name of its file, its bytes
+
+
+class Faults:
+    """Everything that is wrong with the input files, said at once; what is wrong alike is one line."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, dict[str, list[str | None]]] = defaultdict(lambda: defaultdict(list))
+        self.files: dict[str, set[str]] = {}  # place -> its files, to say that all of them have a fault
+
+    def add(self, place: str, fault: str, item: str | None = None) -> None:
+        """place: a file or folder;  fault: the end of a sentence;  item: the id, file or line in it, its subject."""
+        self.faults[place][fault].append(item)
+
+    def raise_if_any(self, folder: Path) -> None:
+        """Raise one InputError with all of them."""
+        total = sum(len(items) for faults in self.faults.values() for items in faults.values())
+        if not total:
+            return
+        lines = [f"{total} fault{'s' * (total > 1)} in {folder}: mend or download again what is named here."]
+        for place, faults in self.faults.items():
+            most_first = sorted(faults, key=lambda fault: -len(faults[fault]))
+            lines += [f"  {place}: {self._sentence(place, fault)}" for fault in most_first[:LINES]]
+            more = sum(len(faults[fault]) for fault in most_first[LINES:])
+            lines += [f"  {place}: and {more} more faults"] * (more > 0)
+        raise InputError("\n".join(lines))
+
+    def _sentence(self, place: str, fault: str) -> str:
+        items = self.faults[place][fault]
+        if items == [None]:
+            return fault
+        if len(items) == 1:
+            return f"{quoted(items[0])} {fault}"
+        if {*items} == self.files.get(place):
+            return f"each of the {len(items)} files {fault}"
+        shown = ", ".join(map(quoted, items[:ITEMS])) + ", ..." * (len(items) > ITEMS)
+        return f"each of {len(items)} ({shown}) {fault}"
+
+
+def quoted(name: str) -> str:
+    """The name of a file, column or tile; in quotes and with escapes where blanks or odd characters would not show."""
+    return name if re.fullmatch(r"[\w.-]+|line \d+", name, re.ASCII) else repr(name)
 
 
 def find(folder: Path) -> bool:
@@ -50,10 +99,24 @@ def find(folder: Path) -> bool:
     return any(source(folder, split) for split in ("train", "test"))
 
 
+def is_sample(folder: Path) -> bool:
+    """Whether these are generated tiles: they alone come with the truth of their test tiles."""
+    return _table(folder, "test_truth.csv") is not None
+
+
+def hint(folder: Path) -> str:
+    """For a folder in which `find` finds nothing: what is there under another name or a level too deep, else ''."""
+    if not folder.is_dir():
+        return ""
+    if below := next((path for path in sorted(folder.iterdir()) if path.is_dir() and find(path)), None):
+        return f"{below} has them: name that folder"
+    return "; ".join(filter(None, (_misplaced(folder, split) for split in ("train", "test"))))
+
+
 def inputs(folder: Path) -> list[tuple[str, int, str]]:
     """(name, size in bytes, digest) of each zip, folder and csv: differs when their content does; decodes nothing."""
     sources = [(path, _listing(path)) for split in ("train", "test") if (path := source(folder, split))]
-    tables = [(path, [path.read_bytes()]) for name in COLUMNS if (path := _table(folder, name))]
+    tables = [(path, _content(path)) for name in COLUMNS if (path := _table(folder, name))]
     return [(path.name, path.stat().st_size, _digest(parts)) for path, parts in [*sources, *tables]]
 
 
@@ -67,75 +130,104 @@ def rows(folder: Path, name: str, faults: Faults) -> dict[str, str]:
     """id -> text of the csv's other column, in the order of the file; {} where it cannot be read."""
     path, column = _table(folder, name), COLUMNS[name]
     if path is None:
-        faults["csv"] += [f"{name}: missing; Kaggle has it beside train.zip"] * (name not in OPTIONAL)
+        if fault := _not_a_file(folder / name) or _other_case(folder, name):
+            faults.add(name, fault)
+        elif name not in OPTIONAL:
+            faults.add(name, "missing; Kaggle has it beside train.zip")
         return {}
     try:
         header, *lines = list(csv.reader(io.StringIO(_text(path), newline=""))) or [[]]
-    except (*BROKEN, csv.Error) as error:
-        faults["csv"].append(f"{path.name}: cannot be read ({error}); download it again")
+    except InputError as error:
+        faults.add(path.name, str(error))
         return {}
-    if not lines or not {"id", column} <= set(header):
-        faults["csv"].append(
-            f"{path.name}: has the columns {', '.join(header) or 'none'} and {len(lines)} rows; "
-            f"it needs id and {column}, and a row for each tile"
+    except (*BROKEN, csv.Error) as error:
+        faults.add(path.name, f"cannot be read ({reason(error)}); download it again")
+        return {}
+    if not lines or not {"id", column} <= {*header}:
+        columns = ", ".join(map(quoted, header)) or "none"
+        faults.add(
+            path.name,
+            f"has the columns {columns} and {len(lines)} rows; it needs id and {column}, and a row for each tile",
         )
         return {}
-    faults["ragged csv"] += [
-        f"{path.name}: line {number} has {len(line)} fields, not {len(header)}"
-        for number, line in enumerate(lines, 2)
-        if line and len(line) != len(header)
-    ]
+    for number, line in enumerate(lines, 2):
+        if line and len(line) != len(header):
+            faults.add(path.name, f"has {len(line)} fields, not {len(header)}", f"line {number}")
     pairs = [(line[header.index("id")], line[header.index(column)]) for line in lines if len(line) == len(header)]
-    faults["id twice"] += [
-        f"{path.name}: {tile} has {count} rows; an id may have one"
-        for tile, count in Counter(tile for tile, _ in pairs).items()
-        if count > 1
-    ]
+    for tile, count in Counter(tile for tile, _ in pairs).items():
+        if count > 1:
+            faults.add(path.name, f"has {count} rows; an id may have one", tile)
     return dict(pairs)
 
 
 def pngs(folder: Path, split: str, faults: Faults) -> dict[str, Pngs]:
-    """The PNGs below 'images' and 'masks', {} where the split cannot be opened."""
+    """The tiles below 'images' and 'masks', {} where the split cannot be opened."""
     place = source(folder, split)
     if place is None:
-        faults["tiles"].append(f"{split}.zip: missing, and there is no {split}/images/ in its place")
+        instead = _misplaced(folder, split)
+        faults.add(
+            f"{split}.zip", f"missing, and there is no {split}/images/ in its place" + f"; {instead}" * bool(instead)
+        )
         return {}
     try:
-        files = list(_files(place))
+        files = sorted(_files(place), key=lambda file: not file[0].endswith(".png"))  # the right ones first
     except BROKEN as error:
-        faults["tiles"].append(f"{place.name}: cut short or no zip ({error}); download it again")
+        faults.add(place.name, f"cut short or no zip ({reason(error)}); download it again")
         return {}
-    found: dict[str, Pngs] = {"images": {}, "masks": {}}
+    kinds: dict[str, Pngs] = {"images": {}, "masks": {}}
     for name, load in files:
         path = PurePosixPath(name)
-        kind, tile = path.parent.name, path.stem
-        if kind in found and path.suffix == ".png" and not _is_junk(path):
-            label = f"{place.name}/{name}"
-            if tile in found[kind]:
-                faults["id twice"].append(f"{label}: {kind} has {tile} twice; an id may have one PNG")
-            found[kind][tile] = label, load
-    return found
+        kind, tile, suffix = path.parent.name, path.stem, path.suffix
+        if kind not in kinds or suffix.lower() not in PICTURES or _is_junk(path):
+            continue
+        if tile not in kinds[kind]:
+            kinds[kind][tile] = path.name, load if suffix == ".png" else partial(_refuse, suffix)
+        elif suffix == ".png":
+            faults.add(f"{place.name}/{kind}", "is there twice; an id may have one PNG", tile)
+    for kind, tiles in kinds.items():
+        faults.files[f"{place.name}/{kind}"] = {name for name, _ in tiles.values()}
+    return kinds
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in a few words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+# ---- where things lie
 
 
 def _table(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.zip") if path.is_file()), None)
 
 
-def _text(path: Path) -> str:
-    if path.suffix != ".zip":
-        return path.read_text(encoding="utf-8-sig")
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in archive.namelist() if not _is_junk(PurePosixPath(name))]
-        if len(members) != 1:
-            raise zipfile.BadZipFile(f"{len(members)} files in it, where one csv belongs")
-        return archive.read(members[0]).decode("utf-8-sig")
+def _not_a_file(path: Path) -> str:
+    """The end of a sentence about a path that a file should have; '' where it has, or nothing is there."""
+    if path.is_file():
+        return ""
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {quoted(os.readlink(path))}, which is not there; mend or remove it"
+    return "is no file; remove it" if path.exists() else ""
 
 
-def _files(place: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
-    if place.is_dir():
-        return ((path.relative_to(place).as_posix(), path.read_bytes) for path in sorted(place.glob("*/*.png")))
-    archive = zipfile.ZipFile(place)  # closes itself when the last reader is gone
-    return ((member.filename, partial(archive.read, member)) for member in archive.infolist())
+def _other_case(folder: Path, name: str) -> str:
+    near = [path.name for path in sorted(folder.iterdir()) if path.name.lower() == name] if folder.is_dir() else []
+    return f"missing; rename {quoted(near[0])} to {name}" if near else ""
+
+
+def _misplaced(folder: Path, split: str) -> str:
+    """What to do with a split's tiles that lie under another name or a level too deep; '' where none do."""
+    for path in (folder / f"{split}.zip", folder / split):
+        if path.is_symlink() and not path.exists():
+            return f"{path.name} {_not_a_file(path)}"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_file() and path.name.lower() == f"{split}.zip":
+            return f"rename {quoted(path.name)} to {split}.zip"
+        if path.is_dir() and path.name.lower() == split:
+            for below in sorted([*path.glob("*"), *path.glob("*/*")]):
+                if below.is_dir() and below.name.lower() == "images":
+                    return f"move or rename {below.relative_to(folder).as_posix()} to {split}/images"
+    return ""
 
 
 def _is_junk(path: PurePosixPath) -> bool:
@@ -143,16 +235,86 @@ def _is_junk(path: PurePosixPath) -> bool:
     return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
-def _listing(place: Path) -> list[tuple[str, int, int]]:
-    """(name, size, CRC or time of change) of every file in a folder or a zip."""
+# ---- reading, never more than a tile or a table can hold
+
+
+def _files(place: Path) -> Iterator[tuple[str, Load]]:
+    """(path below the place, its bytes) of the files two levels down in a folder, of all the files in a zip."""
     if place.is_dir():
-        paths = sorted(place.glob("*/*.png"))
-        return [(path.relative_to(place).as_posix(), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+        for path in sorted(place.glob("*/*")):
+            yield path.relative_to(place).as_posix(), partial(_read_file, path, LARGEST_PNG)
+        return
+    archive = zipfile.ZipFile(place)  # closes itself when the last reader is gone
+    for member in archive.infolist():
+        yield member.filename, partial(_read_member, archive, member, LARGEST_PNG)
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    if fault := _not_a_file(path):
+        raise InputError(fault)
+    _check_size(path.stat().st_size, most)
+    return path.read_bytes()
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
+    if member.flag_bits & 1:
+        raise InputError("is encrypted; unpack the zip with its password, and remove it")
+    _check_size(member.file_size, most)
+    with archive.open(member) as file:
+        content = file.read(most + 1)  # what the zip declares may be less than what it unpacks to
+    _check_size(len(content), most)
+    return content
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise InputError(f"has {size:,} bytes, where {most:,} are plenty; download it again")
+
+
+def _refuse(suffix: str) -> bytes:
+    rename = f"ends in {suffix}; rename it to .png"
+    raise InputError(rename if suffix.lower() == ".png" else f"ends in {suffix}; a tile is a PNG: download it again")
+
+
+def _text(path: Path) -> str:
+    if path.suffix != ".zip":
+        content = _read_file(path, LARGEST_CSV)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not _is_junk(PurePosixPath(member.filename))]
+            if len(members) != 1:
+                raise InputError(f"has {len(members)} files in it, where one csv belongs")
+            content = _read_member(archive, members[0], LARGEST_CSV)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError("is UTF-16 text; save it as UTF-8")
     try:
-        with zipfile.ZipFile(place) as archive:
-            return [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
-    except BROKEN:  # `pngs` tells the user
-        return [(place.name, place.stat().st_size, place.stat().st_mtime_ns)]
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+# ---- fingerprints
+
+
+def _listing(place: Path) -> list[tuple[str, int, int]]:
+    """(name, size, CRC or time of change) of every PNG in a folder, of every file in a zip."""
+    if place.is_dir():
+        return [(path.relative_to(place).as_posix(), *_size_and_time(path)) for path in sorted(place.glob("*/*.png"))]
+    with contextlib.suppress(*BROKEN), zipfile.ZipFile(place) as archive:
+        return [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
+    return [(place.name, *_size_and_time(place))]  # broken: `pngs` says so
+
+
+def _content(path: Path) -> list[bytes | tuple]:
+    with contextlib.suppress(InputError, OSError):
+        return [_read_file(path, LARGEST_CSV)]
+    return [_size_and_time(path)]  # `rows` says what is wrong
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change; of the link itself where it leads nowhere."""
+    stat = path.stat() if path.exists() else path.lstat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _digest(parts: Iterable[bytes | tuple]) -> str:

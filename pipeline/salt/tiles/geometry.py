@@ -1,4 +1,4 @@
-"""101 px tiles <-> network squares, in batches, on whatever device they are.
+"""Resizing: 101 px tiles to a model's input and its logits back, in batches, on whatever device they are.
 
 All maps are bilinear with pixel areas aligned (align_corners=False), as PIL's resize is.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TILE = 101  # px, side of every Kaggle image and mask
+from pipeline.salt.tiles import SIDE
 
 
 def to_square(tiles: Tensor, size: int) -> Tensor:
@@ -23,7 +23,7 @@ def mask_to_square(masks: Tensor, size: int) -> Tensor:
     return F.interpolate(masks.byte(), size=(size, size), mode="nearest-exact").bool()
 
 
-def to_tile(logits: Tensor, size: int | tuple[int, int] = TILE) -> Tensor:
+def to_tile(logits: Tensor, size: int | tuple[int, int] = SIDE) -> Tensor:
     """(B, 1, S, S) logits -> (B, 1, 101, 101) float32 logits, back at the size Kaggle scores."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if tuple(logits.shape[-2:]) == shape:
@@ -33,7 +33,7 @@ def to_tile(logits: Tensor, size: int | tuple[int, int] = TILE) -> Tensor:
     return F.interpolate(logits.float(), size=shape, mode="bilinear", antialias=True)
 
 
-def to_network(square: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def to_model_input(square: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(B, 1, S, S) grey, uint8 or float in [0, 1] -> (B, 3, S, S) float, normalised, channels last.
 
     mean, std  (3,) of the encoder's ImageNet training, in units of [0, 1]

@@ -1,4 +1,10 @@
-"""fastai DataLoaders over the cached arrays: decoded once, resized once, augmented per batch where the network is."""
+"""fastai DataLoaders over the decoded tiles: resized once, augmented a batch at a time on the model's device.
+
+fastai's own verbs work on them: dls.test_dl, and learn.predict, get_preds, validate, show_results, export. What they
+take as items are tiles, (101, 101) uint8 grey.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,66 +14,96 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 
 from pipeline.salt.config import Augment
-from pipeline.salt.tiles.augment import augment
-from pipeline.salt.tiles.cache import Cache
-from pipeline.salt.tiles.geometry import mask_to_square, to_network, to_square
+from pipeline.salt.tiles import SIDE, Tiles
+from pipeline.salt.tiles.augment import augment_batch
+from pipeline.salt.tiles.geometry import mask_to_square, to_model_input, to_square
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Stats = tuple[Sequence[float], Sequence[float]]  # mean and std of the three channels, in units of [0, 1]
+
+
+class TileDataset:
+    """Tiles at the size of the model's input, as tensors that stay on one device.
+
+    images  (N, 101, 101) uint8, become (N, 1, size, size);  ids  (N,)
+    masks   (N, 101, 101) bool, become (N, 1, 101, 101), where Kaggle scores, or with resize_masks (N, 1, size, size);
+            None: unknown
+    """
+
+    def __init__(self, images, masks, ids, size: int, *, resize_masks: bool = False, device=None):
+        self.size, self.ids = size, list(ids)
+        self.images = to_square(_tensor(images, device), size)
+        self.masks = None if masks is None else _tensor(masks, device)
+        if resize_masks:
+            self.masks = mask_to_square(self.masks, size)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor | int) -> tuple[Tensor, ...]:
+        """The images at these rows, and their masks where they are known."""
+        return (self.images[rows],) if self.masks is None else (self.images[rows], self.masks[rows])
+
+    def of(self, tiles: Sequence[np.ndarray], device) -> "TileDataset":
+        """A dataset of other tiles, without masks, at the same size."""
+        images = np.stack(tiles) if len(tiles) else np.zeros((0, SIDE, SIDE), np.uint8)
+        return TileDataset(images, None, map(str, range(len(images))), self.size, device=device)
+
+    def new_empty(self) -> "TileDataset":
+        """What learn.export keeps: no tile."""
+        return self.of([], None)
 
 
 class TileLoader(DataLoader):
-    """Batches of (B, 3, size, size) normalised images and masks, from uint8 tensors that stay on the device.
+    """Batches of normalised images (B, 3, size, size) and masks (B, 1, h, w) float in {0, 1}, made on the device.
 
-    images  (N, 101, 101) uint8, masks (N, 101, 101) bool, ids (N,)
-    how     the random changes, for training: masks come as (B, 1, size, size).
-            None for validation: masks stay at (B, 1, 101, 101), where Kaggle scores; the loss and the metric bring
-            the logits to the mask's size.
+    stats    mean and std of the encoder's ImageNet training
+    augment  random changes, for training, which also shuffles and leaves out an odd last batch;  None: validation
+    kwargs   of fastai's DataLoader
     """
 
     n_inp = 1
 
-    def __init__(self, images, masks, ids, size, bs, stats=IMAGENET, how: Augment | None = None, device=None):
-        self.size, self.how, self.ids = size, how, list(ids)
-        device = torch.device(device or "cpu")
-        self.images = to_square(_tensor(images, device), size)
-        self.masks = _tensor(masks, device) if how is None else mask_to_square(_tensor(masks, device), size)
-        self.mean, self.std = (torch.tensor(s, device=device) for s in stats)
-        drop_last = how is not None and len(self.ids) > bs  # a last batch of one tile has no BatchNorm statistics
-        super().__init__(range(len(self.ids)), bs=bs, shuffle=how is not None, drop_last=drop_last, device=device)
+    def __init__(self, dataset: TileDataset, bs: int, stats: Stats, augment: Augment | None = None, **kwargs):
+        self.stats, self.augment = stats, augment
+        self.mean, self.std = (torch.tensor(s, device=dataset.images.device) for s in stats)
+        training = augment is not None
+        # A last batch of one tile has no BatchNorm statistics.
+        defaults = {"shuffle": training, "drop_last": training and len(dataset) > bs, "device": dataset.images.device}
+        super().__init__(dataset, bs=bs, **defaults | kwargs)
+
+    def new(self, dataset: TileDataset | Sequence[np.ndarray] | None = None, cls=None, **kwargs) -> "TileLoader":
+        """A loader with the same settings but for `kwargs`, of other tiles, (101, 101) uint8, where they are given."""
+        if dataset is not None and not isinstance(dataset, TileDataset):
+            dataset = self.dataset.of(dataset, self.device)
+        return super().new(dataset, cls, **{"stats": self.stats, "augment": self.augment} | kwargs)
 
     def do_item(self, s: int) -> int:
         return s
 
-    def do_batch(self, b: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.tensor(b).to(self.images.device, non_blocking=True)
-        images, masks = self.images[chosen], self.masks[chosen]
-        if self.how is None:
-            return to_network(images, self.mean, self.std), masks.float()
-        images, masks = augment(images, masks, self.how)
-        return to_network(images, self.mean, self.std), masks
+    def do_batch(self, b: list[int]) -> tuple[Tensor, ...]:
+        rows = torch.tensor(b).to(self.dataset.images.device, non_blocking=True)
+        images, *masks = self.dataset[rows]
+        if self.augment and masks:
+            images, *masks = augment_batch(images, *masks, self.augment)
+        return to_model_input(images, self.mean, self.std), *(mask.float() for mask in masks)
 
-    def show_batch(self, b=None, max_n: int = 12, columns: int = 6):
-        """A matplotlib figure of a batch as the network sees it, the outline of the salt drawn over it."""
-        from matplotlib import pyplot as plt
+    def decode_batch(self, b: Sequence[Tensor], max_n: int = 9, full: bool = True) -> list[tuple[np.ndarray, ...]]:
+        """A batch as (image, mask) pairs to look at: (S, S) grey in [0, 1], (h, w) bool; logits over 0 are salt."""
+        mean, std = self.mean[0].to(b[0].device), self.std[0].to(b[0].device)
+        parts = [b[0][:max_n, 0].float() * std + mean, *(y[:max_n, 0] > 0 for y in b[1:])]
+        return list(zip(*(part.cpu().numpy() for part in parts), strict=True))
 
-        x, y = self.one_batch() if b is None else b
-        n = min(max_n, len(x))
-        rows = -(-n // columns)
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False, layout="constrained"
-        )
-        grey = (x[:, 0] * self.std[0] + self.mean[0]).float().cpu().numpy()
-        for i, ax in enumerate(axes.flat):
-            ax.axis("off")
-            if i < n:
-                size, mask = x.shape[-1], y[i, 0].cpu().numpy()
-                ax.imshow(grey[i], cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
-                if 0 < mask.mean() < 1:
-                    centres = (np.arange(len(mask)) + 0.5) * size / len(mask)
-                    ax.contourf(centres, centres, mask, levels=[0.5, 1.5], colors="#ff9f1c", alpha=0.2)
-                    ax.contour(centres, centres, mask, levels=[0.5], colors="#ff9f1c", linewidths=1.5)
-                ax.set_title(f"salt {mask.mean():.0%}", fontsize=8)
-        return figure
+    def show_batch(self, b: Sequence[Tensor] | None = None, max_n: int = 12, columns: int = 6):
+        """A matplotlib figure of a batch as the model sees it, the salt outlined."""
+        return _draw(self.decode_batch(self.one_batch() if b is None else b, max_n), columns)
+
+    def show_results(self, b: Sequence[Tensor], out: Tensor, max_n: int = 12, columns: int = 6):
+        """A matplotlib figure of a batch, the salt outlined and what the model predicts in a second colour.
+
+        out  (B, 1, S, S) decoded predictions or logits
+        """
+        predicted = [mask for _, mask in self.decode_batch((b[0], out), max_n)]
+        return _draw(self.decode_batch(b, max_n), columns, predicted)
 
 
 def get_data(
@@ -76,28 +112,53 @@ def get_data(
     size: int,
     bs: int,
     *,
-    cache: Cache,
-    how: Augment = Augment(),
-    stats=IMAGENET,
+    tiles: Tiles,
+    stats: Stats,
+    augment: Augment = Augment(),
     device=None,
-    more: tuple[np.ndarray, np.ndarray, list[str]] | None = None,
+    extra: tuple[np.ndarray, np.ndarray, list[str]] | None = None,
 ) -> DataLoaders:
     """DataLoaders that train on every fold but `fold_id` and validate on it; `dls.show_batch()` draws a batch.
 
-    folds    id, fold: the rows of cache.train_tiles, in their order
-    size     px, side of the network's input;  bs  tiles per training batch (validation takes twice as many)
-    stats    mean and std of the three channels, in units of [0, 1]
-    more     (n, 101, 101) images, their masks and ids to train on as well, never to validate on: pseudo-labelled tiles
+    folds    id, fold: the rows of tiles.train_table, in their order
+    size     px, side of the model's input;  bs  tiles per training batch (validation takes twice as many)
+    stats    mean and std of the three channels that the model's encoder was trained with, in units of [0, 1]
+    extra    (n, 101, 101) images, their masks and ids to train on as well, never to validate on: pseudo-labelled tiles
     """
     inside = (folds["fold"] == fold_id).to_numpy()
     ids = folds["id"].to_numpy()
-    own = (cache.images[~inside], cache.masks[~inside], ids[~inside])
-    images, masks, names = own if more is None else (np.concatenate(pair) for pair in zip(own, more, strict=True))
-    train = TileLoader(images, masks, names, size, bs, stats, how, device)
-    valid = TileLoader(cache.images[inside], cache.masks[inside], ids[inside], size, 2 * bs, stats, None, device)
-    return DataLoaders(train, valid, device=train.device)
+    own = (tiles.train_images[~inside], tiles.train_masks[~inside], ids[~inside])
+    if extra is not None:
+        own = tuple(np.concatenate(pair) for pair in zip(own, extra, strict=True))
+    train = TileDataset(*own, size, resize_masks=True, device=device)
+    valid = TileDataset(tiles.train_images[inside], tiles.train_masks[inside], ids[inside], size, device=device)
+    return DataLoaders(
+        TileLoader(train, bs, stats, augment), TileLoader(valid, 2 * bs, stats), device=train.images.device
+    )
 
 
-def _tensor(tiles: np.ndarray, device: torch.device) -> Tensor:
+def _tensor(tiles: np.ndarray, device) -> Tensor:
     """(N, 101, 101) -> (N, 1, 101, 101) on the device."""
-    return torch.from_numpy(np.ascontiguousarray(tiles)).unsqueeze(1).to(device)
+    return torch.from_numpy(np.ascontiguousarray(tiles)).unsqueeze(1).to(device or "cpu")
+
+
+def _draw(samples: Sequence[tuple[np.ndarray, ...]], columns: int, predicted: Sequence[np.ndarray] = ()):
+    """A grid of images (S, S), the outlines of their masks (h, w), and of the predicted ones, over them."""
+    from matplotlib import pyplot as plt
+
+    rows = -(-len(samples) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.1 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (image, *masks) in enumerate(samples):
+        ax, size = axes.flat[i], len(image)
+        ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
+        outlines = [(mask, "#ff9f1c") for mask in masks] + [(mask, "#35c8ff") for mask in predicted[i : i + 1]]
+        for mask, colour in outlines:
+            if mask.any() and not mask.all():
+                centres = (np.arange(len(mask)) + 0.5) * size / len(mask)
+                ax.contourf(centres, centres, mask, levels=[0.5, 1.5], colors=colour, alpha=0.2)
+                ax.contour(centres, centres, mask, levels=[0.5], colors=colour, linewidths=1.5)
+        if masks:
+            ax.set_title(f"salt {masks[0].mean():.0%}", fontsize=8)
+    return figure

@@ -1,4 +1,4 @@
-"""Made-up tiles in Kaggle's layout and with its quirks, for whoever has none of the real ones."""
+"""Generates tiles in Kaggle's layout and with its quirks, for whoever has none of the real ones."""
 
 import io
 import tempfile
@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.salt import rle
-from pipeline.salt.tiles.synthetic_section import section
+from pipeline.salt.tiles import SIDE
+from pipeline.salt.tiles.synthetic_section import make_section
 
-SIDE = 101
 BLACK, EMPTY = 0.02, 0.39  # shares of all tiles, as in Kaggle's 4,000; black tiles are empty too
 GREY, CONTRAST = (123, 20), (28, 8)  # mean and deviation over Kaggle's tiles of a tile's mean and deviation
-WHEN = (2018, 7, 18, 0, 0, 0)  # in the zips, so that a seed gives the same bytes at any time
+ZIP_TIME = (2018, 7, 18, 0, 0, 0)  # in the zips, so that a seed gives the same bytes at any time
 
 
 def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
@@ -51,7 +51,7 @@ def _tiles(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
     wanted = {False: count - round(EMPTY * count), True: round(EMPTY * count) - black}  # by "is empty"
     tiles = [(np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), bool))] * black
     while any(wanted.values()):
-        for image, mask in _cut(rng, *section(rng)):
+        for image, mask in _cut(rng, *make_section(rng)):
             empty = not mask.any()
             if wanted[empty]:
                 wanted[empty] -= 1
@@ -82,7 +82,7 @@ def _add(archive: zipfile.ZipFile, kind: str, ids: list[str], pictures: Iterable
     for tile, pixels in zip(ids, pictures, strict=True):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
-        archive.writestr(zipfile.ZipInfo(f"{kind}/{tile}.png", WHEN), file.getvalue())
+        archive.writestr(zipfile.ZipInfo(f"{kind}/{tile}.png", ZIP_TIME), file.getvalue())
 
 
 def _write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:

@@ -1,4 +1,4 @@
-"""One made-up seismic section: folded and faulted layers, and a salt body that cuts them.
+"""Generates a seismic section: folded and faulted layers, and a salt body that cuts them.
 
 Lengths are in px of a tile; the vertical axis comes first and points down.
 """
@@ -9,7 +9,7 @@ from scipy import ndimage
 SHAPE = (303, 404)  # three tiles deep, four wide
 
 
-def section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def make_section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Amplitudes (303, 404), zero on average, and salt (303, 404) bool."""
     wavelength = np.exp(rng.uniform(np.log(5), np.log(22)))
     salt = np.zeros(SHAPE, bool)

@@ -1,8 +1,11 @@
-"""What happens around fastai's training loop: number format, record of the epochs, resuming. No callback waits for the
-GPU within an epoch: losses and scores stay on the device until the epoch has ended."""
+"""Callbacks of fastai's training loop: number format, history, best epoch, resuming.
 
+None of them waits for the GPU within an epoch: losses and scores stay on the device until the epoch has ended. None
+knows another: what the epoch gave stands in `learn.epoch_row`, and those that have a state say so as `Stateful`.
+"""
+
+import math
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +13,28 @@ import torch
 from fastai.callback.core import Callback, CancelStepException
 from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pipeline.salt import artifacts
 from pipeline.salt.device import autocast, forget_peak, peak_memory
-from pipeline.salt.distributed import is_first, world_size
+from pipeline.salt.distributed import is_main_process, world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
+from pipeline.salt.progress import progress_bar
 from pipeline.salt.tiles.geometry import to_tile
 
 
-class Autocast(Callback):
+class Stateful(Callback):
+    """A callback with a state that a resumed training needs; `Resume` saves it and puts it back."""
+
+    def state_dict(self) -> dict:
+        """Tensors, numbers, strings, and lists and dicts of them."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict) -> None:
+        raise NotImplementedError
+
+
+class Autocast(Stateful):
     """Forward and loss in `precision`; with fp16 the loss is scaled, and a step that overflows is left out."""
 
     order = 10
@@ -45,9 +59,16 @@ class Autocast(Callback):
             self.scaler.update()
             raise CancelStepException
 
+    def state_dict(self) -> dict:
+        return self.scaler.state_dict()  # empty unless fp16
 
-class RankShare(Callback):
-    """Where several processes train one network: leaves of each batch this one's part, every n-th tile."""
+    def load_state_dict(self, state: dict) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
+
+
+class BatchShard(Callback):
+    """Where several processes train one model: leaves of each batch this one's part, every n-th tile."""
 
     order = Autocast.order - 1
 
@@ -56,26 +77,29 @@ class RankShare(Callback):
         self.learn.xb, self.learn.yb = tuple(x[mine] for x in self.xb), tuple(y[mine] for y in self.yb)
 
 
-class EpochLog(Callback):
-    """One row an epoch, printed and kept in `rows`; a progress bar over the batches where someone watches.
+class EpochLog(Stateful):
+    """History of the training: a row an epoch, printed and kept in `rows`; a progress bar where someone watches.
 
-    columns  epoch (from 1), train_loss, valid_loss, meanap (101 px, threshold 0.5), lr (at the epoch's end), seconds,
-             tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
+    columns  epoch (from 1), train_loss, valid_loss, meanap (at the tiles' size, threshold 0.5), lr (at the epoch's
+             end), seconds, tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
+    The row of the epoch that has just ended is `learn.epoch_row`, None for one that a resumed training skips.
     Raises InputError when the training loss is no longer finite.
     """
 
     order = 65
 
     def __init__(self, title: str, device: torch.device):
-        self.title, self.device_, self.rows = title, device, []
+        self.title, self.device_ = title, device
+        self.rows: list[dict] = []
 
     def before_epoch(self):
         forget_peak(self.device_)  # of an earlier fold, and what cuDNN tried out in the first epoch
-        self.began, self.sums, self.scores = time.perf_counter(), {}, []
+        self.learn.epoch_row = None
+        self.start, self.sums, self.scores = time.perf_counter(), {}, []
 
     def before_train(self):
         text = f"{self.title} epoch {self.epoch + 1}/{self.n_epoch}"
-        self.bar = tqdm(total=len(self.dls.train), desc=text, leave=False, disable=None if is_first() else True)
+        self.bar = progress_bar(len(self.dls.train), text, hidden=not is_main_process())
 
     def after_batch(self):
         n, loss = len(self.yb[0]), self.loss.detach()
@@ -90,8 +114,8 @@ class EpochLog(Callback):
     def after_train(self):
         self.bar.close()
         self.train_loss = self._mean(True)  # waits for the device: what follows times training alone
-        self.trained = time.perf_counter() - self.began
-        if self.train_loss != self.train_loss or abs(self.train_loss) == float("inf"):
+        self.train_seconds = time.perf_counter() - self.start
+        if not math.isfinite(self.train_loss):
             raise InputError(
                 f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
                 "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
@@ -102,19 +126,18 @@ class EpochLog(Callback):
             return
         scores = torch.cat(self.scores).double()
         score, tiles = self._over_ranks(scores.sum(), len(scores))
-        self.rows.append(
-            {
-                "epoch": self.epoch + 1,
-                "train_loss": round(self.train_loss, 5),
-                "valid_loss": round(self._mean(False), 5),
-                "meanap": round(score / tiles, 5),
-                "lr": float(self.opt.hypers[-1]["lr"]),
-                "seconds": round(time.perf_counter() - self.began, 2),
-                "tiles_per_second": round(self.sums[True][1] * world_size() / self.trained, 1),
-                "memory": round(peak_memory(self.device_), 2),
-            }
-        )
-        row = self.rows[-1]
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": round(self.train_loss, 5),
+            "valid_loss": round(self._mean(False), 5),
+            "meanap": round(score / tiles, 5),
+            "lr": float(self.opt.hypers[-1]["lr"]),
+            "seconds": round(time.perf_counter() - self.start, 2),
+            "tiles_per_second": round(self.sums[True][1] * world_size() / self.train_seconds, 1),
+            "memory": round(peak_memory(self.device_), 2),
+        }
+        self.rows.append(row)
+        self.learn.epoch_row = row
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
         print(
             f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
@@ -123,12 +146,18 @@ class EpochLog(Callback):
             flush=True,
         )
 
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows[:] = state["rows"]
+
     def _mean(self, training: bool) -> float:
         total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
         return total / count if count else float("nan")
 
     def _over_ranks(self, *numbers: Tensor | float) -> list[float]:
-        """Each number, added up over the processes that train this network."""
+        """Each number, added up over the processes that train this model."""
         if world_size() == 1:
             return [float(n) for n in numbers]
         sums = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device_)
@@ -136,34 +165,59 @@ class EpochLog(Callback):
         return sums.tolist()
 
 
-class KeepBest(Callback):
-    """Keeps a copy of the weights of the epoch with the highest score, on the model's device. Runs after EpochLog."""
+class KeepBest(Stateful):
+    """Copy of the weights of the epoch with the highest score, the first of equals, on the model's device."""
 
     order = EpochLog.order + 1
 
-    def __init__(self, log: EpochLog):
-        self.log, self.score, self.weights = log, -1.0, None
+    def __init__(self):
+        self.score, self.weights = -1.0, {}
 
     def after_epoch(self):
-        row = self.log.rows[-1] if self.log.rows else None
-        if row and row["epoch"] == self.epoch + 1 and row["meanap"] > self.score:
+        row = self.learn.epoch_row
+        if row and row["meanap"] > self.score:
             self.score = row["meanap"]
             self.weights = {k: v.detach().clone() for k, v in get_model(self.model).state_dict().items()}
 
+    def state_dict(self) -> dict:
+        return {"score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        device = next(self.model.parameters()).device
+        self.score, self.weights = state["score"], {k: v.to(device) for k, v in state["weights"].items()}
+
+
+class RandomState(Stateful):
+    """The random numbers that come next: torch's, on the CPU and the GPU, and the order of the tiles."""
+
+    def state_dict(self) -> dict:
+        return {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "shuffle": self.dls.train.rng.getstate(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available() and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"])
+        version, internal, gauss = state["shuffle"]
+        self.dls.train.rng.setstate((version, tuple(internal), gauss))
+
 
 class Resume(Callback):
-    """Saves the whole state of the training at an epoch's end, and goes on from it: weights, optimizer, random states.
+    """Saves the whole state of the training at an epoch's end, and goes on from it: model, optimizer, `Stateful`s.
 
     path   the state's file; it goes away when the training ends
     key    what the training is made from; a state with another key is not used
     every  seconds between saves: at most so much work is lost
-    On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/test_learner.py).
+    On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
     """
 
     order = KeepBest.order + 1
 
-    def __init__(self, path: Path, key: str, log: EpochLog, best: KeepBest, every: float = 120.0):
-        self.path, self.key, self.log, self.best, self.every = path, key, log, best, every
+    def __init__(self, path: Path, key: str, every: float = 120.0):
+        self.path, self.key, self.every = path, key, every
         self.state, self.saved = None, time.perf_counter()
 
     def load(self) -> int:
@@ -174,10 +228,12 @@ class Resume(Callback):
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as e:
             raise InputError(
-                f"{artifacts.shown(self.path)} is damaged ({type(e).__name__}); delete it, and training starts over"
+                f"{artifacts.display_path(self.path)} is damaged ({type(e).__name__}); delete it, and training "
+                "starts over"
             ) from e
         if state["key"] != self.key:
-            print(f"restart  {artifacts.shown(self.path)}: {state['epochs']} epochs with other settings are given up")
+            path = artifacts.display_path(self.path)
+            print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
             return 0
         self.state = state
         return state["epochs"]
@@ -188,38 +244,27 @@ class Resume(Callback):
         state, self.state = self.state, None
         get_model(self.model).load_state_dict(state["model"])
         self.opt.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self.learn.autocast.scaler.load_state_dict(state["scaler"])
-        self.log.rows[:] = state["rows"]
-        self.best.score = state["best_score"]
-        device = next(self.model.parameters()).device
-        self.best.weights = {k: v.to(device) for k, v in state["best"].items()}
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        version, internal, gauss = state["shuffle_rng"]
-        self.dls.train.rng.setstate((version, tuple(internal), gauss))
+        for callback in self._stateful():
+            callback.load_state_dict(state["callbacks"][callback.name])
 
     def after_epoch(self):
         done = self.epoch + 1
-        due = is_first() and time.perf_counter() - self.saved >= self.every
+        due = is_main_process() and time.perf_counter() - self.saved >= self.every
         if self.state is not None or done == self.n_epoch or not due:
             return
         state = {
             "key": self.key,
             "epochs": done,
-            "rows": self.log.rows,
             "model": get_model(self.model).state_dict(),
             "optimizer": self.opt.state_dict(),
-            "best": self.best.weights,
-            "best_score": self.best.score,
-            "scaler": self.learn.autocast.scaler.state_dict(),  # empty unless fp16
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            "shuffle_rng": self.dls.train.rng.getstate(),
+            "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
         }
-        artifacts.replace_file(self.path, partial(_save, state))
+        with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
+            torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say that the disk is full
         self.saved = time.perf_counter()
+
+    def _stateful(self) -> list[Stateful]:
+        return [callback for callback in self.learn.cbs if isinstance(callback, Stateful)]
 
 
 class FrozenFirst(Callback):
@@ -234,11 +279,6 @@ class FrozenFirst(Callback):
             self.learn.unfreeze()
 
 
-def _save(state: dict, path: Path) -> None:
-    with open(path, "wb") as f:  # given a path, torch writes it itself and does not say that the disk is full
-        torch.save(_plain(state), f)
-
-
 def _plain(value):
     """The same with Python's numbers for numpy's, which fastai's schedule makes: torch.load takes no others unseen."""
     if isinstance(value, dict):
@@ -249,5 +289,5 @@ def _plain(value):
 
 
 def _scores(logits: Tensor, masks: Tensor) -> Tensor:
-    """(B, 1, S, S) logits and (B, 1, 101, 101) masks -> (B,) Kaggle scores."""
+    """(B, 1, S, S) logits and (B, 1, H, W) masks -> (B,) Kaggle scores."""
     return tile_scores(to_tile(logits, masks.shape[-2:])[:, 0] > 0, masks[:, 0] > 0.5)

@@ -1,4 +1,4 @@
-"""What the training of one fold begins with: the network with its first weights, and the tiles."""
+"""Setup of a fold's training: the model with its first weights, and the tiles."""
 
 import gc
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
-from pipeline.salt.cli import Run
-from pipeline.salt.config import PSEUDO, Stage
+from pipeline.salt.config import Phase
 from pipeline.salt.device import pick_device
+from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
-from pipeline.salt.launch import visible_gpus
 from pipeline.salt.models.encoders.weights import load_imagenet
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training import checkpoints, pseudo
@@ -22,18 +22,20 @@ from pipeline.salt.training.learner import seed_everything
 
 
 @dataclass(frozen=True)
-class Fold:
-    """weights  where the network's come from: a checkpoint of the size before, a file of ImageNet's, or in words"""
+class FoldSetup:
+    """What the training of one fold begins with.
+
+    init_from  where the weights come from: a file of the phase before, a file of ImageNet's, or in words
+    """
 
     model: nn.Module
     dls: DataLoaders
-    stage: Stage
     seed: int
-    weights: Path | str
+    init_from: str
 
 
-def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
-    """The network of fold k as its training at `size` (or the step PSEUDO) begins, and the tiles it is given.
+def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
+    """The model of fold k as its training in this phase begins, and the tiles it is given.
 
     InputError where the profile needs a GPU and torch cannot use the one that is there.
     """
@@ -44,27 +46,25 @@ def set_up_fold(run: Run, fold: int, size: int | str) -> Fold:
             f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
             "install the build of torch for its driver (https://pytorch.org), or use --profile cpu"
         )
-    stage, before = profile.stage(size)
     seed = profile.train.seed + fold
     seed_everything(seed)
-    model = checkpoints.network(profile.model)
-    weights: Path | str = "random weights"
-    if before:
-        weights = run.files.checkpoint(fold, before.size)
-        checkpoints.load(weights, model)
+    model, init_from = checkpoints.build(profile.model), "random weights"
+    if before := profile.train.before(phase):
+        path = run.files.weights(fold, before)
+        checkpoints.load(path, model)
+        init_from = path.name
     elif profile.model.weights == "imagenet":
-        weights = load_imagenet(model.encoder, run.weights)
-    folds = pd.read_csv(run.files.folds, dtype={"id": str})
+        init_from = Path(load_imagenet(model.encoder, run.weights)).name
     tiles = cache.read(run.files)
     dls = get_data(
         fold,
-        folds,
-        stage.size,
-        stage.batch,
-        cache=tiles,
-        how=profile.augment,
+        pd.read_csv(run.files.folds, dtype={"id": str}),
+        phase.size,
+        phase.batch,
+        tiles=tiles,
+        augment=profile.augment,
         stats=(model.encoder.mean, model.encoder.std),
         device=device,
-        more=pseudo.read(run.files, fold, tiles) if size == PSEUDO else None,
+        extra=pseudo.read(run.files, fold, tiles) if phase.pseudo else None,
     )
-    return Fold(model, dls, stage, seed, weights)
+    return FoldSetup(model, dls, seed, init_from)

@@ -1,4 +1,14 @@
-"""Fit one fold at one size with fastai's Learner and one of its schedules."""
+"""Fitting a fold in one phase, with fastai's Learner and one of its schedules.
+
+One training step, in order, with the file of each part:
+    a batch of tiles        tiles/loaders.py: uint8 tiles that lie on the device, already at the phase's size
+    random changes          tiles/augment.py: flip, zoom, brightness in one grid sample; then normalised
+    number format on        training/callbacks.py, Autocast
+    forward                 models/<name>.py
+    loss                    losses.py, through `loss_at_mask_size` here; number format off
+    backward, optimizer     torch's fused AdamW, FUSED_ADAM here; learning rate and momentum by fastai's schedule
+    history                 training/callbacks.py, EpochLog: sums that stay on the device until the epoch ends
+"""
 
 import contextlib
 import random
@@ -15,13 +25,13 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from pipeline.salt.config import Stage, Train
-from pipeline.salt.device import depthwise_in_fp32, resolve_precision
+from pipeline.salt.config import Phase, Train
+from pipeline.salt.device import depthwise_in_fp32_, move_, resolve_precision
 from pipeline.salt.distributed import world_size
-from pipeline.salt.errors import InputError, did_you_mean
+from pipeline.salt.errors import InputError
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
-from pipeline.salt.training.callbacks import Autocast, EpochLog, FrozenFirst, KeepBest, RankShare, Resume
+from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, FrozenFirst, KeepBest, RandomState, Resume
 
 # fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. One difference: torch's decays
 # biases and BatchNorm too, which fastai's own spares; at the article's 1e-7 that is nothing.
@@ -31,59 +41,58 @@ FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps
 
 @dataclass(frozen=True)
 class Fitted:
-    """weights  of the best and of the last epoch, on the CPU;  rows  the history, one an epoch (see EpochLog)"""
+    """Result of a training.
 
-    best: dict[str, Tensor]
-    last: dict[str, Tensor]
+    weights  state dicts of the 'best' and of the 'last' epoch, on the CPU
+    rows     the history, one an epoch (see EpochLog)
+    """
+
+    weights: dict[str, dict[str, Tensor]]
     rows: list[dict]
 
-    @property
-    def best_row(self) -> dict:
-        return max(self.rows, key=lambda row: row["meanap"])  # the first of equals, as KeepBest has it
+    def row(self, epoch: str) -> dict:
+        """The history's row of the 'best' (the first of equals, as KeepBest has it) or the 'last' epoch."""
+        return max(self.rows, key=lambda row: row["meanap"]) if epoch == "best" else self.rows[-1]
 
 
 def fit_fold(
     model: nn.Module,
     dls: DataLoaders,
-    stage: Stage,
+    phase: Phase,
     train: Train,
     *,
-    name: str,
+    title: str,
     seed: int,
     resume: Path,
     key: str,
     save_every: float = 120.0,
 ) -> Fitted:
-    """Train `model` (in place) for one stage; go on from the state in `resume` if it was left by the same training.
+    """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
-    name  what the lines on the screen begin with;  seed  of everything random here
-    key   what this training is made from;  save_every  seconds between saved states
+    title  what the lines on the screen begin with;  seed  of everything random here
+    key    what this training is made from;  save_every  seconds between saved states
     """
     seed_everything(seed)
     dls.train.rng = random.Random(seed)  # the order of the tiles
-    log = EpochLog(name, dls.device)
-    best = KeepBest(log)
-    state = Resume(resume, key, log, best, save_every)
-    learn = build_learner(model, dls, stage, train, [log, best, state])
+    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every)
+    learn = build_learner(model, dls, phase, train, [log, best, RandomState(), state])
     done = state.load()
-    with learn.no_bar(), over_ranks(learn, stage, train):
+    with learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":
-            fine_tune(learn, stage.epochs, stage.lr, start_epoch=done)
+            fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)
         else:
-            learn.fit_one_cycle(stage.epochs, slice(stage.lr), start_epoch=done)
-    return Fitted(_on_cpu(best.weights), _on_cpu(model.state_dict()), log.rows)
+            learn.fit_one_cycle(phase.epochs, slice(phase.lr), start_epoch=done)
+    return Fitted({"best": _on_cpu(best.weights), "last": _on_cpu(model.state_dict())}, log.rows)
 
 
-def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train, cbs: list, **kwargs) -> Learner:
+def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train, cbs: list, **kwargs) -> Learner:
     """fastai's Learner with the loss, the optimizer and the number format of the profile, on the device of `dls`."""
-    if train.loss not in LOSSES:
-        raise InputError(f"train.loss={train.loss} is no loss that is known; {did_you_mean(train.loss, LOSSES)}")
     device = dls.device
-    model.to(device, memory_format=torch.channels_last)
+    move_(model, device)
     if device.type == "cpu":
-        depthwise_in_fp32(model)
+        depthwise_in_fp32_(model)
     if train.compile != "no":
-        torch.compiler.reset()  # the graphs of all networks of a process count together, and eight is the most
+        torch.compiler.reset()  # the graphs of all models of a process count together, and eight is the most
         model.compile(mode=train.compile, dynamic=False)  # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
     if train.schedule == "fine_tune":
@@ -93,7 +102,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
         model,
         loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])),
         opt_func=FUSED_ADAM,
-        lr=stage.lr,
+        lr=phase.lr,
         wd=train.wd,
         default_cbs=False,
         cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
@@ -102,10 +111,10 @@ def build_learner(model: nn.Module, dls: DataLoaders, stage: Stage, train: Train
 
 
 def groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """What fine_tune gives rates of their own, the encoder first: as the network has it, else encoder and the rest."""
-    if hasattr(model, "groups"):
-        return model.groups()
-    encoder = [*model.encoder.parameters()]
+    """What fine_tune gives rates of their own, the encoder first: as the model has it, else encoder and the rest."""
+    if own := getattr(model, "groups", None):
+        return own()
+    encoder = [*model.get_submodule("encoder").parameters()]
     known = set(encoder)
     return [encoder, [p for p in model.parameters() if p not in known]]
 
@@ -142,8 +151,8 @@ def fine_tune(learn: Learner, epochs: int, lr: float, start_epoch: int = 0) -> N
 
 
 @contextlib.contextmanager
-def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
-    """Inside it all ranks train one network; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
+def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
+    """Inside it all ranks train one model; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
 
     https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
     they would count twice in the score. Here every rank makes the same batches, random changes too, and takes a part.
@@ -155,16 +164,16 @@ def over_ranks(learn: Learner, stage: Stage, train: Train) -> Iterator[None]:
         raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
     if train.compile != "no":  # how it goes with SyncBatchNorm's messages has not been tried
         raise InputError(f"train.compile={train.compile} is for one process; start one, or set train.compile=no")
-    if stage.batch % world_size():
+    if phase.batch % world_size():
         raise InputError(
-            f"a batch of {stage.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
+            f"a batch of {phase.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
             f"train.batch to a multiple of {world_size()}, or start fewer"
         )
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
 
     with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):  # train.precision says
         learn.distributed_trainer._wrap_dl = lambda dl: dl
-        learn.add_cb(RankShare())
+        learn.add_cb(BatchShard())
         yield
 
 
@@ -176,7 +185,7 @@ def seed_everything(seed: int) -> None:
 def loss_at_mask_size(loss, logits, masks: Tensor) -> Tensor:
     """The loss, with the logits brought to the size of the masks first: to 101 px in validation.
 
-    In training the sizes are equal, and a network with auxiliary heads returns them too (models.blocks.Heads).
+    In training the sizes are equal, and a model with auxiliary heads returns them too (models.blocks.Heads).
     """
     return loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 

@@ -1,8 +1,6 @@
 """Encoders tell the truth about themselves, whichever library they come from."""
 
-import ast
 import importlib.util
-from pathlib import Path
 
 import pytest
 import timm
@@ -10,14 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.models.encoders import table as encoders
-from pipeline.salt.models.encoders import timm_encoder as pyramid
-from pipeline.salt.models.encoders.sequential import with_full_size_stem, without_early_pool
-from pipeline.salt.models.encoders.table import ENCODERS, STRIDES, build_chain, build_encoder, classifier
-from pipeline.salt.models.encoders.timm_encoder import timm_pyramid
+from pipeline.salt.models.encoders.build import build_classifier, build_encoder, build_pyramid, build_sequential
+from pipeline.salt.models.encoders.sequential import remove_early_pool_, unstride_stem_
+from pipeline.salt.models.encoders.table import ENCODERS, STRIDES
 from pipeline.salt.models.encoders.weights import load_imagenet
 
-meta = torch.device("meta")  # shapes without arithmetic: the largest networks cost nothing
+meta = torch.device("meta")  # shapes without arithmetic: the largest models cost nothing
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "test_resnet", "test_efficientnet", "tf_efficientnet_lite0", "vgg11"])
@@ -45,7 +41,7 @@ def test_shapes_of_the_article():
     ]
 
 
-def test_pretrainedmodels_and_timm_are_one_network():
+def test_pretrainedmodels_and_timm_are_one_encoder():
     pytest.importorskip("pretrainedmodels")
     ours, timms = build_encoder("se_resnext50_32x4d").eval(), build_encoder("legacy_seresnext50_32x4d").eval()
     assert "layer0.conv1.weight" in ours.state_dict()
@@ -67,44 +63,48 @@ def test_without_pretrainedmodels_timm_builds_the_same_keys(monkeypatch):
 
 def test_early_pool_left_out():
     with meta:
-        encoder = without_early_pool(build_encoder("se_resnext50_32x4d"))
+        encoder = build_encoder("se_resnext50_32x4d")
+        remove_early_pool_(encoder)
         before = build_encoder("se_resnext50_32x4d").state_dict()
         maps = encoder(torch.empty(1, 3, 64, 64))
     assert [64 // m.shape[-1] for m in maps] == [2, 2, 4, 8, 16] == list(encoder.strides)
     assert encoder.state_dict().keys() == before.keys()
     with pytest.raises(InputError, match="no early max-pool"):
-        without_early_pool(build_encoder("test_efficientnet"))
+        remove_early_pool_(build_encoder("test_efficientnet"))
 
 
-def test_full_size_stem():
+def test_stem_at_full_size():
     with meta:
-        encoder = with_full_size_stem(build_encoder("xresnet34"))
+        encoder = build_encoder("xresnet34")
+        unstride_stem_(encoder)
         maps = encoder(torch.empty(1, 3, 64, 64))
     assert [64 // m.shape[-1] for m in maps] == [1, 2, 4, 8, 16] == list(encoder.strides)
+    with pytest.raises(InputError, match="does not begin with a convolution of stride 2"):
+        unstride_stem_(encoder)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
-def test_our_chain_of_layers_equals_timms_own_pyramid(name, tmp_path):
-    torch.save(classifier(name).state_dict(), tmp_path / "weights.pth")
-    chain, timms = build_chain(name).eval(), timm_pyramid(name).eval()
-    for encoder in (chain, timms):
+def test_a_sequence_of_layers_gives_what_timms_own_pyramid_gives(name, tmp_path):
+    torch.save(build_classifier(name).state_dict(), tmp_path / "weights.pth")
+    ours, timms = build_sequential(name).eval(), build_pyramid(name).eval()
+    for encoder in (ours, timms):
         load_imagenet(encoder, tmp_path / "weights.pth")
-    assert (chain.channels, chain.strides, chain.mean) == (timms.channels, timms.strides, timms.mean)
+    assert (ours.channels, ours.strides, ours.mean) == (timms.channels, timms.strides, timms.mean)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        for a, b in zip(chain(x), timms(x), strict=True):
+        for a, b in zip(ours(x), timms(x), strict=True):
             torch.testing.assert_close(a, b)
 
 
-def test_chain_after():
-    chain = build_chain("test_resnet").eval()
+def test_layers_after_each_map():
+    encoder = build_sequential("test_resnet").eval()
     with torch.no_grad():
-        silent = chain(torch.randn(1, 3, 64, 64), after=[torch.nn.Threshold(1e9, 0.0)] * 5)
+        silent = encoder(torch.randn(1, 3, 64, 64), after=[torch.nn.Threshold(1e9, 0.0)] * 5)
     assert all((m == 0).all() for m in silent)
 
 
-def test_channels_last_networks_come_channels_first():
-    swin = timm_pyramid("swin_tiny_patch4_window7_224").eval()
+def test_maps_of_channels_last_models_come_channels_first():
+    swin = build_pyramid("swin_tiny_patch4_window7_224").eval()
     body = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=96).eval()
     assert body(torch.zeros(1, 3, 96, 96))[0].shape == (1, 24, 24, 96)  # which is why
     with torch.no_grad():
@@ -115,29 +115,22 @@ def test_channels_last_networks_come_channels_first():
 @pytest.mark.parametrize(
     "build, name, says",
     [
-        (build_encoder, "convnext_tiny", "strides 4, 8, 16, 32, this network needs 2, 4, 8, 16, 32"),
+        (build_encoder, "convnext_tiny", "strides 4, 8, 16, 32, this model needs 2, 4, 8, 16, 32"),
         (build_encoder, "swin_tiny_patch4_window7_224", "strides 4, 8, 16, 32"),
         (build_encoder, "test_vit", "strides 16, 16, 16"),
         (build_encoder, "resnet3", "unknown; did you mean .*resnet34"),
         (build_encoder, "xyzzy", "unknown; take a name"),
         (build_encoder, "resnet34.nope", "Invalid pretrained tag"),
-        (timm_pyramid, "test_vit", "a pyramid, each stride twice the one before"),
-        (timm_pyramid, "test_maxvit", "images of 160 x 160 px only"),
-        (build_chain, "test_vit", "no plain sequence of layers"),
-        (build_chain, "hrnet_w18_small", "no plain sequence of layers"),
-        (build_chain, "resnet3", "unknown; did you mean"),
+        (build_pyramid, "test_vit", "a pyramid, each stride twice the one before"),
+        (build_pyramid, "test_maxvit", "images of 160 x 160 px only"),
+        (build_sequential, "test_vit", "no plain sequence of layers"),
+        (build_sequential, "hrnet_w18_small", "no plain sequence of layers"),
+        (build_sequential, "resnet3", "unknown; did you mean"),
     ],
 )
 def test_what_is_no_pyramid_is_refused_in_words(build, name, says):
     with pytest.raises(InputError, match=says):
         build(name)
-
-
-def test_pyramid_imports_torch_and_timm_only():
-    for module in (pyramid, encoders):
-        tree = ast.parse(Path(module.__file__).read_text())
-        roots = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert ("fastai" in roots) == (module is encoders)
 
 
 def test_2x2_pool_is_the_articles():

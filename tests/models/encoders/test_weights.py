@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.salt.errors import InputError
+from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders import weights
-from pipeline.salt.models.encoders.table import build_encoder, classifier
+from pipeline.salt.models.encoders.build import build_classifier, build_encoder
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
 
 NAME = "test_resnet"
@@ -19,7 +20,7 @@ FILE = "test_resnet.r160_in1k.safetensors"  # as it comes from the hub
 @pytest.fixture(scope="module")
 def imagenet() -> dict[str, torch.Tensor]:
     """A whole classifier's state dict."""
-    return classifier(NAME).state_dict()
+    return build_classifier(NAME).state_dict()
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +170,7 @@ def test_when_none_can_be_had(tmp_path):
 
 
 def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, monkeypatch):
-    whole = classifier("resnet18").state_dict()
+    whole = build_classifier("resnet18").state_dict()
     tried = []
 
     def download(url, dst, **_):
@@ -186,6 +187,15 @@ def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, m
     assert load_imagenet(build_encoder("resnet18"), None) == str(cache / "c.pth")
     assert [url[-5] for url in tried] == ["a", "b", "c"]
     assert [file.name for file in cache.iterdir()] == ["c.pth"]
+
+
+def test_a_model_that_changes_its_encoder_still_takes_imagenets_weights(tmp_path):
+    whole = build_classifier("resnet18").state_dict()
+    torch.save(whole, tmp_path / "w.pth")
+    for name, options in [("unet_attention", {}), ("unet_resnext50", {"half_skip": True}), ("dynamic_unet", {})]:
+        encoder = build_model(name, "resnet18", options).encoder
+        load_imagenet(encoder, tmp_path / "w.pth")
+        assert all(torch.equal(tensor, whole[key]) for key, tensor in encoder.state_dict().items()), name
 
 
 def test_published_weights(salt_weights):

@@ -1,4 +1,4 @@
-"""An encoder that is a plain sequence of layers, which a network may look into, change and cut."""
+"""An encoder that is a plain sequence of layers, which a model may look into, change and cut."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.models.encoders.timm_encoder import Encoder, Stats
+from pipeline.salt.models.encoders.contract import IMAGENET_STATS, Encoder, Stats
 
-IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
-PROBE = 64  # px, side of the image that is sent through a network to find where it shrinks
+PROBE = 64  # px, side of the image that is sent through a classifier to find where it shrinks
 Layers = dict[str, nn.Module]
 
 
-class Chain(Encoder):
-    """Layers one after the other, named as their weights are in the classifier; those in `taps` give the maps."""
+class SequentialEncoder(Encoder):
+    """Layers one after the other, named as their weights are in the classifier; those in `out_layers` give the maps."""
 
     def __init__(
         self,
         name: str,
         layers: Layers,
-        taps: Sequence[str],
+        out_layers: Sequence[str],
         channels: Sequence[int],
         strides: Sequence[int],
-        stats: tuple[Stats, Stats] = IMAGENET,
+        stats: tuple[Stats, Stats] = IMAGENET_STATS,
     ):
-        super().__init__(name, tuple(channels), tuple(strides), *stats)
-        self.taps = tuple(taps)
+        super().__init__(name, tuple(channels), tuple(strides), stats)
+        self.out_layers = tuple(out_layers)
         for key, layer in layers.items():
             self.add_module(key, layer)
 
@@ -35,28 +34,28 @@ class Chain(Encoder):
         maps = []
         for key, layer in self.named_children():
             x = layer(x)
-            if key in self.taps:
+            if key in self.out_layers:
                 x = after[len(maps)](x) if after else x
                 maps.append(x)
         return maps
 
 
-def chain_of(name: str, network: nn.Module, stats: tuple[Stats, Stats]) -> Chain:
-    """The layers of a classifier, tapped before each change of size.
+def to_sequential(name: str, classifier: nn.Module, stats: tuple[Stats, Stats]) -> SequentialEncoder:
+    """The layers of a classifier, read out before each change of size.
 
-    InputError for a network that is no plain sequence of layers which shrink the image.
+    InputError for a model that is no plain sequence of layers which shrink the image.
     """
     try:
-        return _tapped(name, _trunk(network), stats)
-    except Exception as error:  # each network has its own way to fail when called layer by layer
+        return _read_out(name, _trunk(classifier), stats)
+    except Exception as error:  # each classifier has its own way to fail when called layer by layer
         raise InputError(
             f"encoder {name!r} is no plain sequence of layers that shrink the image step by step: take a "
             "ResNet or an EfficientNet, such as resnet34."
         ) from error
 
 
-def without_early_pool(encoder: Encoder) -> Encoder:
-    """The same encoder (in place) without the max-pool of its stem: every later map at twice the resolution.
+def remove_early_pool_(encoder: Encoder) -> None:
+    """Take the max-pool out of the encoder's stem: every later map comes at twice the resolution.
 
     InputError for an encoder that has none.
     """
@@ -64,26 +63,32 @@ def without_early_pool(encoder: Encoder) -> Encoder:
         if isinstance(layer, nn.MaxPool2d):
             encoder.set_submodule(name, nn.Identity())
             encoder.strides = (encoder.strides[0], *(stride // 2 for stride in encoder.strides[1:]))
-            return encoder
+            return
     raise InputError(
         f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
         "such as resnet34 or se_resnext50_32x4d."
     )
 
 
-def with_full_size_stem(encoder: Encoder) -> Encoder:
-    """The same encoder (in place), its first convolution at stride 1: every map at twice the resolution."""
+def unstride_stem_(encoder: Encoder) -> None:
+    """Give the encoder's first convolution stride 1: every map comes at twice the resolution.
+
+    InputError for an encoder whose first convolution does not halve the image.
+    """
     first = next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+    if first.stride != (2, 2):
+        raise InputError(
+            f"encoder {encoder.name!r} does not begin with a convolution of stride 2: take a ResNet, such as resnet34."
+        )
     first.stride = (1, 1)
     encoder.strides = tuple(stride // 2 for stride in encoder.strides)
-    return encoder
 
 
-def _trunk(network: nn.Module) -> Layers:
+def _trunk(classifier: nn.Module) -> Layers:
     """What comes before the classifier: up to the last map that timm names, else up to the last convolution."""
-    parts = dict(network.named_children())
-    if hasattr(network, "feature_info"):
-        last = network.feature_info[-1]["module"]
+    parts = dict(classifier.named_children())
+    if hasattr(classifier, "feature_info"):
+        last = classifier.feature_info[-1]["module"]
     else:
         last = [key for key, part in parts.items() if key != "classifier" and _convolves(part)][-1]
     top = list(parts).index(last.split(".")[0])
@@ -93,7 +98,7 @@ def _trunk(network: nn.Module) -> Layers:
 
 
 def _flat(layers: Layers, x: Tensor) -> Layers:
-    """The same layers, those apart that shrink x (1, C, H, W) to less than half: each may be tapped for one map."""
+    """The same layers, those apart that shrink x (1, C, H, W) to less than half: each may give one map."""
     flat = {}
     for key, layer in layers.items():
         y = _eval(layer, x)
@@ -106,17 +111,17 @@ def _flat(layers: Layers, x: Tensor) -> Layers:
     return flat
 
 
-def _tapped(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> Chain:
+def _read_out(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> SequentialEncoder:
     x = torch.zeros(1, 3, PROBE, PROBE)
-    taps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal maps the last one counts
+    maps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal maps the last one counts
     for key, layer in layers.items():
         x = _eval(layer, x)
-        taps[PROBE // x.shape[-1]] = key, x.shape[1]
-    taps.pop(1, None)
-    if x.ndim != 4 or len(taps) < 2 or list(taps) != sorted(taps):
-        raise TypeError(f"maps {taps}, the last {tuple(x.shape)}")
-    keys, channels = zip(*taps.values(), strict=True)
-    return Chain(name, layers, keys, channels, list(taps), stats)
+        maps[PROBE // x.shape[-1]] = key, x.shape[1]
+    maps.pop(1, None)
+    if x.ndim != 4 or len(maps) < 2 or list(maps) != sorted(maps):
+        raise TypeError(f"maps {maps}, the last {tuple(x.shape)}")
+    keys, channels = zip(*maps.values(), strict=True)
+    return SequentialEncoder(name, layers, keys, channels, list(maps), stats)
 
 
 def _eval(layer: nn.Module, x: Tensor) -> Tensor:

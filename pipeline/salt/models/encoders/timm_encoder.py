@@ -1,4 +1,4 @@
-"""What an encoder is, and timm's: a network read out at several resolutions. Needs torch and timm only.
+"""timm's models as encoders, read out at several resolutions. Needs torch and timm only.
 
 timm  Wightman 2019, https://github.com/huggingface/pytorch-image-models
 """
@@ -8,30 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.salt.errors import InputError, near_names
-
-Stats = tuple[float, float, float]  # one number a colour channel, in units of 0..1 intensity
-
-
-class Encoder(nn.Module):
-    """(B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), sides rounded the network's own way.
-
-    mean, std  what its input is normalised with
-    """
-
-    def __init__(self, name: str, channels: tuple[int, ...], strides: tuple[int, ...], mean: Stats, std: Stats):
-        super().__init__()
-        self.name, self.channels, self.strides, self.mean, self.std = name, channels, strides, mean, std
+from pipeline.salt.models.encoders.contract import Encoder, Stats
 
 
-class TimmPyramid(Encoder):
-    """timm's `features_only` network without its map at full size, if it has one; all maps channels first."""
+class TimmEncoder(Encoder):
+    """timm's `features_only` model without its map at full size, if it has one; all maps channels first."""
 
     def __init__(self, name: str, body: nn.Module):
-        info, cfg = body.feature_info, timm.get_pretrained_cfg(name)
+        info = body.feature_info
         depth = sum(stride > 1 for stride in info.reduction())
-        super().__init__(
-            name, tuple(info.channels()[-depth:]), tuple(info.reduction()[-depth:]), tuple(cfg.mean), tuple(cfg.std)
-        )
+        super().__init__(name, tuple(info.channels()[-depth:]), tuple(info.reduction()[-depth:]), timm_stats(name))
         self.channels_first = not str(getattr(body, "output_fmt", "")).endswith("NHWC")
         self.body = body
 
@@ -40,35 +26,45 @@ class TimmPyramid(Encoder):
         return maps if self.channels_first else [m.permute(0, 3, 1, 2) for m in maps]
 
 
-def timm_pyramid(name: str, strides: tuple[int, ...] | None = None) -> TimmPyramid:
-    """timm's network `name` with random weights.
+def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> TimmEncoder:
+    """timm's model `name` with random weights.
 
-    InputError for a name that timm does not know, for a network that takes one size of image only, and for one whose
+    InputError for a name that timm does not know, for a model that takes one size of image only, and for one whose
     maps have other strides; None: for one that is no pyramid, each stride twice the one before.
     """
     if not timm.is_model(name):
-        raise unknown(name)
+        raise unknown_encoder(name)
     try:
-        pyramid = TimmPyramid(name, _features(name))
+        encoder = TimmEncoder(name, _features(name))
     except (RuntimeError, ValueError, AttributeError) as error:  # timm's ways to say: no maps, or no such tag
         raise InputError(f"encoder {name!r} gives no feature maps, says timm: {error}") from error
-    found = pyramid.strides
+    found = encoder.strides
     doubling = len(found) > 1 and all(b == 2 * a for a, b in zip(found, found[1:], strict=False))
     if not doubling or strides not in (None, found):
-        needs = ", ".join(map(str, strides)) if strides else "a pyramid, each stride twice the one before"
-        raise InputError(
-            f"encoder {name!r} gives maps at strides {', '.join(map(str, found))}, this network needs "
-            f"{needs}: take a ResNet or an EfficientNet, such as resnet34."
-        )
+        raise wrong_strides(encoder, strides)
     if timm.get_pretrained_cfg(name).fixed_input_size:
-        _try_another_size(pyramid)
-    return pyramid
+        _try_another_size(encoder)
+    return encoder
 
 
-def unknown(name: str) -> InputError:
+def timm_stats(name: str) -> tuple[Stats, Stats]:
+    """Mean and standard deviation that timm's weights of this name were trained with."""
+    cfg = timm.get_pretrained_cfg(name)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def unknown_encoder(name: str) -> InputError:
     near = near_names(name, timm.list_models())
     return InputError(
         f"encoder {name!r} is unknown; " + (f"did you mean {near}?" if near else "take a name from timm.list_models()")
+    )
+
+
+def wrong_strides(encoder: Encoder, needed: tuple[int, ...] | None) -> InputError:
+    needs = ", ".join(map(str, needed)) if needed else "a pyramid, each stride twice the one before"
+    return InputError(
+        f"encoder {encoder.name!r} gives maps at strides {', '.join(map(str, encoder.strides))}, this model needs "
+        f"{needs}: take a ResNet or an EfficientNet, such as resnet34."
     )
 
 
@@ -79,14 +75,14 @@ def _features(name: str) -> nn.Module:
         return timm.create_model(name, features_only=True)
 
 
-def _try_another_size(pyramid: TimmPyramid) -> None:
+def _try_another_size(encoder: TimmEncoder) -> None:
     try:
         with torch.no_grad():
-            pyramid.eval()(torch.zeros(1, 3, 96, 64))
+            encoder.eval()(torch.zeros(1, 3, 96, 64))
     except (AssertionError, RuntimeError) as error:
-        sides = " x ".join(map(str, timm.get_pretrained_cfg(pyramid.name).input_size[1:]))
+        sides = " x ".join(map(str, timm.get_pretrained_cfg(encoder.name).input_size[1:]))
         raise InputError(
-            f"encoder {pyramid.name!r} takes images of {sides} px only, this network needs any size: take "
+            f"encoder {encoder.name!r} takes images of {sides} px only, this model needs any size: take "
             "a ResNet, ConvNeXt or Swin."
         ) from error
-    pyramid.train()
+    encoder.train()

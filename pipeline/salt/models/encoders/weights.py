@@ -1,4 +1,4 @@
-"""ImageNet weights for an encoder: a file that is there first, the known addresses after, and never half a network."""
+"""ImageNet weights for an encoder: a file that is there, then the known addresses, and never half of them."""
 
 import pickle
 import re
@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.models.encoders.table import ENCODERS, classifier
-from pipeline.salt.models.encoders.timm_encoder import Encoder
+from pipeline.salt.models.encoders.build import build_classifier
+from pipeline.salt.models.encoders.contract import Encoder
+from pipeline.salt.models.encoders.table import ENCODERS
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 TIMEOUT = 20  # seconds without a byte before the next address is tried
@@ -125,7 +126,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of `state` under the encoder's own keys; InputError unless every one is there, and fits."""
     with torch.device("meta"):
-        whole = set(classifier(encoder.name).state_dict())
+        whole = set(build_classifier(encoder.name).state_dict())
     names = {_flat(key): key for key in whole}
     part, missing, mismatched = {}, [], []
     for key, tensor in encoder.state_dict().items():
@@ -147,5 +148,5 @@ def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dic
 
 
 def _flat(key: str) -> str:
-    """A key as it reads in any cut of one network: a pyramid of timm's has `body.stages_0` for `stages.0`."""
+    """A key as it reads in any cut of one model: timm's `features_only` has `body.stages_0` for `stages.0`."""
     return key.removeprefix("body.").replace(".", "_")

@@ -1,11 +1,11 @@
-"""Every network on one fold of the same tiles, for the same number of seconds: how far each of them comes.
+"""Score of every model after the same number of seconds of training, on one fold of the same tiles.
 
-    SALT_TILES=DIR SALT_WEIGHTS=DIR python -m bench.experiments.networks
+    SALT_TILES=DIR SALT_WEIGHTS=DIR python -m bench.experiments.models
 
 Each is trained in a process of its own, from ImageNet's weights where SALT_WEIGHTS has them for its encoder, with the
 learner of the product; the one-cycle schedule goes by the clock. No flip TTA, no rules.
 
-writes  bench/results/<machine>.networks.json, the table in docs/models.md
+writes  bench/results/<machine>.models.json, the table in docs/models.md
 """
 
 import json
@@ -22,23 +22,22 @@ import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import combined_cos
 
-from bench.__main__ import RESULTS
-from bench.harness.compare import circumstances, machine, write_between
-from bench.harness.tiles import tiles
-from pipeline.salt.config import Stage, Train
+from bench.harness.records import REPOSITORY, RESULTS, machine_name, provenance, write_generated, write_record
+from bench.harness.tiles import load_tiles
+from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import forget_peak, peak_memory, pick_device
 from pipeline.salt.folds import coverage
 from pipeline.salt.inference import tile_logits
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
-from pipeline.salt.tiles.cache import Cache
+from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training.learner import build_learner, seed_everything
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = REPOSITORY / "docs" / "models.md"
 LITE = "tf_efficientnet_lite0"
-NETWORKS = [
+MODELS = [  # name, encoder, options
     ("unet_resnext50", LITE, {}),
     ("unet_resnext50", LITE, {"scse": True, "stem_skip": True, "deep_supervision": True, "classifier": True}),
     ("dynamic_unet", LITE, {}),
@@ -51,6 +50,8 @@ NETWORKS = [
 
 @dataclass(frozen=True)
 class Budget:
+    """What each model is given."""
+
     seconds: float = 100.0
     size: int = 64  # px
     batch: int = 16
@@ -58,21 +59,23 @@ class Budget:
 
 
 class Row(TypedDict):
-    network: str
+    """One model's result."""
+
+    model: str
     encoder: str
     options: dict
     weights: str  # "ImageNet" | "random"
     parameters: int
     tiles: int  # trained on, each time it came counted
     seconds: float
-    score: float  # Kaggle's, on the fold held out
+    score: float  # Kaggle's, on the held-out fold
     memory: float  # GiB at most, of the process or on the GPU
 
 
-class ByTheClock(Callback):
-    """One cycle over so many seconds, then the end; no validation on the way.
+class TimedOneCycle(Callback):
+    """One cycle of fastai's schedule over `seconds`, then the end; no validation on the way.
 
-    On a GPU they begin after five batches: while cuDNN looks for its algorithms, networks with many shapes stand still.
+    On a GPU they begin after five batches: cuDNN looks for its fastest algorithms first.
     """
 
     def __init__(self, seconds: float, lr: float):
@@ -80,13 +83,13 @@ class ByTheClock(Callback):
         self.lr, self.momentum = combined_cos(0.25, lr / 25, lr, lr / 1e5), combined_cos(0.25, 0.95, 0.85, 0.95)
 
     def before_fit(self):
-        self.began, self.tiles = time.perf_counter(), 0
+        self.start, self.tiles = time.perf_counter(), 0
 
     def before_batch(self):
         if self.dls.device.type == "cuda" and self.train_iter == 5:
             forget_peak(self.dls.device)
             self.before_fit()
-        done = (time.perf_counter() - self.began) / self.seconds
+        done = (time.perf_counter() - self.start) / self.seconds
         if done >= 1:
             raise CancelFitException
         self.opt.set_hyper("lr", self.lr(done))
@@ -97,42 +100,57 @@ class ByTheClock(Callback):
         raise CancelValidException
 
 
-def train(network: str, encoder: str, options: dict, budget: Budget) -> Row:
-    device, some = pick_device(), tiles()
+def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
+    """Train one model for the budget, and score it on the held-out fold."""
+    device, tiles = pick_device(), load_tiles()
     seed_everything(0)
-    model = build_model(network, encoder, options)
+    model = build_model(name, encoder, options)
     parameters, weights = sum(p.numel() for p in model.parameters()), "random"
     folder = os.environ.get("SALT_WEIGHTS")
     if folder and find_weights(encoder, Path(folder)):
         load_imagenet(model.encoder, Path(folder))
         weights = "ImageNet"
-    order = np.argsort(some.ids)
-    share, black = some.masks.mean((1, 2)), ~some.images.any((1, 2))
-    about = pd.DataFrame({"id": some.ids, "coverage": share, "black": black, "z": 0}).iloc[order].reset_index(drop=True)
-    about["fold"] = coverage(about, k=5)
-    images, masks = some.images[order], some.masks[order]
+    share, black = tiles.masks.mean((1, 2)), ~tiles.images.any((1, 2))
+    table = pd.DataFrame({"id": tiles.ids, "coverage": share, "black": black, "z": 0})
+    table["fold"] = coverage(table, k=5)
     stats = (model.encoder.mean, model.encoder.std)
     dls = get_data(
-        0, about, budget.size, budget.batch, cache=Cache(images, masks, None, None), stats=stats, device=device
+        0,
+        table,
+        budget.size,
+        budget.batch,
+        tiles=Tiles(tiles.images, tiles.masks, tiles.images[:0], table),
+        stats=stats,
+        device=device,
     )
-    stage = Stage(size=budget.size, batch=budget.batch, epochs=1, lr=budget.lr)
-    clock = ByTheClock(budget.seconds, budget.lr)
-    learn = build_learner(model, dls, stage, Train(stages=(stage,), wd=1e-2), [clock])
+    phase = Phase(size=budget.size, batch=budget.batch, epochs=1, lr=budget.lr)
+    schedule = TimedOneCycle(budget.seconds, budget.lr)
+    learn = build_learner(model, dls, phase, Train(phases=(phase,), wd=1e-2), [schedule])
     with learn.no_bar(), learn.no_logging():
         learn.fit(10**6)
-    seconds = time.perf_counter() - clock.began
-    held_out = np.flatnonzero(about["fold"] == 0)
+    seconds = time.perf_counter() - schedule.start
+    held_out = np.flatnonzero(table["fold"] == 0)
     batches = tile_logits(
-        model, images, held_out, size=budget.size, batch=64, stats=stats, flip=False, precision="fp32", device=device
+        model,
+        tiles.images,
+        held_out,
+        size=budget.size,
+        batch=64,
+        stats=stats,
+        flip=False,
+        precision="fp32",
+        device=device,
     )
-    scores = [tile_scores(torch.from_numpy(logits) > 0, torch.from_numpy(masks[rows])) for rows, logits in batches]
+    scores = [
+        tile_scores(torch.from_numpy(logits) > 0, torch.from_numpy(tiles.masks[rows])) for rows, logits in batches
+    ]
     return Row(
-        network=network,
+        model=name,
         encoder=encoder,
         options=options,
         weights=weights,
         parameters=parameters,
-        tiles=clock.tiles,
+        tiles=schedule.tiles,
         seconds=round(seconds, 1),
         score=round(torch.cat(scores).mean().item(), 4),
         memory=round(peak_memory(device), 2),
@@ -140,9 +158,10 @@ def train(network: str, encoder: str, options: dict, budget: Budget) -> Row:
 
 
 def table(record: dict) -> str:
-    rows = ["| network | encoder, start | parameters | tiles trained | score | memory |", "|---|---|--:|--:|--:|--:|"]
+    """A machine's record in Markdown."""
+    rows = ["| model | encoder, weights | parameters | tiles trained | score | memory |", "|---|---|--:|--:|--:|--:|"]
     for row in record["rows"]:
-        name = f"{row['network']} {' '.join(f'{k}={v}' for k, v in row['options'].items())}".strip()
+        name = f"{row['model']} {' '.join(f'{k}={v}' for k, v in row['options'].items())}".strip()
         rows.append(
             f"| {name} | {row['encoder']}, {row['weights']} | {row['parameters'] / 1e6:.1f} M "
             f"| {row['tiles']:,} | {row['score']:.3f} | {row['memory']:.1f} GiB |"
@@ -159,29 +178,28 @@ def main() -> None:
     device = pick_device()
     budget = Budget(seconds=40, size=128, batch=32) if device.type == "cuda" else Budget()
     record = {
-        "machine": machine(device),
+        "machine": machine_name(device),
         "device": device.type,
-        **circumstances(),
+        **provenance(),
         "load": os.getloadavg()[0],
         "budget": vars(budget),
-        "tiles": len(tiles().ids),
-        "kind": tiles().kind,
+        "tiles": len(load_tiles().ids),
+        "kind": load_tiles().kind,
         "rows": [],
     }
-    for network in NETWORKS:
-        with get_context("spawn").Pool(1) as pool:  # its memory is its own
-            row = pool.apply(train, (*network, budget))
+    for name, encoder, options in MODELS:
+        with get_context("spawn").Pool(1) as pool:  # so that its peak memory is its own
+            row = pool.apply(train, (name, encoder, options, budget))
         record["rows"].append(row)
-        print(f"{row['network']} {row['options']}: {row['score']:.4f} after {row['tiles']:,} tiles", flush=True)
-        path = RESULTS / f"{machine(device)}.networks.json"
-        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        print(f"{name} {options}: {row['score']:.4f} after {row['tiles']:,} tiles", flush=True)
+        write_record(RESULTS / f"{record['machine']}.models.json", record)
     write_page()
 
 
 def write_page() -> None:
-    """The tables of all machines."""
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.networks.json"))]
-    write_between(PAGE, "\n".join(map(table, records)))
+    """Write the tables of all machines into docs/models.md."""
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.models.json"))]
+    write_generated(PAGE, "\n".join(map(table, records)))
 
 
 if __name__ == "__main__":

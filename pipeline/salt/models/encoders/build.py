@@ -1,0 +1,91 @@
+"""Builds an encoder, with random weights, from its name: of ENCODERS, of timm's models, of torchvision's."""
+
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, list_models
+
+from pipeline.salt.models.encoders.contract import IMAGENET_STATS, Encoder
+from pipeline.salt.models.encoders.sequential import Layers, SequentialEncoder, to_sequential
+from pipeline.salt.models.encoders.table import ENCODERS, STRIDES
+from pipeline.salt.models.encoders.timm_encoder import (
+    TimmEncoder,
+    build_timm_encoder,
+    timm_stats,
+    unknown_encoder,
+    wrong_strides,
+)
+
+
+def build_encoder(name: str) -> Encoder:
+    """Five maps at STRIDES. InputError for a name nobody knows and for a model with other strides."""
+    return build_sequential(name) if name in ENCODERS else build_timm_encoder(name, STRIDES)
+
+
+def build_sequential(name: str, strides: tuple[int, ...] | None = None) -> SequentialEncoder:
+    """A plain sequence of layers. InputError for a name nobody knows, for a model that is no such sequence, and for
+    one whose maps have other strides than asked for; None: any."""
+    classifier = build_classifier(name)
+    if name in ENCODERS:
+        return _of_table(name, classifier)
+    encoder = to_sequential(name, classifier, timm_stats(name) if timm.is_model(name) else IMAGENET_STATS)
+    if strides not in (None, encoder.strides):
+        raise wrong_strides(encoder, strides)
+    return encoder
+
+
+def build_pyramid(name: str) -> TimmEncoder:
+    """Any of timm's models whose maps are a pyramid, each stride twice the one before; InputError for others."""
+    return build_timm_encoder(name)
+
+
+def build_classifier(name: str) -> nn.Module:
+    """The whole ImageNet classifier that encoder `name` is cut from. InputError for a name nobody knows."""
+    if name in ENCODERS:
+        return ENCODERS[name].classifier()
+    if timm.is_model(name):
+        return timm.create_model(name)
+    if name in list_models(module=torchvision.models):
+        return get_model(name, weights=None)
+    raise unknown_encoder(name)
+
+
+# What a model may ask of its encoder: the words of MODELS, and what builds it.
+BUILDERS: dict[str, Callable[[str], Encoder]] = {
+    "five maps": build_encoder,
+    "sequence": build_sequential,
+    "sequence with five maps": partial(build_sequential, strides=STRIDES),
+    "pyramid": build_pyramid,
+}
+
+
+def check_encoder(name: str, needs: str) -> None:
+    """InputError unless encoder `name` can be built for a model that needs a key of BUILDERS; no weights are made."""
+    with torch.device("meta"):
+        BUILDERS[needs](name)
+
+
+def _of_table(name: str, classifier: nn.Module) -> SequentialEncoder:
+    spec, layers = ENCODERS[name], dict(classifier.named_children())
+    if "layer0" in layers:
+        layers = _with_plain_pool(layers)
+    keys = list(layers)
+    layers = {key: layers[key] for key in keys[: keys.index(spec.out_layers[-1]) + 1]}
+    return SequentialEncoder(name, layers, spec.out_layers, spec.channels, STRIDES)
+
+
+def _with_plain_pool(layers: Layers) -> Layers:
+    """A 2x2 max-pool instead of the SENet's own 3x3 one, which pretrainedmodels keeps inside layer0 and timm beside it.
+
+    Cut as they come, the same weights would make two models: first maps at stride 4 and 2, and other borders.
+    """
+    stem = nn.Sequential()
+    for key, layer in layers["layer0"].named_children():
+        if key != "pool":
+            stem.add_module(key, layer)
+    blocks = {key: layers[key] for key in ("layer1", "layer2", "layer3", "layer4")}
+    return {"layer0": stem, "pool0": nn.MaxPool2d(2, 2), **blocks}

@@ -1,0 +1,26 @@
+"""What every encoder is: the base class, and ImageNet's statistics. The package's docstring has example shapes."""
+
+from torch import nn
+
+Stats = tuple[float, float, float]  # one number a colour channel, in units of 0..1 intensity
+
+IMAGENET_STATS: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
+IDENTITY_STATS: tuple[Stats, Stats] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # normalising with these changes nothing
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), sides rounded the model's own way.
+
+    mean, std  what its input is normalised with
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        stats: tuple[Stats, Stats] = IMAGENET_STATS,
+    ):
+        super().__init__()
+        self.name, self.channels, self.strides = name, channels, strides
+        self.mean, self.std = stats

@@ -51,4 +51,4 @@ def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
         return tuple(np.bitwise_count(bits).sum(1, dtype=np.int32) for bits in (pred & truth, pred | truth))
     from torch import int32  # three times as fast as the plain sum
 
-    return tuple(masks.sum(1, dtype=int32) for masks in (pred & truth, pred | truth))
+    return (pred & truth).sum(1, dtype=int32), (pred | truth).sum(1, dtype=int32)

@@ -49,7 +49,7 @@ def appended(profile: Profile, *phases: str) -> Profile:
 
 def named_settings(profile: Profile) -> dict[str, Any]:
     """Every setting by the name that --set takes: {'train.128.epochs': 60, 'model.options.width': 16}."""
-    named = {}
+    named: dict[str, Any] = {}
     for name, value, _ in _leaves(profile):
         if isinstance(value, dict) and value:
             named |= {f"{name}.{key}": inner for key, inner in value.items()}

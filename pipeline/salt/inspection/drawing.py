@@ -94,7 +94,7 @@ def _columns(parts: list[Part]) -> dict[Part, int]:
 
 def _place(boxes: dict[Part, Box]) -> tuple[list[tuple[float, int]], float]:
     """Give the boxes their places; the upper edge and side of each level, and the height of the picture."""
-    stacks = defaultdict(lambda: defaultdict(list))
+    stacks: dict[int, dict[int, list[Box]]] = defaultdict(lambda: defaultdict(list))
     for part, box in boxes.items():
         stacks[part.shape[1]][box.column].append(box)
     skips = any(box.column == SKIP for box in boxes.values())

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Probability(nn.Module):
 
 def to_onnx(model: nn.Module) -> bytes:
     """`Probability` of the model in one file, any batch and size: input `image`, output `probability`."""
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # torch takes it, but its types say a path only
     axes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         # The recording exporter, which warns that it is the old one: 2 s and no onnxscript, where the new one takes 15.

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.salt.inspection.trace import Part, check_size
 
 NUMBERS = ("parameters", "trainable", "multiply-adds")
-RULE = ()  # stands where a line is drawn
+RULE: tuple[str, ...] = ()  # stands where a line is drawn
 
 
 def parts_table(parts: list[Part]) -> str:
@@ -23,7 +23,8 @@ def layers_table(model: nn.Module, size: int) -> str:
     also has the multiply-adds between layers, such as those of two maps that are multiplied in a Swin.
     """
     layers, macs = _layers(model, size)
-    rows, before = [("layer", "kind", "output", *NUMBERS)], None
+    rows: list[tuple[str, ...]] = [("layer", "kind", "output", *NUMBERS)]
+    before = None
     for layer in layers:
         [name], [kind] = layer.names, layer.kinds
         new = layer.shape != before
@@ -36,7 +37,8 @@ def layers_table(model: nn.Module, size: int) -> str:
 def _layers(model: nn.Module, size: int) -> tuple[list[Part], int]:
     """The modules without children, or with weights of their own, in the order of their work; all multiply-adds."""
     check_size(size)
-    model, shapes = model.to("meta").train(), {}
+    model = model.to("meta").train()
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def note(path: str, out) -> None:  # a hook that gave a value back would change what the module gives
         shapes.setdefault(path, tuple(out.shape[1:]) if isinstance(out, Tensor) else ())

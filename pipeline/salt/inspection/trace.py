@@ -4,9 +4,9 @@ Found by running it once on the `meta` device, where tensors have a shape and no
 is written down by hand. Forward hooks tell which part is at work, a torch function mode follows every tensor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +64,11 @@ def trace(model: nn.Module, size: int) -> list[Part]:
     model = model.to("meta").train()  # in training, so that auxiliary heads show
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)
-    units = {module: (path, part) for module, path, part in _units(model, "", model.encoder)}
+    encoder = cast(nn.Module, model.encoder)  # to torch an attribute may be a tensor too
+    units = {module: (path, part) for module, path, part in _units(model, "", encoder)}
     hooks = [
-        model.encoder.register_forward_pre_hook(lambda *_: follow.encoding(True)),
-        model.encoder.register_forward_hook(lambda *_: follow.encoding(False)),
+        encoder.register_forward_pre_hook(lambda *_: follow.encoding(True)),
+        encoder.register_forward_hook(lambda *_: follow.encoding(False)),
     ]
     for module, (_, part) in units.items():
         hooks += [
@@ -157,7 +158,9 @@ class _Follow(TorchFunctionMode):
 
     def outputs(self, out: Tensor | Heads) -> None:
         heads = out if isinstance(out, Heads) else Heads(out, [], None)
-        for what, tensors in {"any_salt": [heads.any_salt], "deep": heads.deep, "salt": [heads.logits]}.items():
+        given: dict[str, Sequence[Tensor | None]]
+        given = {"any_salt": [heads.any_salt], "deep": heads.deep, "salt": [heads.logits]}
+        for what, tensors in given.items():
             for x in tensors:
                 for part in self.known[id(x)][1] if x is not None else ():
                     part.output = part.output or what

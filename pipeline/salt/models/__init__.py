@@ -106,7 +106,7 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == spec.name]
     [init] = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     _, _, *arguments = init.args.args  # without self and encoder
-    return {a.arg: eval(ast.unparse(a.annotation), {"Literal": Literal}) for a in arguments}
+    return {a.arg: eval(ast.unparse(a.annotation), {"Literal": Literal}) for a in arguments if a.annotation}
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -5,7 +5,7 @@ scSE          Roy et al. 2018,        https://arxiv.org/abs/1803.02579
 BAM           Park et al. 2018,       https://arxiv.org/abs/1807.06514
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class BAM(nn.Module):
             nn.Linear(hidden, channels),
             nn.Unflatten(1, (channels, 1, 1)),
         )
-        wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
+        wide: dict[str, Any] = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
         self.place = nn.Sequential(
             nn.Conv2d(channels, hidden, 1),
             nn.BatchNorm2d(hidden),
@@ -92,7 +92,8 @@ class Classifier(nn.Module):
 
 def spatial_size(x: Tensor) -> Size:
     """(B, C, H, W) -> (H, W), px."""
-    return x.shape[-2:]
+    height, width = x.shape[-2:]
+    return height, width
 
 
 def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ ICNR       Aitken et al. 2017,      https://arxiv.org/abs/1707.02937
 """
 
 from collections import OrderedDict
+from typing import cast
 
 from fastai.vision.models.unet import DynamicUnet as FastaiUnet
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ class DynamicUnet(FastaiUnet):
     y_range  squeeze what comes out between two bounds, by a sigmoid
     """
 
+    layers: nn.ModuleList
+
     def __init__(self, encoder: str = "resnet34", n_out: int = 1, y_range: tuple[float, float] | None = None):
         super().__init__(Body(build_sequential(encoder)), n_out, BUILT_AT, y_range=y_range)
         # The last layer only makes a fastai tensor a plain one; no exporter can follow it.
@@ -42,11 +45,11 @@ class DynamicUnet(FastaiUnet):
 
     @property
     def encoder(self) -> Body:
-        return self.layers[0]
+        return cast(Body, self.layers[0])
 
     def groups(self) -> list[list[nn.Parameter]]:
         """The body's parameters and the decoder's, which fastai trains at rising rates; a ResNet's body in two."""
-        body, *decoder = self.layers
+        body, decoder = self.encoder, list(self.layers)[1:]
         first = next(key for key, _ in body.named_children())
         cut = {"conv1": 6, "0": 3}.get(first, 0)  # fastai's: after layer2, after the stem of an XResNet
         layers = [list(body)[:cut], list(body)[cut:], decoder]

@@ -62,7 +62,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         x = self.up(x)
-        return self.mix(x if skip is None else torch.cat([x, self.norm(skip)], dim=1))
+        return self.mix(x if self.norm is None else torch.cat([x, self.norm(skip)], dim=1))
 
 
 class MoreDynamicUnet(nn.Module):

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 
 INK, SOFT, LINE = "#010203", "#010204", "#010205"  # placeholders, replaced by CSS when the SVG is written
 CSS = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
-STYLE = {
+STYLE: dict[Any, Any] = {  # Any: matplotlib's types know every key by its name
     "svg.fonttype": "none",  # text stays text
     "font.size": 10,
     "figure.figsize": (5.2, 3.2),
@@ -93,11 +94,12 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
 def learning_curves(histories: dict[int, dict[str, pd.DataFrame]], what: str) -> str:
     """SVG of the loss (what='loss') or score (what='score') per epoch, a colour a fold, the phases in a row."""
     figure, ax = _axes("epoch", what)
-    lines = {"loss": {"train_loss": (0, (2, 1.5)), "valid_loss": "-"}, "score": {"meanap": "-"}}[what]
+    lines: dict[str, dict[str, Any]]
+    lines = {"loss": {"train_loss": (0, (2, 1.5)), "valid_loss": "-"}, "score": {"meanap": "-"}}
     for fold, phases in histories.items():
         before = 0
         for history in phases.values():
-            for column, style in lines.items():
+            for column, style in lines[what].items():
                 ax.plot(
                     before + history["epoch"],
                     history[column],

@@ -5,6 +5,7 @@ A table has one row a tile; its index is the tile's row in the arrays that go wi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from pipeline.salt.folds import coverage_class
 from pipeline.salt.metrics import iou, tile_scores
 
 # What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
-ARTICLE = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
+ARTICLE: dict[str, Any] = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
 MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderboard, which is not out of fold
 
 
@@ -41,6 +42,7 @@ class Predictions:
 
 def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
     """`table` and, for each tile: salt and predicted (shares in [0, 1]), iou, score; raw_score is before the rules."""
+    assert predictions.truth is not None
     parts = []
     for start in range(0, len(table), submission.TILES_AT_ONCE):  # the arrays are larger than memory should be
         part = table.iloc[start : start + submission.TILES_AT_ONCE]

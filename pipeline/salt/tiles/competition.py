@@ -61,17 +61,18 @@ def read(folder: Path, progress: bool = True) -> tuple[Tiles, list[str]]:
     z = _depths(depths, order + test_order, faults)
     faults.raise_if_any(folder)
 
-    images, masks, test = (_stack(tiles, ids) for tiles, ids in ((images, order), (masks, order), (test, test_order)))
+    train_images, train_masks, test_images = _stack(images, order), _stack(masks, order), _stack(test, test_order)
+    del images, masks, test  # as large as the stacks
     table = pd.DataFrame(
         {
             "id": order + test_order,
-            "split": ["train"] * len(train) + ["test"] * len(test),
+            "split": ["train"] * len(train) + ["test"] * len(test_images),
             "z": z,
-            "coverage": [*masks.mean(axis=(1, 2)), *np.full(len(test), np.nan)],
-            "black": [*~images.any(axis=(1, 2)), *~test.any(axis=(1, 2))],
+            "coverage": [*train_masks.mean(axis=(1, 2)), *np.full(len(test_images), np.nan)],
+            "black": [*~np.any(train_images, axis=(1, 2)), *~np.any(test_images, axis=(1, 2))],
         }
     )
-    tiles = Tiles(images, masks, test, table, _stack(truth, test_order) if truth else None)
+    tiles = Tiles(train_images, train_masks, test_images, table, _stack(truth, test_order) if truth else None)
     return tiles, _remarks(folder, tiles)
 
 
@@ -169,7 +170,7 @@ def _stack(tiles: dict[str, np.ndarray], ids: list[str]) -> np.ndarray:
 
 
 def _remarks(folder: Path, tiles: Tiles) -> list[str]:
-    places = [files.source(folder, split) for split in ("train", "test")]
+    places = [place for split in ("train", "test") if (place := files.source(folder, split))]
     remarks = [
         f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()
         for place in places

@@ -78,8 +78,8 @@ class Faults:
         raise InputError("\n".join(lines))
 
     def _sentence(self, place: str, fault: str) -> str:
-        items = self.faults[place][fault]
-        if items == [None]:
+        items = [item for item in self.faults[place][fault] if item is not None]
+        if not items:
             return fault
         if len(items) == 1:
             return f"{quoted(items[0])} {fault}"
@@ -115,6 +115,7 @@ def hint(folder: Path) -> str:
 
 def inputs(folder: Path) -> list[tuple[str, int, str]]:
     """(name, size in bytes, digest) of each zip, folder and csv: differs when their content does; decodes nothing."""
+    sources: list[tuple[Path, Iterable[bytes | tuple]]]
     sources = [(path, _listing(path)) for split in ("train", "test") if (path := source(folder, split))]
     tables = [(path, _content(path)) for name in COLUMNS if (path := _table(folder, name))]
     return [(path.name, path.stat().st_size, _digest(parts)) for path, parts in [*sources, *tables]]

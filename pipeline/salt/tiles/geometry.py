@@ -3,6 +3,8 @@
 All maps are bilinear with pixel areas aligned (align_corners=False), as PIL's resize is.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +25,7 @@ def mask_to_square(masks: Tensor, size: int) -> Tensor:
     return F.interpolate(masks.byte(), size=(size, size), mode="nearest-exact").bool()
 
 
-def to_tile(logits: Tensor, size: int | tuple[int, int] = SIDE) -> Tensor:
+def to_tile(logits: Tensor, size: int | Sequence[int] = SIDE) -> Tensor:
     """(B, 1, S, S) logits -> (B, 1, 101, 101) float32 logits, back at the size Kaggle scores."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if tuple(logits.shape[-2:]) == shape:

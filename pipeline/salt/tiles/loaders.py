@@ -5,6 +5,7 @@ take as items are tiles, (101, 101) uint8 grey.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ class TileDataset:
         self.size, self.ids = size, list(ids)
         self.images = to_square(_tensor(images, device), size)
         self.masks = None if masks is None else _tensor(masks, device)
-        if resize_masks:
+        if resize_masks and self.masks is not None:
             self.masks = mask_to_square(self.masks, size)
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class TileLoader(DataLoader):
         rows = torch.tensor(b).to(self.dataset.images.device, non_blocking=True)
         images, *masks = self.dataset[rows]
         if self.augment and masks:
-            images, *masks = augment_batch(images, *masks, self.augment)
+            images, *masks = augment_batch(images, masks[0], self.augment)
         return to_model_input(images, self.mean, self.std), *(mask.float() for mask in masks)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9, full: bool = True) -> list[tuple[np.ndarray, ...]]:
@@ -127,10 +128,11 @@ def get_data(
     """
     inside = (folds["fold"] == fold_id).to_numpy()
     ids = folds["id"].to_numpy()
-    own = (tiles.train_images[~inside], tiles.train_masks[~inside], ids[~inside])
+    images, masks, names = tiles.train_images[~inside], tiles.train_masks[~inside], ids[~inside]
     if extra is not None:
-        own = tuple(np.concatenate(pair) for pair in zip(own, extra, strict=True))
-    train = TileDataset(*own, size, resize_masks=True, device=device)
+        more = cast(Sequence[Any], extra)  # mypy takes the items of a mixed tuple for mere objects
+        images, masks, names = (np.concatenate(pair) for pair in zip((images, masks, names), more, strict=True))
+    train = TileDataset(images, masks, names, size, resize_masks=True, device=device)
     valid = TileDataset(tiles.train_images[inside], tiles.train_masks[inside], ids[inside], size, device=device)
     return DataLoaders(
         TileLoader(train, bs, stats, augment), TileLoader(valid, 2 * bs, stats), device=train.images.device

@@ -14,7 +14,7 @@ def make_section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     wavelength = np.exp(rng.uniform(np.log(5), np.log(22)))
     salt = np.zeros(SHAPE, bool)
     while not 0.1 < salt.mean() < 0.9:
-        body = rng.choice(BODIES, p=BODY_SHARES)
+        body = BODIES[rng.choice(len(BODIES), p=BODY_SHARES)]
         salt[:] = body(rng)
     distance = np.where(salt, 0.5 - ndimage.distance_transform_edt(salt), ndimage.distance_transform_edt(~salt) - 0.5)
 
@@ -85,7 +85,7 @@ def _layers(rng: np.random.Generator, depth: np.ndarray, wavelength: float) -> n
     """Reflections of a layered rock, whose strengths change along the layers."""
     z = np.arange(np.floor(depth.min()), np.ceil(depth.max()) + 1)
     wavelet = _ricker(np.arange(-2 * wavelength, 2 * wavelength + 1) / wavelength)
-    total = 0
+    total = np.zeros_like(depth)
     for _ in range(2):
         reflectors = rng.laplace(size=len(z)) * np.exp(0.7 * rng.normal(size=len(z)))
         trace = np.convolve(reflectors, wavelet, mode="same")
@@ -129,4 +129,5 @@ def _bumps(n: int, length: float) -> np.ndarray:
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    return np.ogrid[: SHAPE[0], : SHAPE[1]]
+    down, right = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    return down, right

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -13,6 +14,7 @@ from pipeline.salt.config import Phase
 from pipeline.salt.device import pick_device
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
+from pipeline.salt.models.encoders.contract import Encoder
 from pipeline.salt.models.encoders.weights import load_imagenet
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -49,12 +51,13 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
     seed = profile.train.seed + fold
     seed_everything(seed)
     model, init_from = checkpoints.build(profile.model), "random weights"
+    encoder = cast(Encoder, model.encoder)  # to torch an attribute is a tensor or any module
     if before := profile.train.before(phase):
         path = run.files.weights(fold, before)
         checkpoints.load(path, model)
         init_from = path.name
     elif profile.model.weights == "imagenet":
-        init_from = Path(load_imagenet(model.encoder, run.weights)).name
+        init_from = Path(load_imagenet(encoder, run.weights)).name
     tiles = cache.read(run.files)
     dls = get_data(
         fold,
@@ -63,7 +66,7 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
         phase.batch,
         tiles=tiles,
         augment=profile.augment,
-        stats=(model.encoder.mean, model.encoder.std),
+        stats=(encoder.mean, encoder.std),
         device=device,
         extra=pseudo.read(run.files, fold, tiles) if phase.pseudo else None,
     )

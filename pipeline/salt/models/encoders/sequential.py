@@ -31,7 +31,7 @@ class SequentialEncoder(Encoder):
 
     def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
         """after: one layer for each map, which it passes before it goes on; shapes unchanged."""
-        maps = []
+        maps: list[Tensor] = []
         for key, layer in self.named_children():
             x = layer(x)
             if key in self.out_layers:
@@ -87,8 +87,8 @@ def unstride_stem_(encoder: Encoder) -> None:
 def _trunk(classifier: nn.Module) -> Layers:
     """What comes before the classifier: up to the last map that timm names, else up to the last convolution."""
     parts = dict(classifier.named_children())
-    if hasattr(classifier, "feature_info"):
-        last = classifier.feature_info[-1]["module"]
+    if (info := getattr(classifier, "feature_info", None)) is not None:
+        last = info[-1]["module"]
     else:
         last = [key for key, part in parts.items() if key != "classifier" and _convolves(part)][-1]
     top = list(parts).index(last.split(".")[0])
@@ -99,7 +99,7 @@ def _trunk(classifier: nn.Module) -> Layers:
 
 def _flat(layers: Layers, x: Tensor) -> Layers:
     """The same layers, those apart that shrink x (1, C, H, W) to less than half: each may give one map."""
-    flat = {}
+    flat: Layers = {}
     for key, layer in layers.items():
         y = _eval(layer, x)
         if isinstance(layer, nn.Sequential) and 2 * y.shape[-1] < x.shape[-1]:

@@ -3,6 +3,8 @@
 timm  Wightman 2019, https://github.com/huggingface/pytorch-image-models
 """
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class TimmEncoder(Encoder):
     """timm's `features_only` model without its map at full size, if it has one; all maps channels first."""
 
     def __init__(self, name: str, body: nn.Module):
-        info = body.feature_info
+        info: Any = body.feature_info  # timm's FeatureInfo
         depth = sum(stride > 1 for stride in info.reduction())
         super().__init__(name, tuple(info.channels()[-depth:]), tuple(info.reduction()[-depth:]), timm_stats(name))
         self.channels_first = not str(getattr(body, "output_fmt", "")).endswith("NHWC")
@@ -42,14 +44,14 @@ def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> Tim
     doubling = len(found) > 1 and all(b == 2 * a for a, b in zip(found, found[1:], strict=False))
     if not doubling or strides not in (None, found):
         raise wrong_strides(encoder, strides)
-    if timm.get_pretrained_cfg(name).fixed_input_size:
+    if _config(name).fixed_input_size:
         _try_another_size(encoder)
     return encoder
 
 
 def timm_stats(name: str) -> tuple[Stats, Stats]:
     """Mean and standard deviation that timm's weights of this name were trained with."""
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = _config(name)
     return tuple(cfg.mean), tuple(cfg.std)
 
 
@@ -68,6 +70,11 @@ def wrong_strides(encoder: Encoder, needed: tuple[int, ...] | None) -> InputErro
     )
 
 
+def _config(name: str) -> Any:
+    """timm's PretrainedCfg; RuntimeError for a model that has none."""
+    return timm.get_pretrained_cfg(name, allow_unregistered=False)
+
+
 def _features(name: str) -> nn.Module:
     try:
         return timm.create_model(name, features_only=True, strict_img_size=False)  # Swin: any size, please
@@ -80,7 +87,7 @@ def _try_another_size(encoder: TimmEncoder) -> None:
         with torch.no_grad():
             encoder.eval()(torch.zeros(1, 3, 96, 64))
     except (AssertionError, RuntimeError) as error:
-        sides = " x ".join(map(str, timm.get_pretrained_cfg(encoder.name).input_size[1:]))
+        sides = " x ".join(map(str, _config(encoder.name).input_size[1:]))
         raise InputError(
             f"encoder {encoder.name!r} takes images of {sides} px only, this model needs any size: take "
             "a ResNet, ConvNeXt or Swin."

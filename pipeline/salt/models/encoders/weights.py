@@ -64,7 +64,7 @@ def _addresses(name: str) -> list[str]:
     if cfg is None:
         return []
     hub = [f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors"] if cfg.hf_hub_id else []
-    return hub + [url for url in [cfg.url] if url]
+    return hub + [url for url in [cfg.url] if url and isinstance(url, str)]
 
 
 def _file_name(url: str) -> str:
@@ -128,7 +128,9 @@ def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dic
     with torch.device("meta"):
         whole = set(build_classifier(encoder.name).state_dict())
     names = {_flat(key): key for key in whole}
-    part, missing, mismatched = {}, [], []
+    part: dict[str, Tensor] = {}
+    missing: list[str] = []
+    mismatched: list[str] = []
     for key, tensor in encoder.state_dict().items():
         theirs = names[_flat(key)]
         if theirs in state and state[theirs].shape == tensor.shape:

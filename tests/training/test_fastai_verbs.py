@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.learner import Recorder, load_learner
+from fastcore.basics import noop
 from matplotlib import pyplot as plt
 
 from pipeline.salt.config import PROFILES, Model, Phase
@@ -33,8 +34,13 @@ def learn(drawn, tmp_path):
         yield learn
 
 
+def probs_of(learn, tiles: np.ndarray) -> torch.Tensor:
+    """Past the learner: (n, 1, 101, 101)."""
+    return to_tile(logits_of(learn, tiles)).sigmoid()
+
+
 def logits_of(learn, tiles: np.ndarray) -> torch.Tensor:
-    """Past the learner: (n, 1, S, S)."""
+    """(n, 1, S, S)."""
     learn.model.eval()
     x, *nothing = learn.dls.test_dl(list(tiles), bs=len(tiles)).one_batch()
     assert not nothing, "test tiles have no masks"
@@ -44,7 +50,7 @@ def logits_of(learn, tiles: np.ndarray) -> torch.Tensor:
 
 def test_get_preds_gives_every_tile_in_order_and_its_mask(learn, drawn):
     preds, masks = learn.get_preds()
-    torch.testing.assert_close(to_tile(preds), to_tile(logits_of(learn, drawn.train_images[::3])), atol=1e-4, rtol=0)
+    torch.testing.assert_close(preds, probs_of(learn, drawn.train_images[::3]), atol=1e-4, rtol=0)
     np.testing.assert_array_equal(masks[:, 0].numpy() > 0.5, drawn.train_masks[::3])
     train_preds, train_masks = learn.get_preds(ds_idx=0)  # not a whole number of batches would be left out
     assert len(train_preds) == len(train_masks) == 24
@@ -52,20 +58,30 @@ def test_get_preds_gives_every_tile_in_order_and_its_mask(learn, drawn):
 
 def test_get_preds_of_other_tiles(learn, drawn):
     preds, masks = learn.get_preds(dl=learn.dls.test_dl(list(drawn.test_images)))
-    torch.testing.assert_close(to_tile(preds), to_tile(logits_of(learn, drawn.test_images)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(preds, probs_of(learn, drawn.test_images), atol=1e-4, rtol=0)
     assert masks is None or not len(masks)
+
+
+def test_tta_turns_what_it_has_seen_mirrored_back(learn, drawn):
+    probs, masks = learn.tta()
+    images = drawn.train_images[::3]
+    mirrored_back = logits_of(learn, np.ascontiguousarray(images[..., ::-1])).flip(-1)
+    expected = to_tile((logits_of(learn, images) + mirrored_back) / 2).sigmoid()
+    torch.testing.assert_close(probs, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(probs, learn.get_preds()[0], atol=1e-3), "two views are not one"
+    np.testing.assert_array_equal(masks[:, 0].numpy() > 0.5, drawn.train_masks[::3])
 
 
 def test_validate_gives_the_loss_of_the_validation_tiles(learn):
     [loss] = learn.validate()
-    preds, masks = learn.get_preds()
-    assert loss == pytest.approx(float(learn.loss_func(preds, masks)), abs=1e-4)
+    logits, masks = learn.get_preds(act=noop)
+    assert loss == pytest.approx(float(learn.loss_func(logits, masks)), abs=1e-4)
 
 
 def test_predict_one_tile(learn, drawn):
     mask, decoded, preds = learn.predict(drawn.test_images[2])
-    logits = logits_of(learn, drawn.test_images[2:3])[0]
-    torch.testing.assert_close(to_tile(preds[None]), to_tile(logits[None]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(preds, probs_of(learn, drawn.test_images[2:3])[0], atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(mask, preds[0] > 0.5)
     assert mask.dtype == bool and mask.ndim == 2 and decoded.shape[-2:] == mask.shape
     image, *_ = learn.predict(drawn.test_images[2], with_input=True)
     assert image.shape == (SIZE, SIZE) and 0 <= image.min() < image.max() <= 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.learner import Learner
+from fastai.optimizer import Adam
+from fastai.torch_core import trainable_params
 
 from pipeline.salt.config import Loss, Model, Phase, Train
 from pipeline.salt.errors import InputError
@@ -182,14 +186,69 @@ FINE_TUNE = Train(phases=(PHASE,), precision="fp32", schedule="fine_tune", wd=1e
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_fine_tune_is_fastais_bit_for_bit(fit, monkeypatch, epochs):
-    phase = Phase(size=32, batch=12, epochs=epochs, lr=4e-3)
-    ours = fit(FINE_TUNE, phase)
-    monkeypatch.setattr(learner, "fine_tune", lambda learn, epochs, lr, start_epoch: learn.fine_tune(epochs, lr))
-    theirs = fit(FINE_TUNE, phase, save_every=1e9)
+    """Without weight decay: fastai's own groups are not apart in what it spares."""
+    phase, train = Phase(size=32, batch=12, epochs=epochs, lr=4e-3), replace(FINE_TUNE, wd=0)
+
+    def fastais(learn: Learner, epochs: int, lr: float, start_epoch: int) -> None:
+        learn.splitter, learn.wd = learner.layer_groups, 0
+        learn.create_opt()
+        learn.fine_tune(epochs, lr)
+
+    ours = fit(train, phase)
+    monkeypatch.setattr(learner, "fine_tune", fastais)
+    theirs = fit(train, phase, save_every=1e9)
     assert all(torch.equal(ours.weights["last"][k], theirs.weights["last"][k]) for k in ours.weights["last"])
     for column in ("train_loss", "valid_loss", "meanap", "lr"):
         assert [row[column] for row in ours.rows] == [row[column] for row in theirs.rows]
     assert [row["epoch"] for row in ours.rows] == list(range(1, epochs + 2))
+
+
+@pytest.mark.parametrize("wd", [0.0, 5.0])
+def test_the_fused_optimizer_is_fastais_adam_which_spares_biases_and_norms(fit, monkeypatch, wd):
+    """The same training with fastai's own optimizer, one kernel after the other."""
+    train = replace(TRAIN, wd=wd)
+    ours = fit(train).weights["last"]
+
+    def with_fastais_adam(*args, **kwargs) -> Learner:
+        made = build(*args, **kwargs)
+        made.opt_func, made.splitter, made.wd = partial(Adam, sqr_mom=0.99, eps=1e-5), trainable_params, wd
+        made.one_cycle_rates = lambda lr: lr
+        return made
+
+    build = learner.build_learner
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "build_learner", with_fastais_adam)
+        theirs = fit(train, save_every=1e9).weights["last"]
+
+    def apart(other: dict) -> float:
+        """The largest distance of a tensor, in its own length; Adam makes much of the smallest gradients."""
+        names = [k for k in ours if ours[k].is_floating_point() and "running" not in k]
+        return max(float((ours[k] - other[k]).norm() / (other[k].norm() + 0.1)) for k in names)
+
+    assert apart(theirs) < 0.01
+    if wd:
+        monkeypatch.setattr(learner, "norm_bias_params", lambda model: [])
+        assert apart(fit(train, save_every=1e9).weights["last"]) > 0.03, "decay of all would show"
+
+
+@pytest.mark.parametrize("model, rates", [("dynamic_unet", [1e-4] * 4 + [1e-3] * 2), ("unet_resnext50", [1e-3] * 2)])
+def test_rates_are_the_articles_a_tenth_for_the_body_of_unet_learner(drawn, model, rates):
+    built = checkpoints.build(Model(name=model, encoder="resnet18", weights="none"))
+    folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": np.arange(36) % 3})
+    dls = get_data(0, folds, 32, 12, tiles=drawn, stats=(built.encoder.mean, built.encoder.std))
+    learn = learner.build_learner(built, dls, PHASE, TRAIN, [])
+    assert learn.one_cycle_rates(1e-3) == pytest.approx(rates)
+    learn.create_opt()
+    learn.opt.set_hypers(wd=[0.1, 0.0] * (len(rates) // 2), lr=learn.one_cycle_rates(1e-3))
+    decayed = {
+        id(p) for group, h in zip(learn.opt.param_lists, learn.opt.hypers, strict=True) if h["wd"] for p in group
+    }
+    norms = [m for m in built.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and not decayed & {id(p) for m in norms for p in m.parameters()}
+    convolutions = [m for m in built.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {id(m.weight) for m in convolutions} <= decayed
+    assert not decayed & {id(m.bias) for m in convolutions if m.bias is not None}
+    assert sum(len(group) for group in learn.opt.param_lists) == len([*built.parameters()])
 
 
 def test_fine_tune_begins_with_the_encoder_held_still(fit, monkeypatch):

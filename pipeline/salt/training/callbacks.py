@@ -274,7 +274,7 @@ class FrozenFirst(Callback):
 
     def before_train(self):
         if self.epoch == 0:
-            self.learn.freeze()
+            self.learn.freeze_to(-2)  # the last group is two: with weight decay and without
         elif self.epoch == 1:
             self.learn.unfreeze()
 

@@ -5,17 +5,18 @@ One training step, in order, with the file of each part:
     random changes          tiles/augment.py: flip, zoom, brightness in one grid sample; then normalised
     number format on        training/callbacks.py, Autocast
     forward                 models/<name>.py
-    loss                    losses.py, through `loss_at_mask_size` here; number format off
+    loss                    losses.py, through `LossAtMaskSize` here; number format off
     backward, optimizer     torch's fused AdamW, FUSED_ADAM here; learning rate and momentum by fastai's schedule
     history                 training/callbacks.py, EpochLog: sums that stay on the device until the epoch ends
 """
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +24,20 @@ from fastai.callback.core import TrainEvalCallback
 from fastai.callback.schedule import Learner, ParamScheduler, combine_scheds, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import norm_bias_params
 from torch import Tensor, nn
 
 from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import depthwise_in_fp32_, move_, resolve_precision
 from pipeline.salt.distributed import world_size
 from pipeline.salt.errors import InputError
+from pipeline.salt.inference import flip_tta
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, FrozenFirst, KeepBest, RandomState, Resume
 
-# fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. One difference: torch's decays
-# biases and BatchNorm too, which fastai's own spares; at the article's 1e-7 that is nothing.
-# https://docs.fast.ai/optimizer.html
+# fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. Like fastai's own it spares
+# biases and BatchNorm: `build_learner` gives them groups without decay. https://docs.fast.ai/optimizer.html
 FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
 
 
@@ -81,11 +83,67 @@ def fit_fold(
         if train.schedule == "fine_tune":
             fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)
         else:
-            learn.fit_one_cycle(phase.epochs, slice(phase.lr), start_epoch=done)
+            learn.fit_one_cycle(phase.epochs, learn.one_cycle_rates(phase.lr), start_epoch=done)
     return Fitted({"best": _on_cpu(best.weights), "last": _on_cpu(model.state_dict())}, log.rows)
 
 
-def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train, cbs: list, **kwargs) -> Learner:
+class TileLearner(Learner):
+    """fastai's Learner, with what it does wrong for masks done right; predictions are probabilities at the tiles' size.
+
+    Parameters come in fastai's groups, the encoder first, each of them twice: with weight decay and without.
+    """
+
+    def tta(self, ds_idx: int = 1, dl=None) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, 1, H, W) and masks, as get_preds, of the mean of each tile's logits and its mirror image's.
+
+        fastai's own turns no prediction back.
+        """
+        model, self.model = self.model, Mirrored(self.model)
+        try:
+            return self.get_preds(ds_idx, dl)
+        finally:
+            self.model = model
+
+    def one_cycle_rates(self, lr: float) -> list[float]:
+        """The peak rate of each group: fastai's slice(lr), a tenth for all but the last one."""
+        n = len(self.splitter(self.model)) // 2
+        return [lr / 10] * 2 * (n - 1) + [lr] * 2
+
+
+class Mirrored(nn.Module):
+    """The model with flip test-time augmentation: the same shapes in and out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return flip_tta(self.model, x)
+
+
+class LossAtMaskSize:
+    """A loss whose logits are brought to the size of the masks first: to the tiles' own in validation.
+
+    In training the sizes are equal, and a model with auxiliary heads returns them too (models.blocks.Heads).
+    fastai's get_preds and predict take from it what makes probabilities and masks of logits.
+    """
+
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor]):
+        self.loss = loss
+
+    def __call__(self, logits: Any, masks: Tensor) -> Tensor:
+        return self.loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """(B, 1, S, S) logits -> (B, 1, H, W) probabilities, at the tiles' size."""
+        return to_tile(logits).sigmoid()
+
+    def decodes(self, probs: Tensor) -> Tensor:
+        """Probabilities -> masks (bool)."""
+        return probs > 0.5
+
+
+def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train, cbs: list, **kwargs) -> TileLearner:
     """fastai's Learner with the loss, the optimizer and the number format of the profile, on the device of `dls`."""
     device = dls.device
     move_(model, device)
@@ -95,23 +153,36 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
         torch.compiler.reset()  # the graphs of all models of a process count together, and eight is the most
         model.compile(mode=train.compile, dynamic=False)  # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
-    if train.schedule == "fine_tune":
-        kwargs["splitter"] = groups
-    return Learner(
+    split = layer_groups if train.schedule == "fine_tune" or hasattr(model, "groups") else all_in_one
+    return TileLearner(
         dls,
         model,
-        loss_func=partial(loss_at_mask_size, composite(LOSSES[train.loss])),
+        loss_func=LossAtMaskSize(composite(LOSSES[train.loss])),
+        splitter=partial(with_and_without_decay, split),
         opt_func=FUSED_ADAM,
         lr=phase.lr,
-        wd=train.wd,
+        wd=[train.wd, 0.0] * len(split(model)),
         default_cbs=False,
         cbs=[TrainEvalCallback(), Autocast(precision, device), *cbs],
         **kwargs,
     )
 
 
-def groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """What fine_tune gives rates of their own, the encoder first: as the model has it, else encoder and the rest."""
+def all_in_one(model: nn.Module) -> list[list[nn.Parameter]]:
+    """One group: the article's plain Learner gives all parameters one rate."""
+    return [[*model.parameters()]]
+
+
+def with_and_without_decay(
+    split: Callable[[nn.Module], list[list[nn.Parameter]]], model: nn.Module
+) -> list[list[nn.Parameter]]:
+    """Each group of `split` in two: what weight decay shrinks; biases and the parameters of norms, which it spares."""
+    spared = set(norm_bias_params(model))
+    return [[p for p in group if (p in spared) == is_spared] for group in split(model) for is_spared in (False, True)]
+
+
+def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """What fastai gives rates of their own, the encoder first: as the model has it, else encoder and the rest."""
     if own := getattr(model, "groups", None):
         return own()
     encoder = [*model.get_submodule("encoder").parameters()]
@@ -119,15 +190,15 @@ def groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [encoder, [p for p in model.parameters() if p not in known]]
 
 
-def fine_tune(learn: Learner, epochs: int, lr: float, start_epoch: int = 0) -> None:
+def fine_tune(learn: TileLearner, epochs: int, lr: float, start_epoch: int = 0) -> None:
     """fastai's Learner.fine_tune, to the last bit, as one fit of epochs + 1: its own makes two, and cannot be resumed.
 
     The decoder learns alone for an epoch, up to lr; then all of it, up to lr / 200 in the first layers and lr / 2 in
     the last. https://docs.fast.ai/callback.schedule.html
     """
     learn.create_opt()
-    n = len(learn.opt.hypers)
-    alone, rates = np.array([lr / 10] * (n - 1) + [lr]), np.geomspace(lr / 200, lr / 2, n)
+    alone = np.array(learn.one_cycle_rates(lr))
+    rates = np.repeat(np.geomspace(lr / 200, lr / 2, len(alone) // 2), 2)
     share = [1 / (epochs + 1), epochs / (epochs + 1)]
     learn.fit(
         epochs + 1,
@@ -180,14 +251,6 @@ def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
 def seed_everything(seed: int) -> None:
     """One seed for the random weights, dropout and augmentation."""
     torch.manual_seed(seed)
-
-
-def loss_at_mask_size(loss, logits, masks: Tensor) -> Tensor:
-    """The loss, with the logits brought to the size of the masks first: to 101 px in validation.
-
-    In training the sizes are equal, and a model with auxiliary heads returns them too (models.blocks.Heads).
-    """
-    return loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -260,6 +260,13 @@ def test_a_folder_without_tiles_says_where_to_get_them(parse, tmp_path):
         parse("--data", str(tmp_path / "empty"))
 
 
+def test_a_folder_a_level_too_deep_is_named(parse, tiny_competition, tmp_path):
+    (tmp_path / "download").mkdir()
+    tiny_competition.rename(tmp_path / "download" / "tgs")
+    with pytest.raises(InputError, match="none of Kaggle's files are in it.*download/tgs has them: name that folder"):
+        parse("--data", str(tmp_path / "download"))
+
+
 def test_an_out_that_is_a_file_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--out .*file: that is a file"):

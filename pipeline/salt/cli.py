@@ -193,8 +193,8 @@ def _data(named: str | None, out: Path) -> Path | None:
             raise InputError(f"--data {named}: there is no such folder")
         if not competition.find(folder):
             raise InputError(
-                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, "
-                f"train.csv ...); get them with: {competition.DOWNLOAD}"
+                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...); "
+                + (competition.hint(folder) or f"get them with: {competition.DOWNLOAD}")
             )
         return folder
     mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []

@@ -93,6 +93,8 @@ class TileLearner(Learner):
     Parameters come in fastai's groups, the encoder first, each of them twice: with weight decay and without.
     """
 
+    model: nn.Module
+
     def tta(self, ds_idx: int = 1, dl=None) -> tuple[Tensor, Tensor]:
         """Probabilities (N, 1, H, W) and masks, as get_preds, of the mean of each tile's logits and its mirror image's.
 

@@ -17,15 +17,15 @@ else
     packages=$(cat "$here/pyproject.toml" "$here/constraints.txt" | cksum | cut -d' ' -f1)
     stamp=$here/.venv/installed-$extra-$packages
     if [ ! -e "$stamp" ] && [ ! -e "$here/.venv/installed-test-$packages" ]; then      # the extra test has all the others
-        found=
+        python3=
         for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
-            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$candidate; break; fi
+            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python3=$candidate; break; fi
         done
-        if [ -z "$found" ]; then
+        if [ -z "$python3" ]; then
             echo "error: Python 3.11 or later is needed; install it, or name it: PYTHON=/path/to/python3 $0" >&2; exit 1
         fi
-        if [ ! -x "$here/.venv/bin/pip" ] && ! "$found" -m venv "$here/.venv"; then
-            echo "error: $found cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1
+        if [ ! -x "$here/.venv/bin/pip" ] && ! "$python3" -m venv "$here/.venv"; then
+            echo "error: $python3 cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1
         fi
         echo "install  packages into .venv, once (torch and its CUDA libraries: about 3 GB to fetch, 6 GB on disk)"
         "$python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \

@@ -10,7 +10,7 @@
 #   python -c 'import bench.__main__ as b, bench.experiments.models as m; b.write_page(); m.write_page()'
 #
 # WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back. Put into
-# .gpu/ beside the repository's files, they tell a machine that has lost WORK which benches are done.
+# .gpu/ beside the repository's files, a machine that has lost WORK reads there which benches are done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

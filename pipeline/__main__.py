@@ -1,4 +1,4 @@
-"""State of the runs: the stages of one in order, and all runs with what they have scored.
+"""Prints the state of a run, stage by stage, and all runs with their scores.
 
 python -m pipeline
 python -m pipeline --data DIR --profile blog         the flags choose the run, as on every stage

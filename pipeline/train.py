@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add_flags)
     phases = chosen_phases(run, args)
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
-    for fold in to_do:  # what cannot be done is said before any fold begins
+    for fold in to_do:  # errors come before any fold begins
         stages.trained(run, fold, phases[0])["history"].origin()
         for phase in phases:
             stages.keep(stages.trained(run, fold, phase).values(), run.force)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             for fold in folds:
                 for phase in phases:
                     train_fold(run, fold, phase)
-                    wait_for_all()  # the next phase starts from what the first rank publishes
+                    wait_for_all()  # the next phase starts from what the main process publishes
 
         train_folds([fold for fold in run.folds if fold not in to_do])
         fan_out("pipeline.train", run, {f"fold {fold}": (fold,) for fold in to_do}, train_folds)
@@ -91,7 +91,7 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     if not is_main_process():
         return
 
-    facts = {
+    extra = {
         "profile": run.profile.name,
         "fold": fold,
         "device": device_name(device),
@@ -100,10 +100,10 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     }
     for epoch in train.epochs_kept(phase):
         row = fitted.row(epoch)
-        with artifacts.publish(products[epoch].path, origin, **facts, epoch=row["epoch"], score=row["meanap"]) as tmp:
+        with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]) as tmp:
             save_file(fitted.weights[epoch], tmp)
     seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
-    with artifacts.publish(products["history"].path, origin, **facts, seconds=seconds) as tmp:
+    with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
         pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
     artifacts.discard(state)
     discard_outdated_phases(run, fold, phase)
@@ -115,7 +115,7 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
 
 
 def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:
-    """What was trained from weights that have just been replaced by others goes: it belongs to nothing any more."""
+    """Delete the later phases' artifacts that were trained from weights which have just been replaced."""
     phases = run.profile.train.phases
     weights = stages.trained(run, fold, phase)["best"]
     sha256 = (artifacts.read_sidecar(weights.path) or {})["sha256"]

@@ -1,4 +1,4 @@
-"""What several test files share: little competitions, one tiny run, the folders of real tiles and weights."""
+"""Fixtures: small competitions, one tiny run, the folders of real tiles and weights."""
 
 import os
 
@@ -38,7 +38,7 @@ def made_once(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_competition(made_once, tmp_path) -> Path:
-    """The same as a folder of the test's own."""
+    """A copy of `made_once` that the test may change."""
     return shutil.copytree(made_once, tmp_path / "tiny")
 
 
@@ -91,23 +91,23 @@ class TinyRun:
         "predict.batch=5",
     )
 
-    def flags(self, *more: str) -> list[str]:
+    def flags(self, *extra: str) -> list[str]:
         return [
             f"--data={self.data}",
             f"--out={self.out}",
             "--profile=demo",
             *(f"--set={setting}" for setting in self.settings),
-            *more,
+            *extra,
         ]
 
-    def parse(self, *more: str) -> Run:
-        return cli.parse("", self.flags(*more))[0]
+    def parse(self, *extra: str) -> Run:
+        return cli.parse("", self.flags(*extra))[0]
 
-    def __call__(self, *stages, more: tuple[str, ...] = ()) -> str:
+    def __call__(self, *stages, extra: tuple[str, ...] = ()) -> str:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             for stage in stages:
-                stage.main(self.flags(*more))
+                stage.main(self.flags(*extra))
         return printed.getvalue()
 
 
@@ -122,7 +122,7 @@ def finished(tmp_path_factory) -> tuple[TinyRun, str]:
 
 @pytest.fixture
 def tiny(finished, tmp_path) -> TinyRun:
-    """A copy of it."""
+    """A copy of the finished run that the test may change."""
     return TinyRun(shutil.copytree(finished[0].out, tmp_path / "out"))
 
 
@@ -138,7 +138,7 @@ def untrained(tiny) -> TinyRun:
 
 @pytest.fixture
 def empty(tmp_path) -> TinyRun:
-    """One of which nothing has been made."""
+    """A tiny run of which nothing has been made."""
     return TinyRun(tmp_path / "out")
 
 

@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
 
 
 def die(path: Path, error: BaseException) -> None:
-    """Publish over `path` from other settings; the writer fails halfway."""
+    """Publish over `path` with other settings; the writer fails halfway."""
     with publish(path, TWO) as tmp:
         tmp.write_text("half")
         raise error
@@ -303,9 +303,9 @@ def test_keys_depend_on_values_and_not_on_order_or_container():
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("path, shown", [("x.npy", "x.npy"), ("/a/b/x.npy", "/a/b/x.npy")])
-def test_paths_are_shown_as_a_person_types_them(path, shown):
-    assert artifacts.display_path(Path(path)) == shown
+@pytest.mark.parametrize("path, displayed", [("x.npy", "x.npy"), ("/a/b/x.npy", "/a/b/x.npy")])
+def test_paths_are_shown_as_a_person_types_them(path, displayed):
+    assert artifacts.display_path(Path(path)) == displayed
 
 
 def test_space_is_claimed_for_a_file_that_is_to_be_mapped(tmp_path):

@@ -1,4 +1,4 @@
-"""Flags that every stage takes, what they come down to, and how a stage ends."""
+"""The command line: from flags to a Run, and exit status and message of a stage."""
 
 import argparse
 import warnings
@@ -66,7 +66,7 @@ def test_on_kaggle_the_mount_is_found_and_the_results_go_where_they_may(tiny_com
 
 
 def test_the_generated_tiles_of_an_earlier_run_are_not_taken_for_kaggles(tiny_competition, tmp_path, monkeypatch):
-    """They are mounted with that run's output; who names them gets them."""
+    """They are mounted with that run's output; --data can still name them."""
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
     monkeypatch.setattr(cli, "CODE", tmp_path / "input" / "clone" / "pipeline")
@@ -163,7 +163,7 @@ def test_a_phase_is_named_or_by_its_size(tmp_path, flags):
 
 
 def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
-    """Its flags say all, wherever it starts and whatever machine it is on; only folds are named to each."""
+    """Its flags are complete, in any folder and on any machine; only the folds are added for each process."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a w").mkdir()
 

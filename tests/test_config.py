@@ -140,10 +140,10 @@ def test_every_number_has_its_limits_beside_it():
     ],
 )
 def test_both_limits_are_allowed_and_nothing_beyond(low, high, name):
-    step = 1 if name.startswith("train") else 1e-6
+    delta = 1 if name.startswith("train") else 1e-6
     for value in (low, high):
         changed(DEMO, f"{name}={value}")
-    for value in (low - step, high + step):
+    for value in (low - delta, high + delta):
         with pytest.raises(InputError, match=rf"profile demo: {name}={value}.* must be within {low:g}\.\."):
             changed(DEMO, f"{name}={value}")
 
@@ -230,7 +230,7 @@ def test_numbers_that_cannot_be(setting, value, rule):
     assert name in str(e.value) or name == "k" or "called" in str(e.value)
 
 
-def test_the_whole_is_judged_after_all_settings():
+def test_a_profile_is_checked_after_all_settings_are_applied():
     assert changed(DEMO, "run_folds=5", "folds.k=5") == changed(DEMO, "folds.k=5", "run_folds=5")
     assert [s.size for s in changed(DEMO, "train.96.size=128", "train.64.size=96").train.phases] == [96, 128]
     assert changed(DEMO, "train.epochs=5", "train.epochs=6") == changed(DEMO, "train.epochs=6"), "the last one counts"

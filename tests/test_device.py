@@ -1,4 +1,4 @@
-"""Which processor and number format are chosen, and what is asked of the C library. torch is told of GPUs."""
+"""Device, mixed precision and memory: what is chosen, with the GPUs that torch reports replaced."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_all_gpus_or_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize("in_hardware, wanted", [(True, "bf16"), (False, "fp16")])
 def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, wanted):
-    """A T4 says yes to torch's question unless emulation is left out of it."""
+    """On a T4 torch reports bf16 as supported unless emulation is excluded."""
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or in_hardware
     )
@@ -91,7 +91,7 @@ before = work()
 print(work() - before)
 """
     given_back, kept = (
-        int(subprocess.check_output([sys.executable, "-c", faults, how])) for how in ("as it comes", "keep")
+        int(subprocess.check_output([sys.executable, "-c", faults, mode])) for mode in ("default", "keep")
     )
     if given_back < 10_000:
         pytest.skip("another allocator, or one with huge pages: nothing to see")

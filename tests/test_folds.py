@@ -50,8 +50,8 @@ def test_kfold_is_scikit_learns():
     assert kfold(tiles).tolist() == [0, 1, 5, 3, 7, 2, 9, 8, 2, 6, 8, 3, 7, 5, 9, 1, 4, 0, 4, 6]
 
 
-def test_coverage_deals_by_hand():
-    # Order: no salt and not black, e above a; black, c; a tenth, f; full, d and b. Dealt two at a time, so each of
+def test_coverage_by_hand():
+    # Order: no salt and not black, e above a; black, c; a tenth, f; full, d and b. Assigned two at a time, so each of
     # (e, a), (c, f), (d, b) is split between the folds.
     tiles = pd.DataFrame(
         {
@@ -87,7 +87,7 @@ def test_classes_of_coverage():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_cannot_be_dealt_is_refused_in_words(scheme, tiles):
+def test_impossible_folds_are_refused_in_words(scheme, tiles):
     for k in (1, 0, -3, len(tiles) + 1):
         with pytest.raises(InputError, match=f"{k} folds of 1003 tiles"):
             SCHEMES[scheme](tiles, k, 42)

@@ -1,4 +1,4 @@
-"""Arrows of import point down, and `--help` answers at once."""
+"""Imports point down, and `--help` answers at once."""
 
 import ast
 import os
@@ -73,16 +73,16 @@ def room(name: str) -> str:
 
 def at_the_top(name: str, packages: set[str]) -> set[str]:
     """Those of the packages that come with the module, through whatever it imports."""
-    seen, queue, found = set(), [name], set()
+    seen, queue, reached = set(), [name], set()
     while queue:
         current = queue.pop()
         if current not in seen and current in MODULES:
             seen.add(current)
             modules = {module for module, top in imports(current) if top}
-            found |= {module.split(".")[0] for module in modules} & packages
+            reached |= {module.split(".")[0] for module in modules} & packages
             queue += [module for module in modules if module in MODULES]
             queue += [".".join(current.split(".")[:i]) for i in range(1, current.count(".") + 1)]  # its packages
-    return found
+    return reached
 
 
 def test_the_files_are_where_they_are_looked_for():
@@ -93,28 +93,30 @@ def test_the_files_are_where_they_are_looked_for():
 
 
 def test_no_import_is_relative_or_of_everything():
-    found = [
+    violations = [
         f"{name}: {ast.unparse(node)}"
         for name, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.level or any(alias.name == "*" for alias in node.names))
     ]
-    assert not found
+    assert not violations
 
 
 def test_a_new_file_is_placed_in_a_room():
-    found = {room(name) for name in MODULES} - {""}
-    assert found == ROOMS.keys(), "name its room here, and what it may stand on"
+    rooms = {room(name) for name in MODULES} - {""}
+    assert rooms == ROOMS.keys(), "name its room here, and what it may stand on"
 
 
 def test_nothing_in_salt_imports_a_stage_or_a_tool_and_no_stage_imports_another():
-    found = []
+    violations = []
     for name in MODULES:
         verbs = {module for module in ours(name) if not room(module)} - {name}
         if name in TOOLS:  # tools may lean on one another, on no stage
             verbs -= set(TOOLS)
-        found += [f"{name} imports {verb}; what two stages need belongs in pipeline/salt" for verb in sorted(verbs)]
-    assert not found
+        violations += [
+            f"{name} imports {verb}; what two stages need belongs in pipeline/salt" for verb in sorted(verbs)
+        ]
+    assert not violations
 
 
 def test_stages_and_tools_import_the_command_line_and_nothing_in_salt_does():
@@ -123,7 +125,7 @@ def test_stages_and_tools_import_the_command_line_and_nothing_in_salt_does():
 
 
 def test_every_room_stands_on_those_below_it_alone():
-    found = [
+    violations = [
         f"{name} imports {module}"
         for name in MODULES
         if room(name)
@@ -131,7 +133,7 @@ def test_every_room_stands_on_those_below_it_alone():
         if room(module) and room(module) not in ROOMS[room(name)] | {room(name)} & {"models", "tiles", "training"}
         if module != name
     ]
-    assert not found
+    assert not violations
 
 
 def test_the_rooms_stand_on_one_another_and_not_in_a_circle():
@@ -184,23 +186,25 @@ def test_only_artifacts_publishes():
 
 
 def test_no_callback_names_another_but_by_its_order():
-    """What one does is told to all in `learn.epoch_row`; what it keeps is `state_dict`'s."""
+    """Callbacks share `learn.epoch_row` alone; what one keeps is in its `state_dict`."""
     tree = TREES[SALT + "training.callbacks"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     assert {"Stateful", "Autocast", "EpochLog", "KeepBest", "RandomState", "Resume"} <= set(classes)
-    found = []
+    violations = []
     for name, node in classes.items():
         orders = {id(n.value) for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr == "order"}
         used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and id(n) not in orders}
-        found += [f"{name} uses {other}" for other in used & classes.keys() - {"Stateful"}]
+        violations += [f"{name} uses {other}" for other in used & classes.keys() - {"Stateful"}]
         assigned = {
             n.attr
             for n in ast.walk(node)
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
         }
         snake = {"".join(f"_{c.lower()}" if c.isupper() else c for c in other).lstrip("_") for other in classes}
-        found += [f"{name} asks for self.{other}" for other in assigned & snake]  # as fastai's learner would give it
-    assert not found
+        violations += [
+            f"{name} asks for self.{other}" for other in assigned & snake
+        ]  # as fastai's learner would give it
+    assert not violations
 
 
 def test_help_answers_before_torch_is_imported():

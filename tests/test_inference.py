@@ -1,4 +1,4 @@
-"""Predictions: flips undone before averaging, models averaged as logits, NaN where nobody looked, flat memory."""
+"""Predictions: flips undone before averaging, models averaged as logits, NaN where no model predicted, flat memory."""
 
 import errno
 from pathlib import Path
@@ -98,41 +98,41 @@ def test_both_views_go_in_one_batch_and_never_upside_down():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_one_model_at_its_own_size_is_numpys_arithmetic(tmp_path, flip):
+def test_one_model_at_its_own_size_equals_numpys_arithmetic(tmp_path, flip):
     images = tiles(7)
-    found = predict(tmp_path / "p.npy", images, [(Model(pointwise()), np.arange(7))], flip=flip)
-    assert found.dtype == np.float16 and found.shape == (7, 101, 101)
+    probs = predict(tmp_path / "p.npy", images, [(Model(pointwise()), np.arange(7))], flip=flip)
+    assert probs.dtype == np.float16 and probs.shape == (7, 101, 101)
     np.testing.assert_allclose(
-        found, 1 / (1 + np.exp(-by_hand(images, pointwise()))), atol=6e-4
+        probs, 1 / (1 + np.exp(-by_hand(images, pointwise()))), atol=6e-4
     )  # float16 near 1: 5e-4
 
 
 @pytest.mark.parametrize("size", [32, 128])
-def test_at_another_size_it_is_there_and_back(tmp_path, size):
+def test_at_another_size_tiles_are_resized_and_logits_resized_back(tmp_path, size):
     images = tiles(3)
-    found = predict(tmp_path / "p.npy", images, [(Model(leaning), np.arange(3))], size=size, flip=True)
+    probs = predict(tmp_path / "p.npy", images, [(Model(leaning), np.arange(3))], size=size, flip=True)
     square = to_model_input(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
     expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2)[:, 0].sigmoid()
-    np.testing.assert_allclose(found, expected.numpy(), atol=6e-4)
+    np.testing.assert_allclose(probs, expected.numpy(), atol=6e-4)
 
 
 def test_models_are_averaged_as_logits_each_over_its_own_tiles(tmp_path):
     images = tiles(6)
     functions = [pointwise(2.0, 0.5), pointwise(-4.0, 0.1), pointwise(1.0, -3.0)]
     rows = [np.array([0, 1, 2, 3]), np.array([3, 1]), np.array([1, 4])]
-    found = predict(tmp_path / "p.npy", images, [(Model(f), r) for f, r in zip(functions, rows, strict=True)])
+    probs = predict(tmp_path / "p.npy", images, [(Model(f), r) for f, r in zip(functions, rows, strict=True)])
     for tile, of in {0: [0], 1: [0, 1, 2], 2: [0], 3: [0, 1], 4: [2]}.items():
         logit = np.mean([by_hand(images[[tile]], functions[k])[0] for k in of], axis=0)
-        np.testing.assert_allclose(found[tile], 1 / (1 + np.exp(-logit)), atol=6e-4)
-    assert np.isnan(found[5]).all(), "a tile that nobody predicted"
+        np.testing.assert_allclose(probs[tile], 1 / (1 + np.exp(-logit)), atol=6e-4)
+    assert np.isnan(probs[5]).all(), "a tile that nobody predicted"
 
 
 def test_each_model_has_its_own_normalisation(tmp_path):
     images = tiles(2)
     half = Model(pointwise(), mean=(0.5,) * 3, std=(0.5,) * 3)
-    found = predict(tmp_path / "p.npy", images, [(half, np.arange(2))])
+    probs = predict(tmp_path / "p.npy", images, [(half, np.arange(2))])
     x = images[:, None].repeat(3, 1) / 127.5 - 1
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-pointwise()(x)[:, 0])), atol=6e-4)
+    np.testing.assert_allclose(probs, 1 / (1 + np.exp(-pointwise()(x)[:, 0])), atol=6e-4)
 
 
 @settings(max_examples=8, deadline=None)
@@ -141,9 +141,9 @@ def test_the_size_of_a_batch_does_not_matter(tmp_path_factory, batch):
     folder, images = tmp_path_factory.mktemp("batch"), tiles(7)
     order = np.array([6, 0, 3, 1, 2, 5, 4])
     model = Model(leaning)
-    found = predict(folder / "a.npy", images, [(model, order)], batch=batch, flip=True)
+    probs = predict(folder / "a.npy", images, [(model, order)], batch=batch, flip=True)
     assert np.array_equal(
-        found, predict(folder / "b.npy", images, [(Model(leaning), np.arange(7))], batch=7, flip=True)
+        probs, predict(folder / "b.npy", images, [(Model(leaning), np.arange(7))], batch=7, flip=True)
     )
     assert sum(shape[0] for shape in model.shapes) == 14 and max(shape[0] for shape in model.shapes) <= 2 * batch
 
@@ -180,8 +180,8 @@ def test_devices_share_the_batches_and_work_at_once(tmp_path):
 
 
 def test_more_devices_than_batches(tmp_path):
-    found = predict(tmp_path / "p.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2, devices=4)
-    assert np.array_equal(found, predict(tmp_path / "q.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2))
+    probs = predict(tmp_path / "p.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2, devices=4)
+    assert np.array_equal(probs, predict(tmp_path / "q.npy", tiles(3), [(Model(leaning), np.arange(3))], batch=2))
 
 
 def test_a_device_that_fails_is_not_passed_over(tmp_path):
@@ -193,7 +193,7 @@ def test_a_device_that_fails_is_not_passed_over(tmp_path):
 
 
 def test_a_model_can_take_other_weights_after_it_has_predicted(tmp_path):
-    """Also into what was moved to get there: all of it to a GPU, here what channels last lays out anew."""
+    """Its weights were moved to the device, or laid out channels last, for predicting."""
     model = Model(leaning)
     model.register_buffer("moved", torch.ones(1, 2, 3, 3))
     before = model.moved.data_ptr()
@@ -205,9 +205,9 @@ def test_a_model_can_take_other_weights_after_it_has_predicted(tmp_path):
 
 def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
     logits = np.array([-100, -1e-3, 0, 1e-3, 20, 100], np.float32)
-    found = probabilities(logits)
-    assert found.dtype == np.float16 and found[2] == 0.5 and found[0] == 0 and found[-1] == 1
-    assert (np.diff(found) >= 0).all()
+    probs = probabilities(logits)
+    assert probs.dtype == np.float16 and probs[2] == 0.5 and probs[0] == 0 and probs[-1] == 1
+    assert (np.diff(probs) >= 0).all()
 
 
 def test_what_is_yielded_is_rows_and_float32_logits():
@@ -252,7 +252,7 @@ def test_a_full_disk_is_said_before_the_first_model_is_asked(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="memory of its own is told apart from mapped files on Linux only"
+    not Path("/proc/self/status").exists(), reason="only Linux separates a process's own memory from mapped files"
 )
 def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path, monkeypatch):
     seen = []

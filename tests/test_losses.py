@@ -1,4 +1,4 @@
-"""The losses: against the papers' definitions spelled out in float64, other people's code, and a pencil."""
+"""The losses, against definitions in float64, other implementations, and numbers worked out by hand."""
 
 import math
 from typing import NamedTuple, get_args, get_type_hints
@@ -75,10 +75,10 @@ def test_relu_is_kornias():
     torch.testing.assert_close(lovasz_hinge(logits, masks, "relu"), kornia_lovasz_hinge(logits, masks[:, 0].long()))
 
 
-def test_four_pixels_by_pencil():
+def test_four_pixels_by_hand():
     # truth 1 0 0 0, logits -.5 1 -3 0: errors 1.5, 2, -2, 1. Worst first: rock, salt, rock, rock.
-    # For the salt |wrong| / |salt or wrong| = 1/2, 2/2, 3/3, 4/4: steps 1/2, 1/2, 0, 0.
-    # For the rock (three pixels)                1/3, 2/4, 3/4, 4/4: steps 1/3, 1/6, 1/4, 1/4.
+    # For the salt |wrong| / |salt or wrong| = 1/2, 2/2, 3/3, 4/4: rises 1/2, 1/2, 0, 0.
+    # For the rock (three pixels)                1/3, 2/4, 3/4, 4/4: rises 1/3, 1/6, 1/4, 1/4.
     logits = torch.tensor([-0.5, 1.0, -3.0, 0.0]).view(1, 1, 2, 2)
     masks = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
     assert lovasz_hinge(logits, masks, "relu").item() == pytest.approx(2 / 2 + 1.5 / 2)
@@ -106,9 +106,9 @@ def test_salt_and_rock_are_equals_in_the_symmetric_form():
     torch.testing.assert_close(symmetric_lovasz(logits, masks), symmetric_lovasz(-logits, 1 - masks))
 
 
-def test_what_an_empty_tile_teaches():
+def test_gradient_of_an_empty_tile():
     # No salt: |wrong| / |wrong| = 1 from the first pixel on, so the hinge sees the worst of 10,201 pixels alone. For
-    # the rock every step is 1/10201, and relu passes the errors above 0, here logits above -1: 84.1 % of a normal law.
+    # the rock every rise is 1/10201, and relu passes the errors above 0, here logits above -1: 84.1 % of a normal law.
     torch.manual_seed(0)
     logits, masks = torch.randn(1, 1, 101, 101), torch.zeros(1, 1, 101, 101)
 
@@ -138,7 +138,7 @@ def test_focal_is_torchvisions_and_without_focus_half_of_cross_entropy():
     torch.testing.assert_close(losses.focal(logits, masks, gamma=0, alpha=0.5), bce(logits, masks) / 2)
 
 
-def test_bce_by_pencil():
+def test_bce_by_hand():
     # A logit of ln 3 is p = 3/4: -ln(3/4) on salt, -ln(1/4) on rock.
     logits, masks = torch.full((1, 1, 1, 2), math.log(3)), torch.tensor([[[[1.0, 0.0]]]])
     assert bce(logits, masks).item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
@@ -155,7 +155,7 @@ def test_a_profile_may_name_these_losses_and_no_others():
 class TestEvery:
     """What holds for every loss in the table."""
 
-    def test_pixels_have_no_place(self, name):
+    def test_the_order_of_the_pixels_does_not_matter(self, name):
         logits, masks = _batch()
         loss, order = LOSSES[name](logits, masks), torch.randperm(81)
         torch.testing.assert_close(LOSSES[name](logits.flip(-1), masks.flip(-1)), loss)
@@ -183,7 +183,7 @@ class TestEvery:
         logits, masks = _batch()
         logits.requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=0.3)
-        # The hinge teaches an empty tile one pixel a step: it is left out here, see test_what_an_empty_tile_teaches.
+        # The hinge teaches an empty tile one pixel a step: it is left out here, see test_gradient_of_an_empty_tile.
         taught = [0, 1, 3, 4, 5] if name.startswith("lovasz_hinge") else range(6)
         for _ in range(150):
             optimizer.zero_grad()
@@ -192,7 +192,7 @@ class TestEvery:
             optimizer.step()
         assert all(((logits[i] > 0) == masks[i].bool()).all() for i in taught)
 
-    def test_no_step_waits_for_data_or_has_a_shape_that_depends_on_it(self, name):
+    def test_no_loss_waits_for_the_device_or_has_a_shape_that_depends_on_data(self, name):
         o, t = (torch.empty(2, 1, 16, 16, device="meta") for _ in range(2))  # holds no data: reading any would raise
         o.requires_grad_()
         heads = Heads(o, [o[..., ::2, ::2]], o[:, :, 0, 0])
@@ -226,7 +226,7 @@ class TestEvery:
         torch.testing.assert_close(composite(loss)(Heads(logits, [], None), masks), loss(logits, masks))
         torch.testing.assert_close(composite(loss)(logits, masks), loss(logits, masks))
 
-    def test_empty_tiles_thin_out_what_the_deep_heads_learn_and_teach_them_nothing(self, name):
+    def test_empty_tiles_stay_in_the_mean_and_teach_the_deep_heads_nothing(self, name):
         """The mean is over the whole batch: beside as many tiles without salt, a tile teaches half as much."""
         _, masks = _batch(side=8)
         masks = masks[[0, 1, 4]]

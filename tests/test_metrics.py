@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_definition_in_numpy_and_in_torch(pair):
         (96, 4, 0, 1.0),  # IoU 0.96 exceeds all ten
     ],
 )
-def test_score_by_pencil(shared, pred_only, truth_only, score):
+def test_score_by_hand(shared, pred_only, truth_only, score):
     pred, truth = np.zeros((2, 1, 10, 10), dtype=bool)
     pred.flat[: shared + pred_only] = True
     truth.flat[:shared] = True
@@ -63,7 +63,7 @@ def test_score_by_pencil(shared, pred_only, truth_only, score):
     assert metrics.iou(pred, truth).tolist() == [shared / both if both else 1.0]
 
 
-def test_no_threshold_passes_itself_at_any_size_of_tile():
+def test_an_iou_equal_to_a_threshold_does_not_pass_it():
     union = 20 * np.arange(1, 2600)  # up to a tile of 228 x 228
     for k in range(10, 20):
         intersection = union // 20 * k

@@ -135,7 +135,7 @@ def test_the_submission_is_what_kaggle_takes(tiny):
     out = tiny.out
     probs = np.load(out / "submissions/demo/test.npy")
     threshold = float(np.median(probs[0]))  # some tiles with salt, some without, one of both
-    tiny(submit, more=(f"--set=submit.threshold={threshold}",))
+    tiny(submit, extra=(f"--set=submit.threshold={threshold}",))
     lines = gzip.decompress((out / "submissions/demo/submission.csv.gz").read_bytes()).decode().splitlines()
     wanted = (out / "data/sample/sample_submission.csv").read_text().splitlines()
     assert lines[0] == wanted[0] == "id,rle_mask" and [x.split(",")[0] for x in lines] == [
@@ -170,33 +170,33 @@ assert not {"torch", "fastai"} & set(sys.modules)
 
 def test_force_redoes_one_piece_and_the_same_bytes_keep_the_rest_fresh(tiny):
     before = tree(tiny.out)
-    tiny(train, more=("--phase", "32", "--fold", "0", "--force"))
+    tiny(train, extra=("--phase", "32", "--fold", "0", "--force"))
     after = tree(tiny.out)
     assert changed(before, after) == {"folds/demo/fold_0/32.safetensors", "folds/demo/fold_0/32.csv"}
     assert before["folds/demo/fold_0/32.safetensors"][1] == after["folds/demo/fold_0/32.safetensors"][1]
     assert tiny(train, predict, submit).count("fresh") == 4 + 1 + 1
 
 
-def test_what_came_of_weights_that_were_replaced_goes_in_that_fold_alone(tiny):
+def test_phases_trained_from_replaced_weights_are_removed_in_that_fold_alone(tiny):
     before, other = tree(tiny.out), "--set=train.32.lr=1e-2"
-    tiny(train, more=(other, "--phase", "32", "--fold", "0", "--force"))
+    tiny(train, extra=(other, "--phase", "32", "--fold", "0", "--force"))
     gone = {f"folds/demo/fold_0/{name}" for name in ("48.safetensors", "48.last.safetensors", "48.csv")}
     assert before.keys() - tree(tiny.out).keys() == gone | {f"{name}.json" for name in gone}
-    text = refused(train, run=tiny, more=(other,))
+    text = refused(train, run=tiny, extra=(other,))
     assert "fold_1/32.safetensors was made with other settings (train.phase.lr 0.03 -> 0.01); --run NAME" in text
-    assert tiny(train, more=(other, "--fold=0")).count("trained") == 1, "the second phase, from the new weights"
+    assert tiny(train, extra=(other, "--fold=0")).count("trained") == 1, "the second phase, from the new weights"
 
 
 def test_a_changed_setting_remakes_what_follows_it_and_no_more(tiny):
     before = tree(tiny.out)
-    printed = tiny(*STAGES, more=("--set", "submit.threshold=0.4"))
+    printed = tiny(*STAGES, extra=("--set", "submit.threshold=0.4"))
     assert changed(before, tree(tiny.out)) <= {"submissions/demo/submission.csv.gz", "submissions/demo/report.html"}
     assert printed.count("fresh") == 1 + 1 + 4 + 1 and "over 0.4" in printed
     before = tree(tiny.out)
     other = "--set=train.48.lr=1e-3"
-    assert f"train.phase.lr {LR} -> 0.001" in refused(*STAGES, run=tiny, more=(other,))
-    tiny(train, more=(other, "--phase=48", "--force"))
-    printed = tiny(*STAGES, more=(other,))
+    assert f"train.phase.lr {LR} -> 0.001" in refused(*STAGES, run=tiny, extra=(other,))
+    tiny(train, extra=(other, "--phase=48", "--force"))
+    printed = tiny(*STAGES, extra=(other,))
     assert printed.count("fresh") == 1 + 1 + 4
     remade = changed(before, tree(tiny.out))
     assert "folds/demo/oof.npy" in remade and not any("/32" in name or name.startswith("data") for name in remade)
@@ -204,14 +204,16 @@ def test_a_changed_setting_remakes_what_follows_it_and_no_more(tiny):
 
 def test_two_runs_stand_side_by_side(tiny):
     before = tree(tiny.out)
-    more = ("--run=hot", "--set=train.48.lr=1e-3")
-    printed = tiny(*STAGES, more=more)
+    extra = ("--run=hot", "--set=train.48.lr=1e-3")
+    printed = tiny(*STAGES, extra=extra)
     after = tree(tiny.out)
     assert not changed(before, {name: content for name, content in after.items() if name in before})
     new = {name for name in after.keys() - before.keys() if not name.endswith(".json")}
     theirs = {name for name in before if "/demo/" in name and not name.endswith(".json")}
     assert {name.replace("/hot/", "/demo/") for name in new} == theirs
-    assert printed.count("fresh") == 1 and tiny(*STAGES).count("fresh") == tiny(*STAGES, more=more).count("fresh") == 9
+    assert (
+        printed.count("fresh") == 1 and tiny(*STAGES).count("fresh") == tiny(*STAGES, extra=extra).count("fresh") == 9
+    )
     listed = {line.split()[0]: line.split() for line in tiny(overview).split("\nrun ")[1].splitlines()}
     for run in ("demo", "hot"):
         results = json.loads((tiny.out / f"submissions/{run}/scores.json").read_text())
@@ -223,7 +225,7 @@ def test_two_runs_stand_side_by_side(tiny):
 
 
 def test_a_phase_can_be_appended(tiny):
-    printed = tiny(*STAGES, more=("--add-phase", "size=56,epochs=1"))
+    printed = tiny(*STAGES, extra=("--add-phase", "size=56,epochs=1"))
     assert printed.count("fresh") == 1 + 1 + 4 and printed.count("trained") == 2
     assert {path.name for path in tiny.out.glob("folds/demo/fold_1/56*.safetensors")} == {
         "56.safetensors",
@@ -233,7 +235,7 @@ def test_a_phase_can_be_appended(tiny):
 
 
 def test_some_folds_alone(tiny):
-    printed = tiny(predict, submit, report, more=("--fold", "1"))
+    printed = tiny(predict, submit, report, extra=("--fold", "1"))
     oof = np.load(tiny.out / "folds/demo/oof.npy")
     folds = pd.read_csv(tiny.out / "folds/demo/folds.csv")["fold"].to_numpy()
     assert np.isnan(oof[folds == 0]).all() and np.isfinite(oof[folds == 1]).all() and "folds 1" in printed
@@ -241,7 +243,7 @@ def test_some_folds_alone(tiny):
 
 
 def test_the_threshold_can_be_searched(tiny):
-    tiny(submit, more=("--set", "submit.threshold=search"))
+    tiny(submit, extra=("--set", "submit.threshold=search"))
     sidecar = json.loads((tiny.out / "submissions/demo/submission.csv.gz.json").read_text())
     assert 0.3 <= sidecar["threshold"] <= 0.7 and 0 <= sidecar["empty"] <= 1
 
@@ -251,9 +253,9 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monke
     """In the second phase, too, where the first weights are those of the first."""
     clock, after_batch = time.perf_counter, EpochLog.after_batch
     monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())  # a state is saved after every epoch
-    more = ("--fold=1", "--set=train.48.epochs=3")
+    extra = ("--fold=1", "--set=train.48.epochs=3")
     straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
-    straight(train, more=more)
+    straight(train, extra=extra)
 
     def stop(self):
         after_batch(self)
@@ -262,10 +264,10 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(EpochLog, "after_batch", stop)
-        untrained(train, more=more)
+        untrained(train, extra=extra)
     assert (untrained.out / f"folds/demo/fold_1/{phase}.resume.pt").exists()
-    assert "1 under way" in untrained(overview, more=("--set=train.48.epochs=3",)) or phase == "32"
-    printed = untrained(train, more=more)
+    assert "1 under way" in untrained(overview, extra=("--set=train.48.epochs=3",)) or phase == "32"
+    printed = untrained(train, extra=extra)
     assert printed.count(f"{phase} px  epoch") == 1, "what was done is not done again"
     ours, theirs = (
         {name: content for name, (_, content) in tree(run.out / "folds").items() if name.endswith(".safetensors")}
@@ -304,22 +306,22 @@ def test_the_overview_says_how_far_it_is(finished, empty):
 # ---- refusals
 
 
-def refused(*stages, run, more: tuple[str, ...] = ()) -> str:
+def refused(*stages, run, extra: tuple[str, ...] = ()) -> str:
     """The sentence; nothing below `out` may have changed."""
     before = tree(run.out) if run.out.exists() else {}
     with pytest.raises(InputError) as e:
-        run(*stages, more=more)
+        run(*stages, extra=extra)
     after = tree(run.out) if run.out.exists() else {}
     assert before == after
     return str(e.value)
 
 
 def test_folds_are_never_split_anew_silently(tiny):
-    text = refused(make_folds, run=tiny, more=("--set", "folds.seed=1"))
+    text = refused(make_folds, run=tiny, extra=("--set", "folds.seed=1"))
     assert "folds.csv was made with other settings (folds.seed 42 -> 1)" in text
     assert "--force" in text and "--run NAME" in text
-    tiny(make_folds, more=("--set", "folds.seed=1", "--force"))
-    text = refused(train, run=tiny, more=("--set", "folds.seed=1"))
+    tiny(make_folds, extra=("--set", "folds.seed=1", "--force"))
+    text = refused(train, run=tiny, extra=("--set", "folds.seed=1"))
     assert "32.safetensors was made with other settings (folds.csv changed); --run NAME keeps it" in text
 
 
@@ -332,8 +334,8 @@ def test_a_stage_before_its_turn_names_the_one_to_run(empty, untrained, stage, n
     run = untrained if stage in (pseudo_label, predict) else replace(empty, out=empty.out / "nothing")
     if stage is submit:
         shutil.copytree(untrained.out, run.out)
-    more = ("--add-phase=pseudo=true",) * (stage is pseudo_label)
-    text = refused(stage, run=run, more=(*more, *force))
+    extra = ("--add-phase=pseudo=true",) * (stage is pseudo_label)
+    text = refused(stage, run=run, extra=(*extra, *force))
     assert f"run python -m pipeline.{needs}" in text and "has not been made yet" in text
 
 
@@ -347,12 +349,12 @@ def test_a_fold_that_was_not_trained(tiny):
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_phase_whose_first_weights_are_missing(tiny, force):
     shutil.rmtree(tiny.out / "folds/demo/fold_1")
-    text = refused(train, run=tiny, more=("--size", "48", "--fold", "1", *force))
+    text = refused(train, run=tiny, extra=("--size", "48", "--fold", "1", *force))
     assert "32.safetensors has not been made yet; run python -m pipeline.train --fold 1 --phase 32 first" in text
 
 
 def test_folds_trained_with_different_settings(tiny):
-    tiny(train, more=("--fold", "1", "--phase", "48", "--set", "train.48.lr=1e-3", "--force"))
+    tiny(train, extra=("--fold", "1", "--phase", "48", "--set", "train.48.lr=1e-3", "--force"))
     text = refused(predict, run=tiny)
     assert f"fold_1/48.last.safetensors was made with other settings (train.phase.lr 0.001 -> {LR})" in text
     assert "run python -m pipeline.train --fold 1 --phase 48 first, or give the same flags as then" in text
@@ -374,12 +376,12 @@ def test_weights_of_another_architecture_in_a_fold(tiny):
 def test_imagenet_weights_that_do_not_fit(untrained, tmp_path, content, words):
     file = tmp_path / "w.pth"
     file.write_bytes(b"half") if content is None else torch.save(content, file)
-    text = refused(train, run=untrained, more=("--set", "model.weights=imagenet", "--weights", str(file)))
+    text = refused(train, run=untrained, extra=("--set", "model.weights=imagenet", "--weights", str(file)))
     assert "w.pth" in text and words in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
-    "stage, more, words",
+    "stage, extra, words",
     [
         (train, ("--profile", "dmeo"), "did you mean demo"),
         (train, ("--set", "train.epoch=3"), "did you mean epochs"),
@@ -393,14 +395,14 @@ def test_imagenet_weights_that_do_not_fit(untrained, tmp_path, content, words):
         (predict, ("--fold", "-1"), "--fold -1"),
     ],
 )
-def test_names_that_do_not_exist(untrained, stage, more, words):
-    text = refused(stage, run=untrained, more=more)
+def test_names_that_do_not_exist(untrained, stage, extra, words):
+    text = refused(stage, run=untrained, extra=extra)
     assert words in text and "\n" not in text
 
 
 def test_no_kaggle_client(finished, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "pip install kaggle" in refused(submit, run=finished[0], more=("--upload",))
+    assert "pip install kaggle" in refused(submit, run=finished[0], extra=("--upload",))
 
 
 def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, monkeypatch):
@@ -408,18 +410,18 @@ def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, mo
     client.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    finished[0](submit, more=("--upload",))
+    finished[0](submit, extra=("--upload",))
     file = finished[0].out / "submissions/demo/submission.csv.gz"
-    told = (tmp_path / "said").read_text().strip()
-    assert told == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
+    arguments = (tmp_path / "said").read_text().strip()
+    assert arguments == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
     client.write_text("#!/bin/sh\nexit 3\n")
-    assert "did not take" in refused(submit, run=finished[0], more=("--upload",))
+    assert "did not take" in refused(submit, run=finished[0], extra=("--upload",))
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
 def test_the_rate_finder_draws_and_leaves_the_rest_alone(tiny):
     out, before = tiny.out, tree(tiny.out)
-    assert "valley" in tiny(lr_find, more=("--size", "48", "--fold", "1"))
+    assert "valley" in tiny(lr_find, extra=("--size", "48", "--fold", "1"))
     assert changed(before, tree(out)) == {"folds/demo/fold_1/48.lr_find.png"}
     with Image.open(out / "folds/demo/fold_1/48.lr_find.png") as picture:
         assert picture.size[0] > 400
@@ -513,7 +515,7 @@ def test_a_full_disk_leaves_what_was_there(tiny, monkeypatch, stage):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "no space left to write" in refused(stage, run=tiny, more=("--force",))
+    assert "no space left to write" in refused(stage, run=tiny, extra=("--force",))
 
 
 @pytest.mark.parametrize("moment", ["sample", "cache"])
@@ -531,19 +533,19 @@ def test_a_full_disk_while_the_tiles_are_prepared(empty, monkeypatch, moment):
 
 
 @pytest.mark.parametrize(
-    "more, data, words",
+    "extra, data, words",
     [
         (["--profile", "dmeo"], "sample", "error: no profile is called 'dmeo'; did you mean demo?"),
         ([], "/nowhere", "error: --data /nowhere: there is no such folder"),
         ([], "cut", "download it again"),
     ],
 )
-def test_a_fault_is_one_sentence_and_status_1(tiny_competition, empty, more, data, words):
+def test_a_fault_is_one_sentence_and_status_1(tiny_competition, empty, extra, data, words):
     if data == "cut":
         cut_zip(tiny_competition)
         data = str(tiny_competition)
     ended = subprocess.run(
-        [sys.executable, "-m", "pipeline.prepare", *replace(empty, data=data).flags(*more)],
+        [sys.executable, "-m", "pipeline.prepare", *replace(empty, data=data).flags(*extra)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Bars on a terminal, through a worker's pipe, and nothing where nobody watches."""
+"""Progress bars on a terminal, through a worker's pipe, and none without a terminal."""
 
 import io
 import os
@@ -45,18 +45,18 @@ def test_a_workers_bar_is_lines_that_its_parent_can_tell_from_others():
     assert all(line.startswith(MARK.strip()) for line in lines)
 
 
-def test_where_nobody_watches_there_is_no_bar():
+def test_without_a_terminal_there_is_no_bar():
     assert lines_of_a_worker({}) == []
 
 
 def test_hidden_means_hidden(monkeypatch, capsys):
     monkeypatch.setenv(RELAY, "1")
-    progress_bar(4, "rank 1", hidden=True).update()
+    progress_bar(4, "process 1", hidden=True).update()
     assert capsys.readouterr() == ("", "")
 
 
 def screen(text: str) -> list[str]:
-    """What a terminal shows after it has been sent this text; it knows line ends and 'clear this line'."""
+    """What a terminal shows after this text was written to it; it knows line ends and 'clear this line'."""
     rows = [""]
     for part in text.replace("\r\033[K", "\0").replace("\n", "\n\1").split("\1"):
         *_, last = part.split("\0")

@@ -79,7 +79,7 @@ def test_a_wrong_code_is_refused_in_words(text, complaint):
         rle.decode(text, (101, 101))
 
 
-def test_every_code_of_the_competition_survives_the_way_there_and_back():
+def test_every_code_of_the_competition_round_trips():
     if "SALT_TILES" not in os.environ:
         pytest.skip("SALT_TILES is not set: the folder with the competition's train.csv")
     with open(Path(os.environ["SALT_TILES"]) / "train.csv", newline="") as file:

@@ -1,4 +1,4 @@
-"""The table of products: which change remakes what, nothing too little, nothing too much, and nothing by surprise."""
+"""The table of products: which artifacts a change makes outdated, and what a stage refuses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def states(flags: list[str]) -> dict[str, set[str]]:
 
 def stale(flags: list[str]) -> set[str]:
     """Stages that would not find their product fresh, or that would refuse."""
-    return {stage for stage, found in states(flags).items() if found != {"done"}}
+    return {stage for stage, statuses in states(flags).items() if statuses != {"done"}}
 
 
 ALL = ["prepare", "make_folds", "train --phase 64", "train --phase 96", "predict", "submit", "report"]
@@ -109,10 +109,10 @@ def test_after_a_run_everything_is_fresh(flags):
 def test_a_setting_makes_its_own_stage_stale_and_none_before(flags, setting, first):
     make_all(run_of(flags))
     changed = [*flags, "--set", setting]
-    order, found = list(states(changed)), stale(changed)
-    assert first in found and not set(order[: order.index(first)]) & found
+    order, changed_stages = list(states(changed)), stale(changed)
+    assert first in changed_stages and not set(order[: order.index(first)]) & changed_stages
     if first != "prepare":  # what prepare has decoded may come from another machine: it counts as it is
-        assert set(order[order.index(first) :]) == found, "all that follows"
+        assert set(order[order.index(first) :]) == changed_stages, "all that follows"
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_folds_must_not_be_mixed(flags):
         assert f"run python -m pipeline.train --fold {fold} --phase 96 first, or give the same flags" in str(e.value)
 
 
-def test_a_fault_far_above_is_found_by_what_stands_below(flags):
-    """Weights of 64 px that other weights of 96 px came from: their own file is there, and of the right settings."""
+def test_an_outdated_input_several_stages_back_is_refused(flags):
+    """Phase 96 was trained from other weights of phase 64 than those there now, whose settings are right."""
     run = run_of(flags)
     make_all(run)
     make(stages.trained(run, 0, run.profile.train.phases[0])["best"], "other weights")
@@ -255,9 +255,9 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(flags, lost, ma
 
 @pytest.mark.parametrize("nothing", [["make_folds", "train --phase 64", "predict", "submit", "report"]])
 def test_where_nothing_is_made_everything_waits_for_the_first(flags, nothing):
-    found = states(flags)
-    assert found.pop("prepare") == {"to do"} and set(nothing) <= set(found)
-    assert all(state == {"waits"} for state in found.values())
+    statuses = states(flags)
+    assert statuses.pop("prepare") == {"to do"} and set(nothing) <= set(statuses)
+    assert all(state == {"waits"} for state in statuses.values())
 
 
 def test_the_state_of_a_stage_says_whether_it_can_go_on(flags):
@@ -321,7 +321,7 @@ def test_another_run_keeps_both(flags):
 
 
 @pytest.mark.parametrize("phase, gone", [("64", {"96", "pseudo"}), ("96", {"pseudo"}), ("pseudo", set())])
-def test_what_came_of_weights_that_are_trained_anew_goes_in_that_fold_alone(flags, phase, gone):
+def test_phases_trained_from_replaced_weights_are_removed_in_that_fold_alone(flags, phase, gone):
     run = run_of([*flags, PSEUDO])
     make_all(run)
     before = {path for path in Path(flags[1]).rglob("*") if path.is_file()}
@@ -350,7 +350,7 @@ def test_the_sample_follows_from_its_numbers_and_real_tiles_from_their_files(fla
     assert stages.tiles(real)["images.npy"].origin() != of_files
 
 
-def test_tiles_that_were_decoded_elsewhere_count_as_they_are(flags, tiny_competition):
+def test_tiles_decoded_on_another_machine_are_accepted(flags, tiny_competition):
     """Their files may lie on another machine, in a folder of another name: the hash of what was decoded decides."""
     real = replace(run_of(flags), data=tiny_competition)
     make_all(real)

@@ -115,7 +115,7 @@ def test_only_the_tiles_of_the_table_are_scored():
     assert set(submission.score_thresholds(table, probs, truth, Submit(), [0.5, 0.6]).values()) == {1.0}
 
 
-def test_the_file_says_what_it_was_given(tmp_path):
+def test_the_submission_file_holds_the_given_masks(tmp_path):
     masks = some()
     submission.write(tmp_path / "s.csv.gz", IDS, masks)
     lines = gzip.decompress((tmp_path / "s.csv.gz").read_bytes()).decode().split("\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness.compare import Result, make_result
 
-STATUS = Path("/proc/self/status")  # Linux tells a process's own memory from the files that it has mapped
+STATUS = Path("/proc/self/status")  # Linux separates a process's own memory from the files that it has mapped
 
 
 def is_supported() -> bool:

@@ -2,7 +2,7 @@
 
 Beside each artifact `x.npy` lies its sidecar `x.npy.json`, written last: the settings and inputs it was made from, the
 hash of its bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the
-same. Code is not among them (a comment must not cost a night of training); a change of it is said aloud. No other file
+same. Code is not among them (a comment must not cost a night of training); a change of it is printed. No other file
 renames a result into place.
 """
 
@@ -37,26 +37,26 @@ class Origin:
 
 
 def origin(settings: dict, inputs: Mapping[str, Path]) -> Origin:
-    """The Origin of something made with these settings from these finished artifacts, by name."""
+    """The Origin of an artifact made with these settings from these finished artifacts, by name."""
     hashes = {name: sidecar["sha256"] for name, path in inputs.items() if (sidecar := read_sidecar(path))}
     return Origin(json.loads(json.dumps(settings)), hashes)
 
 
 def is_fresh(path: Path, origin: Origin) -> bool:
-    """Whether the artifact is there, and made from just this."""
+    """Whether the artifact exists and was made from this origin."""
     sidecar = read_sidecar(path)
     return sidecar is not None and sidecar["key"] == origin.key()
 
 
 def print_fresh(path: Path) -> None:
-    """One line for a stage that has nothing to do, with a word if the code has moved on since."""
+    """Print that an artifact is up to date, and whether the code has changed since it was made."""
     same = (read_sidecar(path) or {}).get("code") == code_version()
     hint = "" if same else "  (made by an earlier version of the code; --force redoes it)"
     print(f"fresh    {display_path(path)}{hint}")
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
-    """What of an existing artifact's origin is not as it should be: 'train.epochs 60 -> 5', 'images.npy changed'."""
+    """How an existing artifact's origin differs from this one: 'train.epochs 60 -> 5', 'images.npy changed'."""
     sidecar = read_sidecar(path)
     if sidecar is None:
         return []
@@ -115,7 +115,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Take away an artifact that does not belong to its neighbours any more, and what was left of writing it."""
+    """Delete an outdated artifact, its sidecar, and the temporary files of a killed writer."""
     for file in (sidecar_of(path), path):
         file.unlink(missing_ok=True)
     _remove_leftovers(path)
@@ -172,7 +172,7 @@ def display_path(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results may depend on."""
+    """Versions of Python and of the packages that results may depend on."""
     installed = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -197,7 +197,7 @@ def _force_to_disk(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """The half-written files that a killed process of this machine has left in the place of `path`."""
+    """Delete the temporary files that killed processes of this machine have left beside `path`."""
     for file in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
         pid = file.name.removeprefix(f".tmp-{platform.node()}-").removesuffix(f"-{path.name}")
         if pid.isdecimal() and not _is_alive(int(pid)):  # not decimal: of another machine, 'node-1' beside 'node'

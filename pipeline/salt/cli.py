@@ -131,13 +131,13 @@ def run_from(args: argparse.Namespace) -> Run:
 
 
 def start(main: Callable[[list[str]], object]) -> None:
-    """Run a stage from the shell: what a person can mend ends in one sentence and exit status 1, no traceback."""
+    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, no traceback."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
         main(sys.argv[1:])
     except InputError as e:
         sys.exit(f"error: {e}")
-    except BrokenPipeError:  # whoever read our lines has seen enough: ... | head
+    except BrokenPipeError:  # the reader of the output has closed it: ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to go on")

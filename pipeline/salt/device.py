@@ -90,7 +90,7 @@ def device_name(device: torch.device) -> str:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Have peak_memory begin anew; on a CPU nothing can."""
+    """Reset peak_memory, on a GPU; on a CPU it cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

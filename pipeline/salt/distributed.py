@@ -1,7 +1,7 @@
-"""Processes and GPUs of this machine: ranks that train one fold together, and the GPUs there are. Imports no torch.
+"""Processes that train one fold together, and the GPUs of this machine. Imports no torch.
 
-Processes that `accelerate launch` or torchrun starts are called ranks. Without such a launcher there is one, and
-nothing here does anything.
+`accelerate launch` or torchrun starts the processes. Without such a launcher there is one, and nothing here does
+anything.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from pipeline.salt.errors import InputError
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Number of processes that train one fold together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the rank that prints and publishes."""
+    """Whether this is the process, rank 0, that prints and publishes."""
     return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Callable[[], None]]:
-    """Inside it the ranks reach each other, each has its own GPU, the first one prints. Yields what waits for all."""
+    """Inside it the processes reach each other, each has its own GPU, the first one prints. Yields a barrier."""
     if world_size() == 1:
         yield lambda: None
         return

@@ -130,9 +130,9 @@ def predict_to_file(
 
 
 def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:
-    """What all of them yield, as it comes, each in its own thread: a GPU is busy while another is waited for.
+    """Merge iterators, in the order in which their results are ready: each runs in its own thread, so no GPU waits.
 
-    One alone stays in this thread, the only one for which keep_freed_memory does all it can.
+    A single one stays in this thread, the only one in which keep_freed_memory has its full effect.
     """
     if len(streams) == 1:
         yield from streams[0]

@@ -90,19 +90,19 @@ def _composite(loss: Callable[..., Tensor], output: Any, masks: Tensor) -> Tenso
 def _lovasz(
     logits: Tensor, masks: Tensor, jaccard: Callable[[Tensor], Tensor], weight: Weight, reduction: Reduction
 ) -> Tensor:
-    """Sum over pixels of the weighted error times the step that the Jaccard loss makes at that pixel, worst first.
+    """Sum over pixels of the weighted error times the rise of the Jaccard loss at that pixel, worst error first.
 
-    The steps depend on the order of the errors only, and no gradient flows through an order: they are put back in the
+    The rises depend on the order of the errors only, and no gradient flows through an order: they are put back in the
     pixels' places as constants, so that the backward pass is elementwise, without a sort or a scatter.
     """
     logits, masks = _pixels(logits, masks)
     errors = 1 - logits * (2 * masks - 1)
     with torch.no_grad():
         order = _worst_first(errors)
-        path = jaccard(masks.gather(1, order))
-        steps = torch.diff(path, dim=1, prepend=torch.zeros_like(path[:, :1]))
-        steps = torch.empty_like(steps).scatter_(1, order, steps)
-    return _reduce((WEIGHTS[weight](errors) * steps).sum(dim=1), reduction)
+        losses = jaccard(masks.gather(1, order))
+        rises = torch.diff(losses, dim=1, prepend=torch.zeros_like(losses[:, :1]))
+        rises = torch.empty_like(rises).scatter_(1, order, rises)
+    return _reduce((WEIGHTS[weight](errors) * rises).sum(dim=1), reduction)
 
 
 def _worst_first(errors: Tensor) -> Tensor:

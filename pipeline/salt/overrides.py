@@ -69,7 +69,7 @@ def describe(profile: Profile) -> str:
 
 
 def check(profile: Profile) -> None:
-    """InputError for numbers that cannot be, each on its own (Limits) or together."""
+    """InputError for numbers that are not allowed, each on its own (Limits) or together."""
     for name, value, hint in _leaves(profile):
         limits = _limits(hint)
         if limits and not isinstance(value, str) and not limits.low <= value <= limits.high:

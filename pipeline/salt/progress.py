@@ -20,7 +20,7 @@ def progress_bar(total: int, title: str, hidden: bool = False) -> tqdm:
 
 
 class StatusLine:
-    """The last line of a terminal: the bars of all workers side by side. Elsewhere only `print` does anything."""
+    """The last line of a terminal: the bars of all workers side by side. Elsewhere only `print` has an effect."""
 
     def __init__(self) -> None:
         self.bars: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A run: what is being made, and where everything of it lies. No other file joins a path below --out."""
+"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +67,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Run:
-    """What the flags of a stage come down to.
+    """A run as the flags of a stage describe it.
 
     data           folder with the tiles' files, None for the built-in sample
     folds          the folds to work on
     force          redo what is up to date, replace what was made with other settings
-    weights        where to look for ImageNet weights first, None for the usual places
+    weights        where to look for ImageNet weights first, None for the default places
     reason         why this profile, in words
-    engine         who works: a key of salt.launch.ENGINES
+    engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
     flags          the command line that gives this run in another process, without folds, engine and workers
     """

@@ -40,7 +40,7 @@ class Product:
         return artifacts.origin(self.settings(), {product.name: product.path for product in self.inputs})
 
     def require(self) -> None:
-        """InputError that names the command to run first, unless it is there and made as this run would make it."""
+        """InputError that names the command to run first, unless the artifact exists and has this run's settings."""
         if artifacts.read_sidecar(self.path) is None:
             raise InputError(
                 f"{display_path(self.path)} has not been made yet; run python -m pipeline.{self.maker} first, "
@@ -54,7 +54,7 @@ class Product:
             )
 
     def is_fresh(self) -> bool:
-        """Whether it is there and made as this run would make it; InputError as `origin` has it."""
+        """Whether the artifact exists and was made from what this run would use; raises InputError as `origin` does."""
         return artifacts.is_fresh(self.path, self.origin())
 
     def status(self) -> str:
@@ -70,7 +70,7 @@ class Product:
 
 
 def up_to_date(products: Sequence[Product], force: bool) -> bool:
-    """Whether a stage has nothing to do; says so. InputError if it cannot begin, by force neither."""
+    """Whether a stage has nothing to do, which it then prints. InputError if an input is missing, with --force too."""
     fresh = all([product.is_fresh() for product in products])
     if force or not fresh:
         return False

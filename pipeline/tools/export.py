@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> None:
         model, weights = checkpoints.load(trained, model), display_path(trained)
     onnx = to_onnx(model)
     for shape in CHECKED:
-        found = difference(onnx, model, shape)
-        print(f"check    {shape[0]} x {shape[1]} x {shape[1]} px: at most {found:.1e} from torch's probabilities")
-        if not found < TOLERANCE:
+        error = difference(onnx, model, shape)
+        print(f"check    {shape[0]} x {shape[1]} x {shape[1]} px: at most {error:.1e} from torch's probabilities")
+        if not error < TOLERANCE:
             raise InputError(
-                f"the exported model differs from torch's by {found:.1e} at {shape[1]} px, more than "
+                f"the exported model differs from torch's by {error:.1e} at {shape[1]} px, more than "
                 f"{TOLERANCE}; nothing was written"
             )
     path = args.to or Path(f"{run.profile.model.name}.onnx")

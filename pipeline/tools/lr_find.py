@@ -1,4 +1,4 @@
-"""Raise the learning rate step by step on one fold, and draw what the loss does: where to set lr.
+"""Find a learning rate: raise it batch by batch on one fold, and plot the loss against it.
 
     python -m pipeline.tools.lr_find
     python -m pipeline.tools.lr_find --phase 224 --fold 3

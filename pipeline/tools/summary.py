@@ -1,4 +1,4 @@
-"""List a model's parts: the shape of what each gives, parameters, multiply-adds.
+"""List a model's parts with output shape, parameters and multiply-adds.
 
     python -m pipeline.tools.summary
     python -m pipeline.tools.summary --model dynamic_unet --encoder resnet34 --size 224 --layers

@@ -1,4 +1,4 @@
-"""What the tests of the benches share: a few tiles, no repeats for the clock's sake, a results folder of their own."""
+"""Fixtures for the benches' tests: a few tiles, no warm-up runs, a results folder of their own."""
 
 import pytest
 

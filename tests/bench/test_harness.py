@@ -53,7 +53,7 @@ def test_tiles_are_generated_where_there_are_no_others(monkeypatch):
     load_tiles.cache_clear()
 
 
-@pytest.mark.skipif(not memory.is_supported(), reason="only Linux tells a process's own memory from mapped files")
+@pytest.mark.skipif(not memory.is_supported(), reason="only Linux separates a process's own memory from mapped files")
 def test_memory_is_measured_and_mapped_files_are_not(tmp_path):
     np.save(tmp_path / "file.npy", np.ones(5_000_000))
     assert 36 < memory.peak(hold, 5_000_000) < 60  # 38 MiB of float64

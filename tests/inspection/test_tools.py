@@ -1,4 +1,4 @@
-"""The three commands that look into a model, on every model."""
+"""The tools summary, draw and export, on every model."""
 
 import re
 from pathlib import Path
@@ -20,8 +20,8 @@ from pipeline.tools import draw, export, summary
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def flags(model: str = "unet_resnext50", *more: str) -> list[str]:
-    return ["--profile", "blog", "--model", model, "--encoder", "test_resnet", *more]
+def flags(model: str = "unet_resnext50", *extra: str) -> list[str]:
+    return ["--profile", "blog", "--model", model, "--encoder", "test_resnet", *extra]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -135,8 +135,8 @@ def test_export_of_a_trained_fold(tmp_path, capsys):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(tmp_path / "n.onnx")
-    [found] = session.run(None, {"image": torch.rand(2, 3, 70, 90).numpy()})
-    assert found.shape == (2, 1, 70, 90) and (found > 0.99).all()
+    [probs] = session.run(None, {"image": torch.rand(2, 3, 70, 90).numpy()})
+    assert probs.shape == (2, 1, 70, 90) and (probs > 0.99).all()
 
 
 def test_export_that_is_not_the_model_is_not_written(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_export_that_is_not_the_model_is_not_written(tmp_path, monkeypatch):
         (["--encoder", "convnext_tiny"], "strides 4, 8, 16, 32"),
     ],
 )
-def test_words_for_what_cannot_be(tool, change, says, tmp_path):
+def test_impossible_arguments_are_refused_in_words(tool, change, says, tmp_path):
     with pytest.raises(InputError, match=says):
         tool.main([*flags(), *change])
 

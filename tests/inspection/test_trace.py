@@ -1,4 +1,4 @@
-"""What the tools say of a model is what the model does."""
+"""Trace, tables and drawings of a model, against the model itself and the article's description."""
 
 import re
 from xml.etree import ElementTree
@@ -58,7 +58,7 @@ def test_multiply_adds():
     assert parts["center"].macs == 9 * (2048 * 2048 + 2048 * 1024) * 4 * 4
 
 
-def test_skips_and_joins_of_the_article():
+def test_skips_and_concatenations_of_the_article():
     parts = seen("unet_resnext50", "se_resnext50_32x4d")
     edges = {title: [s.title for s in part.sources] for title, part in parts.items()}
     assert edges == {
@@ -75,13 +75,13 @@ def test_skips_and_joins_of_the_article():
         "decoder1": ["decoder2"],
         "logit": ["decoder1", "decoder2", "decoder4", "decoder8", "decoder16"],
     }
-    assert parts["decoder16"].joined == (1024, 2048) and parts["logit"].joined == (32,) * 5
+    assert parts["decoder16"].concatenated == (1024, 2048) and parts["logit"].concatenated == (32,) * 5
     assert parts["layer2"].shape == (512, 16, 16) and parts["layer2"].kind == "4 × SEResNeXtBottleneck"
 
 
 def test_hooked_skips_of_fastai():
     parts = list(seen("dynamic_unet", "resnet34").values())
-    blocks = {part.sources[1].title: part.joined for part in parts if part.kind == "UnetBlock"}
+    blocks = {part.sources[1].title: part.concatenated for part in parts if part.kind == "UnetBlock"}
     assert blocks == {
         "layer3": (256, 256),
         "layer2": (256, 128),
@@ -89,22 +89,22 @@ def test_hooked_skips_of_fastai():
         "conv1 … relu": (128, 64),
     }
     merge = next(part for part in parts if part.kind == "MergeLayer")
-    assert parts[0] in merge.sources and merge.joined == (96, 3)
+    assert parts[0] in merge.sources and merge.concatenated == (96, 3)
 
 
 def test_heads_and_the_classifiers_way_into_the_logits():
     parts = seen("unet_resnext50", "test_resnet", EVERYTHING)
     assert [p.output for p in parts.values() if p.output] == ["any_salt", "salt"] + ["deep"] * 5
-    assert parts["classifier"] in parts["logit"].sources and parts["logit"].joined == (32,) * 6
+    assert parts["classifier"] in parts["logit"].sources and parts["logit"].concatenated == (32,) * 6
 
 
 def test_attention_belongs_to_the_encoder():
     parts = seen("unet_attention", "resnet34")
     assert parts["layer2, attention.2"].encoder and not parts["decoder8"].encoder
-    assert parts["logit"].joined == (16,) * 4 + (1,) * 5 and parts["classifier"] in parts["logit"].sources
+    assert parts["logit"].concatenated == (16,) * 4 + (1,) * 5 and parts["classifier"] in parts["logit"].sources
 
 
-def test_heads_that_feed_the_logits_are_drawn_as_joined():
+def test_heads_that_feed_the_logits_are_drawn_as_concatenated():
     svg = draw(list(seen("unet_attention", "resnet34").values()), "unet_attention")
     assert "joins 4 × 16 + 5 × 1 = 69 channels" in svg and "joins 8 + 8 = 16 channels" in svg
 

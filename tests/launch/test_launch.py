@@ -1,4 +1,4 @@
-"""Folds in several processes and on a Ray cluster, one fold over several processes: the same weights, come what may."""
+"""Folds in several processes and on a Ray cluster, one fold over several processes: the same weights as in one."""
 
 import importlib
 import os
@@ -56,7 +56,7 @@ def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def assert_same(ours: dict, theirs: dict) -> None:
-    assert len(ours) == 6 and ours.keys() == theirs.keys()  # 2 folds, best of 2 sizes and last of the second
+    assert len(ours) == 6 and ours.keys() == theirs.keys()  # 2 folds, best of 2 phases and last of the second
     for path, tensors in ours.items():
         assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
 
@@ -127,7 +127,7 @@ def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_who_stops_it_stops_the_workers(toy, monkeypatch, handlers, stop):
+def test_stopping_the_command_stops_its_workers(toy, monkeypatch, handlers, stop):
     sleep, stopped = time.sleep, []
 
     def stopping(seconds: float) -> None:
@@ -155,18 +155,18 @@ def handlers():
 
 def left(word: str) -> list[str]:
     """Command lines of toys that still run."""
-    found = []
+    folders = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if b"toy" in command and word.encode() in command:
-            found.append(path.parent.name)
-    return found
+            folders.append(path.parent.name)
+    return folders
 
 
-def test_who_does_the_jobs(empty, monkeypatch):
+def test_jobs_run_here_or_in_the_engine(empty, monkeypatch):
     run = empty.parse()
     run = replace(run, profile=replace(run.profile, workers=1))
     for gpus, engine, workers, jobs, here in [
@@ -186,22 +186,24 @@ def test_who_does_the_jobs(empty, monkeypatch):
     assert not done_here(replace(run, profile=replace(run.profile, workers=2)), 5, monkeypatch), "no GPU, two at once"
     monkeypatch.setenv("WORLD_SIZE", "2")
     for engine in ("local", "ray"):
-        assert done_here(replace(run, engine=engine, workers=4), 5, monkeypatch), "ranks of one fold"
+        assert done_here(replace(run, engine=engine, workers=4), 5, monkeypatch), "processes of one fold"
 
 
 def done_here(run: Run, jobs: int, monkeypatch) -> bool:
     """Whether fan_out does the jobs in this process, each once, in order; else an engine must get all of them."""
-    here, sent = [], []
+    here, launched = [], []
     for engine in ("local", "ray"):
-        monkeypatch.setitem(launch.ENGINES, engine, lambda stage, jobs, workers: sent.extend([workers, *jobs.items()]))
+        monkeypatch.setitem(
+            launch.ENGINES, engine, lambda stage, jobs, workers: launched.extend([workers, *jobs.items()])
+        )
     launch.fan_out("pipeline.train", run, {f"fold {k}": (k,) for k in range(jobs)}, here.extend)
-    if sent:
-        workers = sent.pop(0)
+    if launched:
+        workers = launched.pop(0)
         assert workers is None or workers <= jobs, "one job is not given half a machine"
-        assert sent == [(f"fold {k}", [*run.flags, f"--fold={k}"]) for k in range(jobs)] and not here
+        assert launched == [(f"fold {k}", [*run.flags, f"--fold={k}"]) for k in range(jobs)] and not here
     else:
         assert here == list(range(jobs))
-    return not sent
+    return not launched
 
 
 # ---- the real stage
@@ -254,7 +256,7 @@ def test_a_killed_worker_costs_no_result(untrained, out, straight, fast_clock, m
         ([{"CPU": 2}], 5, (5, {"num_cpus": 1})),
     ],
 )
-def test_what_a_task_asks_of_the_cluster(nodes, workers, wanted):
+def test_resources_of_a_ray_task(nodes, workers, wanted):
     assert share(nodes, workers) == wanted
 
 
@@ -350,17 +352,17 @@ def test_ray_gives_the_same_weights_even_where_its_workers_are_killed(
 
 
 def test_what_follows_training_runs_on_ray_too(untrained, out, ray_cluster):
-    """Where the command is given there may be no GPU."""
+    """The machine on which the command is given may have no GPU."""
     pseudo = ["--add-phase=pseudo=true,epochs=1", "--set=pseudo.share=0"]
     train.main(untrained.flags(*pseudo))
-    for stage, tasks, more in [
+    for stage, tasks, extra in [
         ("pseudo_label", "fold 0, fold 1", []),
         ("train", "fold 0, fold 1", ["--pseudo"]),
         ("predict", "all folds", []),
     ]:
         elsewhere = shutil.copytree(out, out.parent / f"{stage} here")
-        importlib.import_module(f"pipeline.{stage}").main(replace(untrained, out=elsewhere).flags(*pseudo, *more))
-        with on_ray(ray_cluster, stage, *untrained.flags(*pseudo, *more)) as command:
+        importlib.import_module(f"pipeline.{stage}").main(replace(untrained, out=elsewhere).flags(*pseudo, *extra))
+        with on_ray(ray_cluster, stage, *untrained.flags(*pseudo, *extra)) as command:
             text = command.stdout.read()
         assert command.returncode == 0 and re.search(rf"engine +Ray, .*: {tasks}\n", text), text
         made = {path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.suffix in (".npy", ".safetensors")}

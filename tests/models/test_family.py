@@ -1,4 +1,4 @@
-"""Every model goes the same way through the stages."""
+"""Every model passes through the stages."""
 
 import json
 

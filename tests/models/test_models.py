@@ -1,4 +1,4 @@
-"""Every model: what it returns, how large it is, and that all of it learns."""
+"""Every model: shapes, number of parameters, gradients in every weight."""
 
 import copy
 from functools import partial
@@ -143,7 +143,7 @@ DYNAMIC_UNET = [  # learn.summary() of unet_learner(resnet34, n_out=3, y_range) 
     ("UnetBlock", 512, 8, 5_245_440),  # 1x1 512 -> 1024, BatchNorm 256, two 3x3 512 -> 512
     ("UnetBlock", 384, 16, 3_180_544),  # 512/2 + 128 = 384 channels after the join, and so on
     ("UnetBlock", 256, 32, 1_475_968),
-    ("UnetBlock", 96, 64, 380_736),  # the last one halves what it joined: (128 + 64) / 2
+    ("UnetBlock", 96, 64, 380_736),  # the last one halves its concatenated input: (128 + 64) / 2
     ("PixelShuffle_ICNR", 96, 128, 37_248),
     ("ResizeToOrig", 96, 128, 0),
     ("MergeLayer", 99, 128, 0),  # joins the image itself

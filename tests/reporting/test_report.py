@@ -53,7 +53,7 @@ def guess(masks: np.ndarray, seed: int = 1) -> np.ndarray:
     for i, mask in enumerate(masks):
         soft = np.roll(mask, rng.integers(-4, 5, 2), axis=(0, 1)).astype(np.float32)
         for axis in (0, 1, 0, 1):
-            soft = sum(np.roll(soft, step, axis) for step in (-2, -1, 0, 1, 2)) / 5
+            soft = sum(np.roll(soft, shift, axis) for shift in (-2, -1, 0, 1, 2)) / 5
         if rng.random() < 0.15:
             soft = np.zeros_like(soft) if mask.any() else soft + np.tri(SIDE, k=-70)
         probs[i] = np.clip(0.05 + 0.85 * soft + rng.normal(0, 0.02, soft.shape), 0, 1)
@@ -161,7 +161,7 @@ class Report(HTMLParser):
         assert not self.open
 
 
-# ---- the demo: two sizes, three folds, truth known for the test tiles
+# ---- the demo: two phases, three folds, truth known for the test tiles
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
     assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
 
 
-def test_what_is_up_to_date_is_said_and_told_again(demo, capsys):
+def test_an_up_to_date_report_prints_its_summary_again(demo, capsys):
     run, _, argv = demo
     before = run.files.result("report.html").stat().st_mtime_ns
     report.main(argv)
@@ -377,7 +377,7 @@ def test_spread_has_the_deviation_of_a_sample():
     assert scores.spread([0.5]) == {"mean": 0.5, "sd": None}
 
 
-def test_examples_are_of_their_kind_and_the_most_telling_come_first():
+def test_examples_are_of_their_kind_and_the_clearest_come_first():
     tiles = pd.DataFrame(
         {
             "id": list("abcdefgh"),

@@ -33,7 +33,7 @@ def seeded(images: Tensor, masks: Tensor, augment: Augment, seed: int = 5) -> tu
 def window(augment: Augment, n: int, seed: int = 5) -> Tensor:
     """(n, 2, 2): left and right, top and bottom edge of what each tile shows, in pixels of the tile, 0..SIZE.
 
-    Read off ramps whose grey tells the column (row): a pixel of column c has the grey 4c, its centre lies at c + 0.5.
+    Read off ramps whose grey gives the column (row): a pixel of column c has the grey 4c, its centre lies at c + 0.5.
     """
     ramp = (4 * torch.arange(SIZE)).to(torch.uint8).expand(n, 1, SIZE, SIZE)
     edges = []
@@ -42,9 +42,9 @@ def window(augment: Augment, n: int, seed: int = 5) -> Tensor:
         moved = seeded(tile, torch.zeros_like(tile, dtype=torch.bool), augment, seed)[0][:, 0] * 255 / 4 + 0.5
         line = moved[:, SIZE // 2] if along_x else moved[:, :, SIZE // 2]
         inner = line[:, 8:-8]  # linear: away from the border, where greys repeat
-        step = (inner[:, -1] - inner[:, 0]) / (inner.shape[1] - 1)
-        first = inner[:, 0] - 8.5 * step
-        edges.append(torch.stack([first, first + SIZE * step], 1))
+        slope = (inner[:, -1] - inner[:, 0]) / (inner.shape[1] - 1)
+        first = inner[:, 0] - 8.5 * slope
+        edges.append(torch.stack([first, first + SIZE * slope], 1))
     return torch.stack(edges, 1)
 
 

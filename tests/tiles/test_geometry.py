@@ -54,7 +54,7 @@ def test_a_mask_square_is_pils_nearest_resize(size):
 
 
 @pytest.mark.parametrize("size", [101, 128, 202, 224, 256])
-def test_a_mask_finds_its_way_back(size):
+def test_a_mask_round_trips(size):
     masks = blobs(40, 2)
     logits = mask_to_square(masks, size).float() * 2 - 1
     back = to_tile(logits) > 0

@@ -105,7 +105,7 @@ def test_epochs_differ_and_a_seed_repeats_them(drawn, folds):
     assert torch.equal(first, epoch(again)) and torch.equal(second, epoch(again)) and not torch.equal(first, second)
 
 
-def test_arrays_that_are_mapped_and_read_only_do(drawn, folds, tmp_path):
+def test_read_only_memory_maps_are_accepted(drawn, folds, tmp_path):
     names = ("train_images", "train_masks")
     for name in names:
         np.save(tmp_path / f"{name}.npy", getattr(drawn, name))
@@ -120,9 +120,9 @@ def test_arrays_that_are_mapped_and_read_only_do(drawn, folds, tmp_path):
 def test_show_batch_draws(drawn, folds, n, size):
     figure = get_data(0, folds, size, 24, tiles=drawn, stats=STATS).show_batch(max_n=n)
     assert isinstance(figure, Figure)
-    shown = [ax for ax in figure.axes if ax.images]
-    assert len(shown) == n and all(ax.get_title().startswith("salt ") for ax in shown)
-    assert any(ax.collections for ax in shown), "the outline of some salt"
+    drawn_axes = [ax for ax in figure.axes if ax.images]
+    assert len(drawn_axes) == n and all(ax.get_title().startswith("salt ") for ax in drawn_axes)
+    assert any(ax.collections for ax in drawn_axes), "the outline of some salt"
     figure.canvas.draw()
     plt.close(figure)
 
@@ -135,7 +135,7 @@ def test_show_batch_of_validation_puts_the_outline_over_the_image(drawn, folds):
 
 
 def test_real_tiles_arrive_as_pil_resizes_them(salt_tiles, tmp_path):
-    """The way from Kaggle's PNG to the model, every step of it, on 40 real tiles."""
+    """The way from Kaggle's PNG to the model, all of it, on 40 real tiles."""
     pngs = {
         kind: {tile: load() for tile, (_, load) in list(tiles.items())[:: len(tiles) // 40]}
         for kind, tiles in files.pngs(salt_tiles, "train", files.Faults()).items()

@@ -1,4 +1,4 @@
-"""The generated tiles: Kaggle's layout and quirks, and a task that is neither given away nor hopeless."""
+"""The generated tiles: Kaggle's layout and quirks, and a task that is neither trivial nor impossible."""
 
 import io
 import re
@@ -89,7 +89,7 @@ def test_greys_are_kaggles(tiles):
     assert ((seen == 0) | (seen == 255)).mean() < 0.01
 
 
-def test_every_mask_survives_its_code(tiles):
+def test_every_mask_round_trips_through_its_code(tiles):
     masks = np.concatenate([tiles.train_masks, tiles.test_truth])
     np.testing.assert_array_equal([rle.decode(code, (101, 101)) for code in rle.encode(masks)], masks)
 

@@ -31,7 +31,7 @@ def test_weights_come_back_bit_for_bit(saved):
 
 
 def test_the_same_weights_are_the_same_bytes(saved, tmp_path):
-    """Or a training that is redone would make everything after it stale."""
+    """Otherwise a training that is redone would make all later artifacts outdated."""
     path, model = saved
     for again in range(4):
         weights = {k: v.contiguous() for k, v in reversed(model.state_dict().items())}

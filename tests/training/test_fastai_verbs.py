@@ -1,4 +1,4 @@
-"""What a fastai user does with a Learner, done with ours: dls.test_dl, predict, get_preds, validate, export ..."""
+"""fastai's own methods on our Learner and loaders: dls.test_dl, predict, get_preds, validate, export ..."""
 
 from dataclasses import replace
 
@@ -89,9 +89,9 @@ def test_predict_one_tile(learn, drawn):
 
 def test_show_results_draws_truth_and_prediction(learn):
     def outlines() -> set[tuple]:
-        shown = [ax for ax in plt.gcf().axes if ax.images]
-        assert len(shown) == 5 and all(ax.get_title().startswith("salt ") for ax in shown)
-        return {tuple(c.get_edgecolor()[0]) for ax in shown for c in ax.collections if len(c.get_edgecolor())}
+        drawn_axes = [ax for ax in plt.gcf().axes if ax.images]
+        assert len(drawn_axes) == 5 and all(ax.get_title().startswith("salt ") for ax in drawn_axes)
+        return {tuple(c.get_edgecolor()[0]) for ax in drawn_axes for c in ax.collections if len(c.get_edgecolor())}
 
     learn.show_results(max_n=5)
     assert 1 <= len(outlines()) <= 2  # one if the model finds no salt at all

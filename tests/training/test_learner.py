@@ -1,4 +1,4 @@
-"""Training one fold: it learns, it stops with a sentence, and it goes on as if it had never been stopped."""
+"""Training one fold: it learns, its errors are one sentence, and a resumed training equals an uninterrupted one."""
 
 import random
 import signal
@@ -83,7 +83,7 @@ def stopped(fit, monkeypatch, epoch: int, **kwargs) -> None:
         fit(**kwargs)
 
 
-def test_it_learns_and_tells_what_it_did(fit, capsys):
+def test_training_learns_and_keeps_its_history(fit, capsys):
     phase = Phase(size=32, batch=8, epochs=10, lr=1e-2)
     fitted = fit(phase=phase)
     history = pd.DataFrame(fitted.rows)
@@ -318,7 +318,7 @@ class Counter(Stateful):
 
 
 def test_whatever_has_a_state_is_resumed(fit, monkeypatch):
-    """The loop knows no callback by name."""
+    """Resume finds every Stateful callback, also a new one."""
     build, counters = learner.build_learner, []
 
     def with_counter(model, dls, phase, train, cbs):
@@ -334,7 +334,7 @@ def test_whatever_has_a_state_is_resumed(fit, monkeypatch):
 
 
 def test_every_state_is_plain_and_comes_back(fit, monkeypatch, tmp_path):
-    """Saved and loaded as torch does unseen, which takes tensors, numbers, strings, lists and dicts."""
+    """Saved, and loaded with weights_only, which takes tensors, numbers, strings, lists and dicts."""
     seen, after_epoch = {}, Resume.after_epoch
 
     def look(self):

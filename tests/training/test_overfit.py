@@ -1,4 +1,4 @@
-"""Each model can learn eight generated tiles by heart: nothing in it stands in the way of learning."""
+"""Each model can overfit eight generated tiles."""
 
 import pytest
 import torch

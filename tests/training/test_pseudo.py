@@ -1,4 +1,4 @@
-"""Pseudo-labels: which tiles are sure enough, whose they are, and that a training really gets them."""
+"""Pseudo-labels: which tiles are sure enough, which fold's model made them, and that its training gets them."""
 
 import json
 import shutil
@@ -64,9 +64,9 @@ def test_where_no_tile_is_sure_there_are_none(tmp_path):
 def labelled(finished, tmp_path_factory):
     """The tiny run with one phase more, which learns from pseudo-labels, and what it printed; not to be changed."""
     run = type(finished[0])(shutil.copytree(finished[0].out, tmp_path_factory.mktemp("pseudo") / "out"))
-    printed = run(train, pseudo_label, more=LABELS)
-    printed += run(train, more=(*LABELS, "--pseudo"))
-    return run, printed + run(predict, submit, report, more=LABELS)
+    printed = run(train, pseudo_label, extra=LABELS)
+    printed += run(train, extra=(*LABELS, "--pseudo"))
+    return run, printed + run(predict, submit, report, extra=LABELS)
 
 
 def test_a_phase_is_added_to_a_finished_run_and_nothing_is_trained_again(labelled):
@@ -105,22 +105,22 @@ def test_a_lost_table_is_made_again(labelled, tmp_path):
     table = run.parse().files.pseudo(0, "tiles.csv")
     before = table.read_text()
     table.unlink()
-    printed = run(pseudo_label, more=LABELS)
+    printed = run(pseudo_label, extra=LABELS)
     assert table.read_text() == before and printed.count("labelled") == printed.count("fresh") == 1
 
 
 def test_other_weights_make_other_labels_and_the_old_ones_are_not_learned_from(labelled, tmp_path):
     run = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out"))
-    run(train, more=(*LABELS, "--phase=48", "--fold=0", "--set=train.48.lr=1e-3", "--force"))
-    more = (*LABELS, "--fold=0", "--set=train.48.lr=1e-3")
+    run(train, extra=(*LABELS, "--phase=48", "--fold=0", "--set=train.48.lr=1e-3", "--force"))
+    extra = (*LABELS, "--fold=0", "--set=train.48.lr=1e-3")
     assert not run.parse().files.weights(0, run.parse(*LABELS).profile.train.last).exists(), "it came of other weights"
     with pytest.raises(InputError, match=r"pseudo_tiles\.csv was made with other settings .* pipeline\.pseudo_label"):
-        run(train, more=(*more, "--pseudo"))
-    assert "labelled" in run(pseudo_label, more=more) and "trained" in run(train, more=(*more, "--pseudo"))
+        run(train, extra=(*extra, "--pseudo"))
+    assert "labelled" in run(pseudo_label, extra=extra) and "trained" in run(train, extra=(*extra, "--pseudo"))
 
 
 def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):
-    for stage, more in [(pseudo_label, []), (train, ["--pseudo"])]:
-        stage.main(["--data", "sample", "--out", str(tmp_path), "--profile", "demo", *more])
+    for stage, extra in [(pseudo_label, []), (train, ["--pseudo"])]:
+        stage.main(["--data", "sample", "--out", str(tmp_path), "--profile", "demo", *extra])
         assert capsys.readouterr().out.startswith("skipped")
     assert not list(tmp_path.iterdir())

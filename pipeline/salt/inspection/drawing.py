@@ -161,14 +161,14 @@ def _next_to(start: Box, end: Box, boxes: dict[Part, Box]) -> bool:
 def _box(box: Box) -> list[str]:
     part = box.part
     weights = f"{_count(part.parameters)} parameters" if part.parameters else "no parameters"
-    notes = [part.kind, weights] if part.kinds else ["the model's input"]
-    if part.joined:
-        notes = [f"{part.kind}, {weights}", f"joins {_terms(part.joined)} = {sum(part.joined)} channels"]
+    lines = [part.kind, weights] if part.kinds else ["the model's input"]
+    if part.concatenated:
+        lines = [f"{part.kind}, {weights}", f"joins {_terms(part.concatenated)} = {sum(part.concatenated)} channels"]
     fill = FILL[HEADS if part.output else box.column]
     return [
         f'<rect x="{box.x}" y="{box.y}" width="{BOX[0]}" height="{BOX[1]}" rx="6" style="fill: {fill}"/>',
         _text(box.x + 10, box.y + 20, "name", part.title),
-        *(_text(box.x + 10, box.y + 38 + 16 * i, "note", note) for i, note in enumerate(notes)),
+        *(_text(box.x + 10, box.y + 38 + 16 * i, "note", line) for i, line in enumerate(lines)),
     ]
 
 

@@ -1,7 +1,7 @@
-"""What a model does with one image, seen from outside: its parts, what each gives, and which part feeds which.
+"""Traces a model: its parts, the shape that each gives, and which part feeds which.
 
 Found by running it once on the `meta` device, where tensors have a shape and no content: nothing is computed, nothing
-is written down by hand. Forward hooks tell which part is at work, a torch function mode follows every tensor.
+is written down by hand. Forward hooks know which part is at work, a torch function mode follows every tensor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,14 @@ OPEN = (nn.ModuleList, nn.ModuleDict)  # a box around layers, not a layer
 class Part:
     """A layer or a run of layers; the image is one too, the first.
 
-    names    of the layers it stands for, within the encoder if that calls it, else within the model
-    kinds    how many parameters each kind of layer in it has, and how many of its kind there are
-    encoder  whether the encoder calls it
-    shape    of its output: channels, height, width
-    sources  the parts whose output it takes, in the order in which it first touches them
-    joined   channels of the maps that it, or the way to it, concatenates; empty if none
-    macs     multiply-adds for one image
-    output   which of the model's outputs it gives: "", "salt", "deep" or "any_salt"
+    names         of the layers it stands for, within the encoder if that calls it, else within the model
+    kinds         parameters of each kind of layer in it, and the number of layers of that kind
+    encoder       whether the encoder calls it
+    shape         of its output: channels, height, width
+    sources       the parts whose output it takes, in the order in which it first uses them
+    concatenated  channels of the maps that are concatenated in it or just before it; empty if none
+    macs          multiply-adds for one image
+    output        which of the model's outputs it gives: "", "salt", "deep" or "any_salt"
     """
 
     names: list[str]
@@ -43,7 +43,7 @@ class Part:
     trainable: int = 0
     macs: int = 0
     sources: list["Part"] = field(default_factory=list)
-    joined: tuple[int, ...] = ()
+    concatenated: tuple[int, ...] = ()
     output: str = ""
 
     @property
@@ -105,7 +105,7 @@ def consumers(part: Part, parts: list[Part]) -> list[Part]:
 
 
 class _Follow(TorchFunctionMode):
-    """Knows for every tensor which parts it comes from."""
+    """Keeps for every tensor the parts it comes from."""
 
     def __init__(self):
         super().__init__()
@@ -114,8 +114,8 @@ class _Follow(TorchFunctionMode):
         self.order: list[Part] = []
         self.known: dict[int, tuple[Tensor, list[Part], tuple[int, ...]]] = {}  # the tensor, lest its id be used again
 
-    def know(self, x: Tensor, parts: list[Part], joined: tuple[int, ...] = ()) -> None:
-        self.known[id(x)] = x, parts, joined
+    def know(self, x: Tensor, parts: list[Part], concatenated: tuple[int, ...] = ()) -> None:
+        self.known[id(x)] = x, parts, concatenated
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -123,21 +123,21 @@ class _Follow(TorchFunctionMode):
             return out
         inputs = [self.known[id(x)] for x in _tensors((args, kwargs)) if id(x) in self.known]
         parts = list(dict.fromkeys(part for _, known, _ in inputs for part in known))
-        joined = next((channels for _, _, channels in inputs if channels), ())
+        concatenated = next((channels for _, _, channels in inputs if channels), ())
         if func is torch.cat:
-            joined = tuple(c for x in args[0] for c in self._channels(x))
+            concatenated = tuple(c for x in args[0] for c in self._channels(x))
         if self.at_work:
             part = self.at_work[0]
             part.sources += [source for source in parts if source is not part and source not in part.sources]
-            part.joined = part.joined or joined
-            parts, joined = [part], ()
+            part.concatenated = part.concatenated or concatenated
+            parts, concatenated = [part], ()
         for x in _tensors(out):
-            self.know(x, parts, joined)
+            self.know(x, parts, concatenated)
         return out
 
     def _channels(self, x: Tensor) -> tuple[int, ...]:
-        _, _, joined = self.known.get(id(x), (x, [], ()))
-        return joined if sum(joined) == x.shape[1] else (x.shape[1],)
+        _, _, concatenated = self.known.get(id(x), (x, [], ()))
+        return concatenated if sum(concatenated) == x.shape[1] else (x.shape[1],)
 
     def encoding(self, begins: bool) -> None:
         self.in_encoder = begins
@@ -189,8 +189,8 @@ def _name(path: str, root: str) -> str:
     """`layer1` for `encoder.layer1.0`: an encoder's blocks go by their group."""
     if not root:
         return path
-    steps = path.removeprefix(f"{root}.").removeprefix("body.").split(".")
-    return ".".join(steps[:-1] or steps)
+    names = path.removeprefix(f"{root}.").removeprefix("body.").split(".")
+    return ".".join(names[:-1] or names)
 
 
 def _kinds(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -202,8 +202,8 @@ def _kinds(module: nn.Module) -> dict[str, tuple[int, int]]:
     return kinds
 
 
-def _add(kinds: dict[str, tuple[int, int]], more: dict[str, tuple[int, int]]) -> None:
-    for kind, (parameters, number) in more.items():
+def _add(kinds: dict[str, tuple[int, int]], others: dict[str, tuple[int, int]]) -> None:
+    for kind, (parameters, number) in others.items():
         before = kinds.get(kind, (0, 0))
         kinds[kind] = before[0] + parameters, before[1] + number
 
@@ -211,7 +211,7 @@ def _add(kinds: dict[str, tuple[int, int]], more: dict[str, tuple[int, int]]) ->
 def _swallowed_by(part: Part, parts: list[Part]) -> Part | None:
     """The part that this one merely continues: its only source, which feeds nothing else.
 
-    Only within an encoder, or where this part has no weights: the decoder's steps are worth a line each.
+    Only within an encoder, or where this part has no weights: each layer of the decoder is worth a line.
     """
     if len(part.sources) != 1 or (source := part.sources[0]) is parts[0] or source.output:
         return None

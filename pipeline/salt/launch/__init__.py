@@ -1,7 +1,7 @@
-"""Who works on the folds: this process, one process per GPU, or a Ray cluster.
+"""Launches the work on several folds: in this process, in one process per GPU, or on a Ray cluster.
 
-A job is the command line that does a part of a stage, such as a fold with all its phases. Jobs wait for nothing of each
-other, and all they make lies below --out; only strings go to a worker, and only a sentence comes back. An engine is
+A job is the command line that does a part of a stage, such as a fold with all its phases. Jobs are
+independent, and write below --out; only strings go to a worker, and only an error message comes back. An engine is
 called with the stage's module, each job by its title, and how many may run at once (None: as many as there are GPUs).
 """
 

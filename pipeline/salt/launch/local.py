@@ -74,8 +74,8 @@ class _Worker:
             return True
         self.wait()
         if status := self.process.returncode:
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
-            raise InputError(self.error or f"{self.title}: its process {how}; the same command goes on from there")
+            reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
+            raise InputError(self.error or f"{self.title}: its process {reason}; the same command goes on from there")
         return False
 
     def stop(self) -> None:

@@ -54,7 +54,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
 
 
 def run_job(stage: str, job: list[str]) -> str:
-    """The stage in this process, which is a worker's; the sentence of its InputError, '' if all went well."""
+    """Run the stage in this process, a worker's. Returns the message of its InputError, '' if there was none."""
     try:
         importlib.import_module(stage).main(job)
     except InputError as e:
@@ -63,7 +63,7 @@ def run_job(stage: str, job: list[str]) -> str:
 
 
 def share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dict[str, float]]:
-    """(jobs at once, what Ray keeps for each): a GPU, or where there is none a node's CPUs; a part of it for more jobs.
+    """(jobs at once, what Ray keeps for each): a GPU, or without GPUs a node's CPUs; a share of it for more jobs.
 
     nodes  what each has: {"CPU": 16, "GPU": 2}
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ModelSpec(NamedTuple):
     """A row of MODELS.
 
-    encoder  what the model asks of its encoder, a key of encoders.build.BUILDERS:
+    encoder  what the model needs of its encoder, a key of encoders.build.BUILDERS:
              "five maps"                at strides 2, 4, 8, 16, 32: ENCODERS, most of timm's ResNets and EfficientNets
              "sequence"                 layers one after the other: ENCODERS, and many of timm's and torchvision's
              "sequence with five maps"  both

@@ -91,8 +91,8 @@ class MoreDynamicUnet(nn.Module):
         c = int(c_last * middle_scale)
         if c < 2 ** len(self.encoder.channels):
             raise InputError(
-                f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve at each "
-                "step; take a larger one."
+                f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve in each "
+                "block; take a larger one."
             )
         self.middle = nn.Sequential(_conv_bn_relu(c_last, c), ATTENTIONS[attention](c), _conv_bn_relu(c, c))
         self.decoder = nn.ModuleDict()  # its keys are the strides of what the blocks give: 16, 8, 4, 2, 1

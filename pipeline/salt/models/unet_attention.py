@@ -34,8 +34,8 @@ class DecoderBlock(nn.Module):
         self.attention = BAM(WIDTH)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        joined = torch.cat([resize(self.up(x), spatial_size(skip)), self.skip(skip)], dim=1)
-        return self.attention(self.norm(joined.relu()))
+        maps = torch.cat([resize(self.up(x), spatial_size(skip)), self.skip(skip)], dim=1)
+        return self.attention(self.norm(maps.relu()))
 
 
 class UnetAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""UnetResNext50: a U-Net on SE-ResNeXt50, read out through a hypercolumn, and what one may try on it.
+"""UnetResNext50: a U-Net on SE-ResNeXt50 with a hypercolumn, and options off by default.
 
 U-Net             Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
 SE-ResNeXt        Hu et al. 2018,          https://arxiv.org/abs/1709.01507
@@ -32,7 +32,7 @@ class DecoderBlock(nn.Module):
 
 
 class FPA(nn.Module):
-    """Feature pyramid attention: x weighed by place as seen at three smaller sizes, plus the mean of the whole tile."""
+    """Feature pyramid attention: a weight for each place from three smaller sizes, plus the mean of the whole tile."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()

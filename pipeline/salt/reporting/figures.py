@@ -185,8 +185,8 @@ def outline(mask: np.ndarray) -> str:
 
 def _runs(edges: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """(row, start, end) of each run of True."""
-    steps = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    (rows, starts), (_, ends) = np.nonzero(steps == 1), np.nonzero(steps == -1)
+    changes = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (rows, starts), (_, ends) = np.nonzero(changes == 1), np.nonzero(changes == -1)
     return zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)
 
 

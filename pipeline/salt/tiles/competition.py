@@ -19,7 +19,7 @@ __all__ = ["find", "hint", "inputs", "is_sample", "read"]
 
 SLUG = "tgs-salt-identification-challenge"
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
-SHOWN = 20  # pairs of equal pictures in a remark
+LISTED = 20  # pairs of equal pictures in a remark
 PNG = b"\x89PNG\r\n\x1a\n"
 OTHER_FORMATS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP"}
 
@@ -185,6 +185,6 @@ def _remarks(folder: Path, tiles: Tiles) -> list[str]:
             equal[image.tobytes()].append(f"{split} {tile}")
     pairs = [" = ".join(names) for names in equal.values() if len(names) > 1 and names[0].startswith("train")]
     if pairs:
-        more = f", and {len(pairs) - SHOWN} more" * (len(pairs) > SHOWN)
-        remarks.append(f"{len(pairs)} train pictures are there more than once: {'; '.join(pairs[:SHOWN])}{more}")
+        more = f", and {len(pairs) - LISTED} more" * (len(pairs) > LISTED)
+        remarks.append(f"{len(pairs)} train pictures are there more than once: {'; '.join(pairs[:LISTED])}{more}")
     return remarks

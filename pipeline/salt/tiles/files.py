@@ -85,8 +85,8 @@ class Faults:
             return f"{quoted(items[0])} {fault}"
         if {*items} == self.files.get(place):
             return f"each of the {len(items)} files {fault}"
-        shown = ", ".join(map(quoted, items[:ITEMS])) + ", ..." * (len(items) > ITEMS)
-        return f"each of {len(items)} ({shown}) {fault}"
+        named = ", ".join(map(quoted, items[:ITEMS])) + ", ..." * (len(items) > ITEMS)
+        return f"each of {len(items)} ({named}) {fault}"
 
 
 def quoted(name: str) -> str:

@@ -1,7 +1,7 @@
 """fastai DataLoaders over the decoded tiles: resized once, augmented a batch at a time on the model's device.
 
-fastai's own verbs work on them: dls.test_dl, and learn.predict, get_preds, validate, show_results, export. What they
-take as items are tiles, (101, 101) uint8 grey.
+fastai's own methods work on them: dls.test_dl, and learn.predict, get_preds, validate, show_results, export. Their
+items are tiles, (101, 101) uint8 grey.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Generates tiles in Kaggle's layout and with its quirks, for whoever has none of the real ones."""
+"""Generates a data set of tiles in Kaggle's layout and with its quirks, for use without the real ones."""
 
 import io
 import tempfile

@@ -1,7 +1,7 @@
 """Callbacks of fastai's training loop: number format, history, best epoch, resuming.
 
 None of them waits for the GPU within an epoch: losses and scores stay on the device until the epoch has ended. None
-knows another: what the epoch gave stands in `learn.epoch_row`, and those that have a state say so as `Stateful`.
+uses another: the results of an epoch are in `learn.epoch_row`, and callbacks with a state are `Stateful`.
 """
 
 import math
@@ -68,7 +68,7 @@ class Autocast(Stateful):
 
 
 class BatchShard(Callback):
-    """Where several processes train one model: leaves of each batch this one's part, every n-th tile."""
+    """Where several processes train one model: keeps this process's part of each batch, every n-th tile."""
 
     order = Autocast.order - 1
 
@@ -78,7 +78,7 @@ class BatchShard(Callback):
 
 
 class EpochLog(Stateful):
-    """History of the training: a row an epoch, printed and kept in `rows`; a progress bar where someone watches.
+    """History of the training: a row an epoch, printed and kept in `rows`; a progress bar on a terminal.
 
     columns  epoch (from 1), train_loss, valid_loss, meanap (at the tiles' size, threshold 0.5), lr (at the epoch's
              end), seconds, tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
@@ -125,7 +125,7 @@ class EpochLog(Stateful):
         if not self.scores:  # an epoch that a resumed training skips
             return
         scores = torch.cat(self.scores).double()
-        score, tiles = self._over_ranks(scores.sum(), len(scores))
+        score, tiles = self._all_reduce(scores.sum(), len(scores))
         row = {
             "epoch": self.epoch + 1,
             "train_loss": round(self.train_loss, 5),
@@ -153,10 +153,10 @@ class EpochLog(Stateful):
         self.rows[:] = state["rows"]
 
     def _mean(self, training: bool) -> float:
-        total, count = self._over_ranks(*self.sums.get(training, (0.0, 0)))
+        total, count = self._all_reduce(*self.sums.get(training, (0.0, 0)))
         return total / count if count else float("nan")
 
-    def _over_ranks(self, *numbers: Tensor | float) -> list[float]:
+    def _all_reduce(self, *numbers: Tensor | float) -> list[float]:
         """Each number, added up over the processes that train this model."""
         if world_size() == 1:
             return [float(n) for n in numbers]
@@ -268,9 +268,9 @@ class Resume(Callback):
 
 
 class FrozenFirst(Callback):
-    """Holds all but the last group of parameters still for one epoch; BatchNorm goes on learning, as in fastai."""
+    """Freezes all but the last group of parameters for one epoch; BatchNorm goes on learning, as in fastai."""
 
-    order = Resume.order + 1  # a state that was left is in place before unfreezing forgets it, as fastai does
+    order = Resume.order + 1  # Resume has put the state back before unfreezing resets the optimizer's, as fastai does
 
     def before_train(self):
         if self.epoch == 0:
@@ -280,7 +280,7 @@ class FrozenFirst(Callback):
 
 
 def _plain(value):
-    """The same with Python's numbers for numpy's, which fastai's schedule makes: torch.load takes no others unseen."""
+    """The value with Python's numbers for numpy's, from fastai's schedule: torch.load(weights_only=True) needs that."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -184,7 +184,7 @@ def with_and_without_decay(
 
 
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """What fastai gives rates of their own, the encoder first: as the model has it, else encoder and the rest."""
+    """Parameter groups with rates of their own, encoder first: the model's own, else encoder and the rest."""
     if own := getattr(model, "groups", None):
         return own()
     encoder = [*model.get_submodule("encoder").parameters()]
@@ -225,17 +225,18 @@ def fine_tune(learn: TileLearner, epochs: int, lr: float, start_epoch: int = 0) 
 
 @contextlib.contextmanager
 def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
-    """Inside it all ranks train one model; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
+    """Inside it all processes train one model; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
 
     https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
-    they would count twice in the score. Here every rank makes the same batches, random changes too, and takes a part.
+    they would count twice in the score. Here every process makes the same batches, random changes too, and takes a
+    part of each.
     """
     if world_size() == 1:
         yield
         return
-    if train.schedule == "fine_tune":  # what is frozen when the ranks are joined would never be averaged over them
+    if train.schedule == "fine_tune":  # what is frozen when DDP wraps the model would never be averaged
         raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
-    if train.compile != "no":  # how it goes with SyncBatchNorm's messages has not been tried
+    if train.compile != "no":  # not tried with SyncBatchNorm
         raise InputError(f"train.compile={train.compile} is for one process; start one, or set train.compile=no")
     if phase.batch % world_size():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Encoders tell the truth about themselves, whichever library they come from."""
+"""The encoder contract: channels, strides and statistics are as declared, for encoders of every library."""
 
 import importlib.util
 

@@ -14,7 +14,7 @@ from pipeline.salt.models.encoders.build import build_classifier, build_encoder
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
 
 NAME = "test_resnet"
-FILE = "test_resnet.r160_in1k.safetensors"  # as it comes from the hub
+FILE = "test_resnet.r160_in1k.safetensors"  # its name on the hub
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def imagenet() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """torch hub's cache, empty, and no network."""
+    """torch hub's cache, empty, and no internet."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     return tmp_path / "hub" / "hub" / "checkpoints"
 
 
 def _no_network(url, dst, **_):
-    raise URLError("no network")
+    raise URLError("no internet")
 
 
 def loaded(source, imagenet) -> str:
@@ -160,7 +160,7 @@ def test_when_none_can_be_had(tmp_path):
         str(tmp_path),
         "huggingface.co/timm/tf_efficientnet_lite0.in1k",
         "github.com/",
-        "no network",
+        "no internet",
         "--weights FILE",
         "--weights none",
     ):

@@ -54,7 +54,7 @@ def build_classifier(name: str) -> nn.Module:
     raise unknown_encoder(name)
 
 
-# What a model may ask of its encoder: the words of MODELS, and what builds it.
+# What a model may need of its encoder, as MODELS names it, and the function that builds it.
 BUILDERS: dict[str, Callable[[str], Encoder]] = {
     "five maps": build_encoder,
     "sequence": build_sequential,
@@ -81,7 +81,7 @@ def _of_table(name: str, classifier: nn.Module) -> SequentialEncoder:
 def _with_plain_pool(layers: Layers) -> Layers:
     """A 2x2 max-pool instead of the SENet's own 3x3 one, which pretrainedmodels keeps inside layer0 and timm beside it.
 
-    Cut as they come, the same weights would make two models: first maps at stride 4 and 2, and other borders.
+    With their own pools, the same weights would make two models: first maps at stride 4 and 2, and other borders.
     """
     stem = nn.Sequential()
     for key, layer in layers["layer0"].named_children():

@@ -1,4 +1,4 @@
-"""What every encoder is: the base class, and ImageNet's statistics. The package's docstring has example shapes."""
+"""Encoder, the base class of all encoders, and ImageNet's statistics. The package's docstring has example shapes."""
 
 from torch import nn
 

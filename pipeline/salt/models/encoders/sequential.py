@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.encoders.contract import IMAGENET_STATS, Encoder, Stats
 
-PROBE = 64  # px, side of the image that is sent through a classifier to find where it shrinks
+PROBE = 64  # px, side of the image that a classifier is probed with, to find where it shrinks
 Layers = dict[str, nn.Module]
 
 
@@ -49,7 +49,7 @@ def to_sequential(name: str, classifier: nn.Module, stats: tuple[Stats, Stats]) 
         return _read_out(name, _trunk(classifier), stats)
     except Exception as error:  # each classifier has its own way to fail when called layer by layer
         raise InputError(
-            f"encoder {name!r} is no plain sequence of layers that shrink the image step by step: take a "
+            f"encoder {name!r} is no plain sequence of layers that shrink the image layer by layer: take a "
             "ResNet or an EfficientNet, such as resnet34."
         ) from error
 

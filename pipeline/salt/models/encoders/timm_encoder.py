@@ -40,9 +40,9 @@ def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> Tim
         encoder = TimmEncoder(name, _features(name))
     except (RuntimeError, ValueError, AttributeError) as error:  # timm's ways to say: no maps, or no such tag
         raise InputError(f"encoder {name!r} gives no feature maps, says timm: {error}") from error
-    found = encoder.strides
-    doubling = len(found) > 1 and all(b == 2 * a for a, b in zip(found, found[1:], strict=False))
-    if not doubling or strides not in (None, found):
+    given = encoder.strides
+    doubling = len(given) > 1 and all(b == 2 * a for a, b in zip(given, given[1:], strict=False))
+    if not doubling or strides not in (None, given):
         raise wrong_strides(encoder, strides)
     if _config(name).fixed_input_size:
         _try_another_size(encoder)

@@ -87,7 +87,7 @@ def _download(name: str, source: Path | None) -> Path:
                 torch.hub.download_url_to_file(url, str(file))
             _read(file)
             return file
-        except (OSError, HTTPException, InputError) as error:  # no network, no such address; or cut short
+        except (OSError, HTTPException, InputError) as error:  # no internet, no such address; or cut short
             file.unlink(missing_ok=True)
             tried.append(f"{url} ({error})")
     raise InputError(

@@ -46,7 +46,7 @@ FLAGS: dict[str, dict] = {
         "help": "one more phase of training, as the last one but for: size=256,epochs=10",
     },
     "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
-    "engine": {"choices": ENGINES, "default": "local", "help": "who works: this machine, or a Ray cluster"},
+    "engine": {"choices": ENGINES, "default": "local", "help": "where work is done: this machine, or a Ray cluster"},
     "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone

@@ -227,7 +227,7 @@ def blog() -> Profile:
     """The article's recipe: SE-ResNeXt50, ten folds, 128 px then 224 px, a GPU.
 
     ./run_all.sh --data DIR --profile blog
-    Not yet run on a GPU; the article reports a mean of .8540 over its folds.
+    Not yet run on a GPU; the article reports a mean of .8540 over its folds. docs/article.md lists what differs.
     """
     return Profile(
         run_folds=10,

@@ -216,7 +216,7 @@ for name in sys.argv[1:]:
         importlib.import_module(name).main(["--help"])
     text = out.getvalue()
     assert "--profile" in text and f"python -m {name.removesuffix('.__main__')}" in text, name
-    late = {"torch", "fastai", "timm", "torchvision", "matplotlib.pyplot"} & set(sys.modules)
+    late = {"torch", "fastai", "timm", "torchvision", "matplotlib.pyplot", "sklearn"} & set(sys.modules)
     assert not late, (name, late)
 """
     ended = subprocess.run(

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import KFold
 
 from pipeline.salt.errors import InputError
 
 
 def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     """Fold (N,) 0..k-1 of each row, by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
+    from sklearn.model_selection import KFold  # two seconds, which --help does without
+
     _check(tiles, k)
     fold = np.empty(len(tiles), dtype=np.int64)
     for number, (_, held_out) in enumerate(KFold(k, shuffle=True, random_state=seed).split(tiles)):

@@ -20,7 +20,7 @@ from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training import checkpoints
 from pipeline.salt.training.callbacks import _scores
-from pipeline.salt.training.learner import loss_at_mask_size
+from pipeline.salt.training.learner import LossAtMaskSize
 
 GPU = torch.device("cuda", 0)
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -66,14 +66,14 @@ def test_batches_are_made_where_the_model_is(batches):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_every_model_stays_on_the_gpu(batches, name):
     (x, masks), (held_out, truth) = batches
-    model, loss = build(name), composite(LOSSES["symmetric_lovasz"])
+    model, loss = build(name), LossAtMaskSize(composite(LOSSES["symmetric_lovasz"]))
     for precision in ("bf16", "fp16", "fp32"):
         model.train()
         with autocast(precision, GPU):
-            trained = loss_at_mask_size(loss, model(x), masks)
+            trained = loss(model(x), masks)
         with torch.no_grad(), autocast(precision, GPU):
             logits = model.eval()(held_out)
-            validated = loss_at_mask_size(loss, logits, truth)
+            validated = loss(logits, truth)
         scores = _scores(logits, truth)
         assert trained.device == validated.device == scores.device == GPU and scores.shape == (12,)
         with torch.no_grad(), autocast(precision, GPU):
@@ -91,4 +91,4 @@ def test_the_hypercolumn_stays_in_the_short_format():
 def test_no_loss_waits_for_the_gpu(batches, name):
     (x, masks), _ = batches
     model = build(deep_supervision=True, classifier=True, width=4).train()
-    assert loss_at_mask_size(composite(LOSSES[name]), model(x), masks).device == GPU
+    assert LossAtMaskSize(composite(LOSSES[name]))(model(x), masks).device == GPU

@@ -26,7 +26,8 @@ from pipeline.salt.run import Run
 
 def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add_flags)
-    phases = chosen_phases(run, args)
+    if not (phases := chosen_phases(run, args)):
+        return
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
     for fold in to_do:  # errors come before any fold begins
         stages.trained(run, fold, phases[0])["history"].origin()

@@ -120,7 +120,7 @@ def test_other_weights_make_other_labels_and_the_old_ones_are_not_learned_from(l
 
 
 def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):
-    for stage, extra in [(pseudo_label, []), (train, ["--pseudo"])]:
+    for stage, extra in [(pseudo_label, []), (train, ["--pseudo"]), (train, ["--pseudo", "--force"])]:
         stage.main(["--data", "sample", "--out", str(tmp_path), "--profile", "demo", *extra])
         assert capsys.readouterr().out.startswith("skipped")
     assert not list(tmp_path.iterdir())

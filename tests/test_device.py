@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.salt import cli, device
-from pipeline.salt.device import depthwise_in_fp32_, pick_device, pick_devices, resolve_precision
+from pipeline.salt.device import pick_device, pick_devices, resolve_precision
 from pipeline.salt.errors import InputError
 from pipeline.salt.training import fold as fold_setup
 
@@ -60,17 +60,6 @@ def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, want
     )
     assert resolve_precision("auto", GPU) == wanted
     assert resolve_precision("fp32", GPU) == "fp32"
-
-
-def test_depthwise_convolutions_compute_in_fp32_and_others_do_not():
-    torch.manual_seed(0)
-    x = torch.randn(2, 8, 9, 9)
-    depthwise, dense = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)
-    exact = depthwise(x)
-    model = depthwise_in_fp32_(nn.ModuleList([depthwise, dense]))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model[0](x), exact)
-        assert model[1](x).dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone gives memory back so readily")

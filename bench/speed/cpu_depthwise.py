@@ -1,12 +1,13 @@
-"""Backward of an EfficientNet's depthwise convolutions on a CPU: the product's fp32 against autocast's bf16.
+"""Backward of an EfficientNet's depthwise convolutions on a CPU: the product's against torch's, under autocast.
 
 python -m bench.speed.cpu_depthwise
 """
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from bench.harness.compare import Result, compare
+from pipeline.salt.training.depthwise import speed_up_depthwise_
 
 # (B, C, H, W), kernel, stride: layers of tf_efficientnet_lite0 at 128 px, batch 32
 SHAPES = [((32, 96, 65, 65), 3, 2), ((32, 144, 35, 35), 5, 2), ((32, 672, 12, 12), 5, 1), ((32, 1152, 8, 8), 5, 1)]
@@ -18,8 +19,8 @@ def run(device: torch.device) -> list[Result]:
     return [
         compare(
             f"depthwise {kernel}x{kernel} stride {stride}, {shape[1]} channels",
-            backward(shape, kernel, stride, torch.float32),
-            backward(shape, kernel, stride, torch.bfloat16),
+            backward(speed_up_depthwise_(layer(shape[1], kernel, stride)), shape),
+            backward(layer(shape[1], kernel, stride), shape),
             repeats=5,
             device=device,
         )
@@ -27,12 +28,16 @@ def run(device: torch.device) -> list[Result]:
     ]
 
 
-def backward(shape: tuple[int, ...], kernel: int, stride: int, dtype: torch.dtype):
-    x = torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(shape[1], 1, kernel, kernel, dtype=dtype, requires_grad=True)
-    y = F.conv2d(x, weight, stride=stride, groups=shape[1])
+def layer(channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, stride, groups=channels, bias=False)
+
+
+def backward(layer: nn.Conv2d, shape: tuple[int, ...]):
+    x = torch.randn(shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
     gradient = torch.randn_like(y)
-    return lambda: torch.autograd.grad(y, (x, weight), gradient, retain_graph=True)
+    return lambda: torch.autograd.grad(y, (x, layer.weight), gradient, retain_graph=True)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.salt.errors import InputError
 
@@ -107,20 +105,3 @@ def peak_memory(device: torch.device) -> float:
 def move_(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on the device, in the layout that convolutions are fastest in."""
     return model.to(device).to(memory_format=torch.channels_last)
-
-
-def depthwise_in_fp32_(model: nn.Module) -> nn.Module:
-    """Have depthwise convolutions compute in fp32 under autocast; for a CPU.
-
-    oneDNN's bf16 backward of a depthwise convolution is 2 to 18 times slower than its fp32 one, and an EfficientNet is
-    made of them. Measured: bench/speed/cpu_depthwise.py.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
-            layer.__dict__["forward"] = partial(_in_fp32, layer.forward)
-    return model
-
-
-def _in_fp32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        return forward(x.float())

@@ -28,13 +28,14 @@ from fastai.torch_core import norm_bias_params
 from torch import Tensor, nn
 
 from pipeline.salt.config import Phase, Train
-from pipeline.salt.device import depthwise_in_fp32_, move_, resolve_precision
+from pipeline.salt.device import move_, resolve_precision
 from pipeline.salt.distributed import world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import flip_tta
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, FrozenFirst, KeepBest, RandomState, Resume
+from pipeline.salt.training.depthwise import speed_up_depthwise_
 
 # fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. Like fastai's own it spares
 # biases and BatchNorm: `build_learner` gives them groups without decay. https://docs.fast.ai/optimizer.html
@@ -150,7 +151,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
     device = dls.device
     move_(model, device)
     if device.type == "cpu":
-        depthwise_in_fp32_(model)
+        speed_up_depthwise_(model)
     if train.compile != "no":
         torch.compiler.reset()  # the graphs of all models of a process count together, and eight is the most
         model.compile(mode=train.compile, dynamic=False)  # in place: the weights keep their names

@@ -1,0 +1,71 @@
+"""Depthwise convolutions that a CPU trains fast: fp32 under autocast, and a quick gradient for kernels of 5x5."""
+
+from functools import partial
+
+import torch
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LARGE = 5  # px, side of a kernel; for 3x3 oneDNN's own gradient is faster
+
+
+def speed_up_depthwise_(model: nn.Module) -> nn.Module:
+    """Change how the depthwise convolutions of the model are computed, for training on a CPU; what they give stays.
+
+    Under autocast they compute in fp32, and round what they give: oneDNN's bf16 backward of a depthwise convolution is
+    2 to 18 times slower than its fp32 one, and an EfficientNet is made of them. Measured: bench/speed/cpu_depthwise.py.
+    """
+    for layer in model.modules():
+        if type(layer) in (nn.Conv2d, Conv2dSame) and layer.groups == layer.in_channels > 1:
+            layer.__dict__["forward"] = partial(_forward, layer)
+    return model
+
+
+class DepthwiseConv(torch.autograd.Function):
+    """(B, C, H, W), (C, 1, k, k) -> (B, C, H', W'), fp32: F.conv2d, another way to the weights' gradient.
+
+    That gradient is itself a depthwise convolution: of each tile's each channel, with the gradient of the output as the
+    kernel; B * C groups, summed over the tiles. oneDNN takes 2 to 6 times as long over it for kernels of 5x5.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, padding, (b, c, h, w), k = ctx.stride, ctx.padding, x.shape, weight.shape[-1]
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            spatial = ([stride] * 2, [padding] * 2, [1, 1])
+            grad_x, _, _ = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, *spatial, False, [0, 0], c, [True, False, False]
+            )
+        if ctx.needs_input_grad[1]:
+            tiles = x.permute(2, 3, 0, 1).reshape(1, h, w, b * c).permute(0, 3, 1, 2)  # (1, BC, H, W)
+            kernels = grad.reshape(b * c, 1, *grad.shape[2:])
+            each = F.conv2d(tiles, kernels, None, 1, padding, stride, b * c)[..., :k, :k]  # (1, BC, k, k)
+            grad_weight = each.reshape(b, c, 1, k, k).sum(0)
+        return grad_x, grad_weight, None, None
+
+
+def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    if isinstance(layer, Conv2dSame):  # pads as TensorFlow does; here while x is still in bf16, half the size
+        x, padding = pad_same(x, layer.kernel_size, stride, dilation), (0, 0)
+    with torch.autocast(x.device.type, enabled=False):
+        if _has_quick_gradient(layer):
+            y = DepthwiseConv.apply(x.float(), layer.weight, stride[0], padding[0])
+        else:
+            y = F.conv2d(x.float(), layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+    return y.to(x.dtype)
+
+
+def _has_quick_gradient(layer: nn.Conv2d) -> bool:
+    even = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in (layer.stride, layer.padding))
+    one_each = layer.out_channels == layer.in_channels and layer.bias is None and layer.dilation == (1, 1)
+    return even and one_each and layer.kernel_size == (LARGE, LARGE)

@@ -61,6 +61,7 @@ PICTURES = {  # docs/models/<name>.svg: model, encoder, settings
     "unet_attention": ("unet_attention", "resnet34"),
     "more_dynamic_unet": ("more_dynamic_unet", "convnext_tiny", "model.options.reduction=eq_skip"),
     "resnet_unet": ("resnet_unet", "resnet18"),
+    "unet_lean": ("unet_lean", "tf_efficientnet_lite0"),
 }
 
 

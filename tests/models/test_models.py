@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18, resnet34
 
-from pipeline.salt.models import MODELS, build_model
+from pipeline.salt.models import MODELS, build_model, unet_lean
 from pipeline.salt.models.blocks import BAM, Heads, ScSE, concat_global, hypercolumn, pad_to_multiple
 from pipeline.salt.models.dynamic_unet import DynamicUnet
 from pipeline.salt.models.more_dynamic_unet import UPSAMPLERS, PixelShuffleICNR
@@ -29,6 +29,7 @@ ALL_OPTIONS = {
 VARIANTS = {
     **{name: (name, TINY, {}) for name in MODELS},
     "unet_resnext50 with everything": ("unet_resnext50", TINY, {"width": 4, **ALL_OPTIONS}),
+    "unet_lean with its heads": ("unet_lean", TINY, {"width": 4, "deep_supervision": True, "classifier": True}),
     "dynamic_unet on EfficientNet": ("dynamic_unet", "test_efficientnet", {}),
     "more_dynamic_unet on ConvNeXt": ("more_dynamic_unet", "test_convnext", {"reduction": "eq_skip"}),
     **{f"more_dynamic_unet, {u}": ("more_dynamic_unet", TINY, {"upsampler": u}) for u in UPSAMPLERS},
@@ -109,6 +110,48 @@ def test_unet_resnext50_is_the_articles():
     assert parameters(model) == parameters(model.encoder) + center + decoder + head
     # SE-ResNeXt50 has 27,559,896 (timm's results table) with its classifier of 2048 * 1000 + 1000.
     assert parameters(model.encoder) == 27_559_896 - 2_049_000
+
+
+def test_unet_lean_spends_nothing_above_half_resolution():
+    """Counted by hand for maps of 16, 24, 40, 112, 320 channels: tf_efficientnet_lite0, 3.4 M weights."""
+    with meta:
+        model = build_model("unet_lean", "tf_efficientnet_lite0")
+    conv = lambda c_in, c_out: 9 * c_in * c_out + 2 * c_out  # noqa: E731   3x3 without bias, BatchNorm's two
+    blocks = [(128 + 112, 128, 32), (32 + 40, 64, 32), (32 + 24, 64, 32), (32 + 16, 32, 16)]
+    decoder = sum(conv(a, b) + conv(b, c) for a, b, c in blocks)
+    column = (16 + 32 + 32 + 32 + 128) * 32 + 2 * 32
+    assert parameters(model) - parameters(model.encoder) == conv(320, 128) + decoder + column + conv(32, 32) + 32 + 1
+    largest = 0
+
+    def note(layer, inputs, output):
+        nonlocal largest
+        largest = max(largest, output.shape[-1])
+
+    decoder = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d) and not name.startswith("encoder.")
+    ]
+    for layer in decoder:
+        layer.register_forward_hook(note)
+    assert model(torch.empty(2, 3, 128, 128, device=meta)).shape == (2, 1, 128, 128)
+    assert largest == 64
+
+
+@pytest.mark.parametrize("side", [8, 11])
+def test_the_lean_hypercolumn_is_the_stacked_ones_1x1_convolution(side):
+    """For two maps to rounding. Of more, each is upsampled in steps, not at once, which constants do not show."""
+    torch.manual_seed(0)
+    lean = unet_lean.Hypercolumn([3, 5], 4).eval()
+    maps = [torch.randn(2, 3, side, side), torch.randn(2, 5, side // 2, side // 2)]
+    weight = torch.cat([project.weight for project in lean.project], dim=1)
+    torch.testing.assert_close(lean(maps), lean.norm(F.conv2d(hypercolumn(maps), weight)), atol=1e-5, rtol=1e-5)
+    lean = unet_lean.Hypercolumn([1, 1, 1], 4).eval()
+    flat = [torch.full((1, 1, s, s), v) for s, v in [(8, 1.0), (4, 2.0), (2, 3.0)]]
+    weight = torch.cat([project.weight for project in lean.project], dim=1)
+    features = torch.randn(1, 4, 1, 1)
+    stacked = lean.norm(F.conv2d(hypercolumn(flat), weight) + features)
+    torch.testing.assert_close(lean(flat, features), stacked, atol=1e-5, rtol=0)
 
 
 def test_unet_resnext50_of_either_library_is_one():

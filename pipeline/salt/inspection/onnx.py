@@ -27,6 +27,8 @@ class Probability(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         values = self.model((image - self.mean) / self.std)
+        # int: the file says how many channels come out, also where an upsampling is last, after which it would not know
+        values = values.reshape(values.shape[0], int(values.shape[1]), *values.shape[2:])
         return values if self.bounded else torch.sigmoid(values)
 
 

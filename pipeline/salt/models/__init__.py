@@ -41,6 +41,7 @@ MODELS: dict[str, ModelSpec] = {
     "unet_attention": ModelSpec("unet_attention", "UnetAttention", "sequence with five maps"),
     "more_dynamic_unet": ModelSpec("more_dynamic_unet", "MoreDynamicUnet", "pyramid"),
     "resnet_unet": ModelSpec("resnet_unet", "ResNetUNet", "five maps"),
+    "unet_lean": ModelSpec("unet_lean", "UnetLean", "five maps"),
 }
 
 # Options that change what comes out, and the value at which it is one unbounded logit a pixel.

@@ -8,7 +8,8 @@
     python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
 
 reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
-writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history), <last phase>.last.safetensors
+writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history); of the last
+        phase <phase>.last.safetensors too, and <phase>.average.safetensors with train.average
 A training that is stopped goes on from its last saved epoch when the same command is run again.
 """
 

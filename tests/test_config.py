@@ -84,6 +84,7 @@ def test_a_profile_cannot_be_changed_in_place():
         ("model.options.act=Mish", {"model.options.act": "Mish"}),
         ("model.options.sizes=[1, 2]", {"model.options.sizes.0": 1, "model.options.sizes.1": 2}),
         ("predict.flip=False", {"predict.flip": False}),
+        ("train.average=1", {"train.average": 1.0}),
         ("submit.threshold=0.4", {"submit.threshold": 0.4}),
         ("submit.threshold=search", {"submit.threshold": "search"}),
         ("folds.scheme=kfold", {"folds.scheme": "kfold"}),
@@ -280,6 +281,14 @@ def test_both_epochs_stay_only_of_a_phase_that_predicts():
         "pseudo": ("best",),
         "256": ("best", "last"),
     }
+
+
+def test_averaged_weights_stay_where_there_are_some_and_a_profile_that_predicts_with_them_makes_them():
+    averaged = changed(DEMO, "train.average=0.1", "predict.checkpoint=average")
+    assert averaged.train.epochs_kept(averaged.train.last) == ("best", "last", "average")
+    assert averaged.train.epochs_kept(averaged.train.phases[0]) == ("best",)
+    with pytest.raises(InputError, match="predict.checkpoint=average needs train.average above 0"):
+        changed(DEMO, "predict.checkpoint=average")
 
 
 def test_settings_reach_the_phases_that_were_added():

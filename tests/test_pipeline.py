@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import __main__ as overview
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
@@ -232,6 +232,17 @@ def test_a_phase_can_be_appended(tiny):
         "56.last.safetensors",
     }
     assert list(json.loads((tiny.out / "submissions/demo/scores.json").read_text())["phases"]) == ["32", "48", "56"]
+
+
+def test_averaged_weights_can_predict(tiny):
+    tiny(train, predict, more=("--set=train.average=1", "--set=predict.checkpoint=average", "--force"))
+    folder = tiny.out / "folds/demo/fold_0"
+    average, last = (load_file(folder / f"48.{epoch}.safetensors") for epoch in ("average", "last"))
+    assert any(not torch.equal(average[k], last[k]) for k in last) and not (folder / "32.average.safetensors").exists()
+    made_from = json.loads((tiny.out / "folds/demo/oof.npy.json").read_text())["inputs"]
+    assert {name for name in made_from if name.startswith("fold_")} == {
+        f"fold_{k}/48.average.safetensors" for k in (0, 1)
+    }
 
 
 def test_some_folds_alone(tiny):

@@ -91,6 +91,7 @@ class Train:
     schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"  # fastai's; fine_tune: an epoch more, encoder frozen
     wd: Annotated[float, Limits(0, 10)] = 1e-7  # weight decay, apart from the gradient; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: the fastest the machine has in hardware
+    average: Share = 0.0  # of all steps that a moving average of the weights looks back on; 0: no average
     compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile's mode; the last one: CUDA graphs
     seed: Seed = 0
 
@@ -117,9 +118,9 @@ class Train:
         return self.phases[i - 1] if i else None
 
     def epochs_kept(self, phase: Phase) -> tuple[str, ...]:
-        """The epochs whose weights stay: a phase that another one follows hands on its best; 400 MB each add up."""
+        """The weights that stay: a phase that another one follows hands on its best epoch's; 400 MB each add up."""
         predicts = phase == self.last or self.phases[self.phases.index(phase) + 1].pseudo
-        return ("best", "last") if predicts else ("best",)
+        return ("best", "last", *["average"] * bool(self.average)) if predicts else ("best",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Pseudo:
 class Predict:
     """How tiles are predicted."""
 
-    checkpoint: Literal["best", "last"] = "best"  # the epoch with the best score on its own fold, or the last one
+    checkpoint: Literal["best", "last", "average"] = "best"  # epoch with the best score on its own fold; train.average
     flip: bool = True  # mean of the tile's logits and its mirror image's
     batch: Count = 64  # tiles per forward pass; with flip, twice as many images
 

@@ -87,6 +87,8 @@ def check(profile: Profile) -> None:
         raise InputError(
             f"profile {profile.name}: one phase after the first may learn from pseudo-labels, of {', '.join(names)}"
         )
+    if profile.predict.checkpoint == "average" and not profile.train.average:
+        raise InputError(f"profile {profile.name}: predict.checkpoint=average needs train.average above 0")
     if not 1 <= profile.run_folds <= profile.folds.k:
         raise InputError(
             f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}"

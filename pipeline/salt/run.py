@@ -41,7 +41,7 @@ class Files:
         return self.out / "folds" / self.run / f"fold_{fold}"
 
     def weights(self, fold: int, phase: Phase, epoch: str = "best") -> Path:
-        """epoch: best | last"""
+        """epoch: best | last | average"""
         return self.fold(fold) / (
             f"{phase.name}.safetensors" if epoch == "best" else f"{phase.name}.{epoch}.safetensors"
         )

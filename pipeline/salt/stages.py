@@ -114,7 +114,7 @@ def folds(run: Run) -> Product:
 
 
 def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
-    """What the training of fold k leaves: weights by epoch ('best', 'last'), and 'history'.
+    """What the training of fold k leaves: weights by epoch ('best', 'last', 'average'), and 'history'.
 
     Made from the sections model, augment and train, without the other phases; from the tiles, the weights of the phase
     before, if any, and fold k's pseudo-labels in a phase that learns from them.

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training import checkpoints, learner
-from pipeline.salt.training.callbacks import EpochLog, KeepBest, RandomState, Resume, Stateful
+from pipeline.salt.training.callbacks import EpochLog, KeepBest, RandomState, Resume, Stateful, WeightAverage
 from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
 
 PHASE = Phase(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
@@ -56,7 +57,8 @@ def fit(drawn, tmp_path):
 
 
 def assert_same(a: Fitted, b: Fitted) -> None:
-    for ours, theirs in [(a.weights["best"], b.weights["best"]), (a.weights["last"], b.weights["last"])]:
+    assert a.weights.keys() == b.weights.keys()
+    for ours, theirs in [(a.weights[epoch], b.weights[epoch]) for epoch in a.weights]:
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     pd.testing.assert_frame_equal(
         pd.DataFrame(a.rows).drop(columns=MEASURED), pd.DataFrame(b.rows).drop(columns=MEASURED), check_exact=True
@@ -127,6 +129,36 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_p
     capsys.readouterr()
     assert_same(straight, fit())
     assert capsys.readouterr().out.count("epoch") == 4 - (epoch - 1), "what was done is not done again"
+
+
+def test_the_average_of_the_weights_goes_on_bit_for_bit_too_and_training_does_not_see_it(fit, monkeypatch):
+    averaged = replace(TRAIN, average=0.5)
+    plain, straight = fit(), fit(averaged)
+    assert plain.weights.keys() == {"best", "last"} and straight.row("average") == straight.row("last")
+    average, last = straight.weights["average"], straight.weights["last"]
+    assert all(torch.equal(plain.weights["last"][k], last[k]) for k in last)
+    assert average.keys() == last.keys() and any(not torch.equal(average[k], last[k]) for k in last)
+    stopped(fit, monkeypatch, 3, train=averaged)
+    assert_same(straight, fit(averaged))
+
+
+@pytest.mark.parametrize("share, mean", [(1, 3.0), (0.4, ((1 + 2) / 2 + 3) / 2 / 4 + 4 / 4 + 5 / 2)])
+def test_the_average_is_first_the_plain_and_then_a_moving_mean(share, mean):
+    """Weights 1, 2, 3, 4, 5 after five steps; 0.4 looks back on two of them: m becomes (m + w) / 2."""
+    model = torch.nn.BatchNorm1d(1)
+    average = WeightAverage(share)
+    average.learn = SimpleNamespace(model=model, training=True, n_epoch=1, dls=SimpleNamespace(train=range(5)))
+    for step in range(1, 6):
+        model.weight.data.fill_(step)
+        model.running_mean.fill_(10 * step)
+        model.num_batches_tracked.fill_(step)
+        average.after_batch()
+        average.learn.training = False
+        average.after_batch()  # of validation
+        average.learn.training = True
+    assert average.weights["weight"].item() == pytest.approx(mean)
+    assert average.weights["running_mean"].item() == pytest.approx(10 * mean)
+    assert average.weights["num_batches_tracked"].item() == 5 and model.weight.item() == 5
 
 
 def test_stopped_twice_and_long_after_the_last_save(fit, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Callbacks of fastai's training loop: number format, history, best epoch, resuming.
+"""Callbacks of fastai's training loop: number format, history, best epoch, averaged weights, resuming.
 
 None of them waits for the GPU within an epoch: losses and scores stay on the device until the epoch has ended. None
 uses another: the results of an epoch are in `learn.epoch_row`, and callbacks with a state are `Stateful`.
@@ -185,6 +185,40 @@ class KeepBest(Stateful):
     def load_state_dict(self, state: dict) -> None:
         device = next(self.model.parameters()).device
         self.score, self.weights = state["score"], {k: v.to(device) for k, v in state["weights"].items()}
+
+
+class WeightAverage(Stateful):
+    """Exponential moving average of the weights, BatchNorm's statistics included; training does not see it.
+
+    share    of the training's steps that the average looks back on, in (0, 1]
+    weights  the average, a state dict on the model's device
+    Source: Polyak & Juditsky 1992; as timm's ModelEmaV3 has it, https://github.com/huggingface/pytorch-image-models
+    """
+
+    order = EpochLog.order - 1
+
+    def __init__(self, share: float):
+        self.share, self.steps, self.weights = share, 0, {}
+
+    def after_batch(self):
+        if not self.training:
+            return
+        weights = get_model(self.model).state_dict()
+        if not self.weights:
+            self.weights = {k: v.detach().clone() for k, v in weights.items()}
+        self.steps += 1
+        window = min(self.steps, max(self.share * self.n_epoch * len(self.dls.train), 1))  # at first: the plain mean
+        floats = [k for k, v in weights.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.weights[k] for k in floats], [weights[k] for k in floats], 1 / window)
+        for k in weights.keys() - floats:  # how many batches BatchNorm has seen
+            self.weights[k].copy_(weights[k])
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        device = next(self.model.parameters()).device
+        self.steps, self.weights = state["steps"], {k: v.to(device) for k, v in state["weights"].items()}
 
 
 class RandomState(Stateful):

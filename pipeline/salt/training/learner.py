@@ -34,7 +34,16 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.inference import flip_tta
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
-from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, FrozenFirst, KeepBest, RandomState, Resume
+from pipeline.salt.training.callbacks import (
+    Autocast,
+    BatchShard,
+    EpochLog,
+    FrozenFirst,
+    KeepBest,
+    RandomState,
+    Resume,
+    WeightAverage,
+)
 from pipeline.salt.training.depthwise import speed_up_depthwise_
 
 # fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. Like fastai's own it spares
@@ -46,7 +55,7 @@ FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps
 class Fitted:
     """Result of a training.
 
-    weights  state dicts of the 'best' and of the 'last' epoch, on the CPU
+    weights  state dicts of the 'best' and of the 'last' epoch, and their 'average' if there is one, on the CPU
     rows     the history, one an epoch (see EpochLog)
     """
 
@@ -54,7 +63,7 @@ class Fitted:
     rows: list[dict]
 
     def row(self, epoch: str) -> dict:
-        """The history's row of the 'best' (the first of equals, as KeepBest has it) or the 'last' epoch."""
+        """The history's row of the 'best' epoch (the first of equals, as KeepBest has it), or else of the last one."""
         return max(self.rows, key=lambda row: row["meanap"]) if epoch == "best" else self.rows[-1]
 
 
@@ -78,14 +87,19 @@ def fit_fold(
     seed_everything(seed)
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every)
-    learn = build_learner(model, dls, phase, train, [log, best, RandomState(), state])
+    average = WeightAverage(train.average)
+    averaging = [average] * (train.average > 0)
+    learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state])
     done = state.load()
     with learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":
             fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)
         else:
             learn.fit_one_cycle(phase.epochs, learn.one_cycle_rates(phase.lr), start_epoch=done)
-    return Fitted({"best": _on_cpu(best.weights), "last": _on_cpu(model.state_dict())}, log.rows)
+    weights = {"best": best.weights, "last": model.state_dict()}
+    if averaging:
+        weights["average"] = average.weights
+    return Fitted({epoch: _on_cpu(of_epoch) for epoch, of_epoch in weights.items()}, log.rows)
 
 
 class TileLearner(Learner):

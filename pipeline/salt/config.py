@@ -64,6 +64,12 @@ class Augment:
     brightness_p: Share = 0.25
     zoom: Annotated[float, Limits(1, 10)] = 1.1  # largest magnification, about a random point
     zoom_p: Share = 0.25
+    rotate: Annotated[float, Limits(0, 180)] = 0.0  # degrees at most, either way; the tile is mirrored at its edges
+    rotate_p: Share = 0.5
+    stretch: Annotated[float, Limits(1, 10)] = 1.0  # largest ratio of width to height, or of height to width
+    shear: Annotated[float, Limits(0, 10)] = 0.0  # px sideways for each px down, at most, either way
+    shift: Share = 0.0  # part of the side, at most, either way, across and down
+    warp_p: Share = 0.5  # of stretch, of shear and of shift, each on its own
 
 
 @dataclass(frozen=True, kw_only=True)

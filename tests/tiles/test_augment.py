@@ -1,15 +1,16 @@
-"""Flip, zoom and brightness against fastai's own, with the same draws; image and mask stay together."""
+"""Flip, zoom, rotation and brightness against fastai's own, with the same draws; image and mask stay together."""
 
 from math import sqrt
 
 import pytest
 import torch
 from fastai.torch_core import TensorImage
-from fastai.vision.augment import Brightness, Flip, Zoom
+from fastai.vision.augment import Brightness, Flip, Rotate, Zoom
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.salt.config import Augment
-from pipeline.salt.tiles.augment import augment_batch
+from pipeline.salt.tiles.augment import _affine, _warped, augment_batch
 
 SIZE = 64
 NOTHING = Augment(flip_p=0, brightness_p=0, zoom_p=0)
@@ -137,7 +138,10 @@ def test_the_zoom_window_lies_inside_the_tile_anywhere_and_at_any_magnification(
 def test_image_and_mask_stay_together():
     _, masks = noise(64)
     blocks = masks[..., ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3)
-    images, moved = seeded(blocks.byte() * 255, blocks, Augment(flip_p=0.5, brightness_p=0, zoom_p=1, zoom=1.6))
+    augment = Augment(
+        flip_p=0.5, brightness_p=0, zoom_p=1, zoom=1.6, rotate=9, stretch=1.2, shear=0.2, shift=0.1, warp_p=1
+    )
+    images, moved = seeded(blocks.byte() * 255, blocks, augment)
     assert torch.equal((images > 0.5).float(), moved) and not torch.equal(moved, blocks.float())
 
 
@@ -168,3 +172,88 @@ def test_nothing_else_is_moved():
     before = images.clone(), masks.clone()
     seeded(images, masks, Augment(flip_p=1, brightness_p=1, zoom_p=1))
     assert torch.equal(images, before[0]) and torch.equal(masks, before[1])
+
+
+def test_a_rotation_is_fastais():
+    """The article's second notebook has Rotate(4): the same angles, read off the place of a bright spot, by fastai."""
+    augment = Augment(flip_p=0, brightness_p=0, zoom_p=0, rotate=20, rotate_p=1)
+    images, masks = noise()
+    spot = torch.zeros_like(images)
+    spot[..., SIZE // 2 - 1 : SIZE // 2 + 1, -12:-10] = 255  # right of the centre, at its height
+    moved = seeded(spot, masks, augment)[0][:, 0]
+    weight = moved / moved.sum((1, 2), keepdim=True)
+    centres = torch.arange(SIZE) + 0.5 - SIZE / 2
+    x, y = (weight.sum(1) * centres).sum(1), (weight.sum(2) * centres).sum(1)
+    degrees = torch.rad2deg(torch.atan2(-y, x))  # anticlockwise, as the eye sees it
+    assert degrees.abs().max() <= 20.2 and degrees.min() < -5 and degrees.max() > 5
+    rotated, rotated_masks = seeded(images, masks, augment)
+    rotate = Rotate(max_deg=20, p=1, draw=(-degrees).tolist(), align_corners=False)  # padded by reflection
+    theirs = rotate(TensorImage(images / 255), split_idx=0).as_subclass(Tensor)
+    torch.testing.assert_close(rotated, theirs, atol=0.1, rtol=0)  # known to 0.05 degrees, noise is steep
+    assert (rotated - theirs).abs().mean() < 0.005
+    their_masks = rotate(TensorImage(masks.float()), split_idx=0).as_subclass(Tensor)
+    assert (rotated_masks == (their_masks > 0.5)).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "warp, within",
+    [
+        # output to input: stretched by 1.44 across or down, area kept; sheared by a quarter; shifted by a tenth of 2
+        ({"stretch": 1.44}, {"xx": (1 / 1.2, 1.2), "yy": (1 / 1.2, 1.2)}),
+        ({"shear": 0.25}, {"xy": (-0.25, 0.25)}),
+        ({"shift": 0.1}, {"x": (-0.2, 0.2), "y": (-0.2, 0.2)}),
+        ({"rotate": 30}, {"xx": (3**0.5 / 2, 1), "yy": (3**0.5 / 2, 1), "xy": (-0.5, 0.5), "yx": (-0.5, 0.5)}),
+    ],
+)
+def test_each_warp_alone_changes_its_own_numbers_within_its_limits(warp, within):
+    """The matrix from output to input coordinates; a number that is not named stays as it is."""
+    torch.manual_seed(5)
+    n = 4000
+    augment = Augment(flip_p=0, zoom_p=0, rotate_p=1, warp_p=1, **warp)
+    matrix = _warped(_affine(n, augment, torch.device("cpu")), augment)
+    names = {"xx": (0, 0), "xy": (0, 1), "x": (0, 2), "yx": (1, 0), "yy": (1, 1), "y": (1, 2)}
+    for name, (row, column) in names.items():
+        numbers = matrix[:, row, column]
+        if name in within:
+            low, high = within[name]
+            span = high - low
+            assert low - 1e-6 <= numbers.min() < low + 0.02 * span and high - 0.02 * span < numbers.max() <= high + 1e-6
+        else:
+            assert numbers.eq(float(row == column)).all(), name
+    if "stretch" in warp:
+        torch.testing.assert_close(matrix[:, 0, 0] * matrix[:, 1, 1], torch.ones(n))
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(zoom=1.6, zoom_p=0.75, rotate_p=1, warp_p=1)])
+def test_without_warps_every_bit_is_as_it_was_before_there_were_any(augment):
+    """The formula of that time, and as many random numbers."""
+
+    def chance(p: float) -> Tensor:
+        return (torch.rand(n) < p).float()
+
+    images, masks = noise()
+    n = len(images)
+    ours, state = seeded(images, masks, augment), torch.get_rng_state()
+    torch.manual_seed(5)
+    scale = 1 / (1 + chance(augment.zoom_p) * (augment.zoom - 1) * torch.rand(n))
+    shift = (1 - scale)[:, None] * (2 * torch.rand(n, 2) - 1)
+    mirror = 1 - 2 * chance(augment.flip_p)
+    centres = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    x, y = (s[:, None] * centres + t[:, None] for s, t in ((mirror * scale, shift[:, 0]), (scale, shift[:, 1])))
+    grid = torch.stack([x[:, None, :].expand(-1, SIZE, -1), y[:, :, None].expand(-1, -1, SIZE)], dim=-1)
+    both = torch.cat([images.float() / 255, masks.float()], dim=1)
+    moved = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    grey = 0.5 * (1 + augment.brightness * (2 * torch.rand(n) - 1))
+    odds = torch.where(chance(augment.brightness_p) > 0, grey / (1 - grey), 1.0).view(n, 1, 1, 1)
+    assert torch.equal(ours[0], moved[:, :1] * odds / (1 + (odds - 1) * moved[:, :1]))
+    assert torch.equal(ours[1], (moved[:, 1:] > 0.5).float()) and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("warp", ["rotate", "stretch", "shear", "shift"])
+def test_a_warp_without_a_chance_moves_nothing(warp):
+    """But for what another grid rounds otherwise."""
+    images, masks = noise()
+    augment = Augment(flip_p=0, brightness_p=0, zoom_p=0, rotate_p=0, warp_p=0, **{warp: 2})
+    same, same_masks = seeded(images, masks, augment)
+    torch.testing.assert_close(same, images / 255, atol=1e-4, rtol=0)
+    assert torch.equal(same_masks, masks.float())

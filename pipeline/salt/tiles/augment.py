@@ -1,7 +1,9 @@
-"""Augmentation of a training batch: the article's Flip, Zoom and Brightness, in one grid sample.
+"""Augmentation of a training batch: the article's Flip, Zoom, Rotate and Brightness, and warps, in one grid sample.
 
 The three channels of a tile are equal, so one is augmented; image and mask go through the same sample.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -11,15 +13,20 @@ from pipeline.salt.config import Augment
 
 
 def augment_batch(images: Tensor, masks: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
-    """Flip, zoom and brighten each tile at random and on its own, on its device, with torch's global random state.
+    """Flip, zoom, warp and brighten each tile at random and on its own, on its device, by torch's global random state.
 
     images  (B, 1, S, S) uint8   -> (B, 1, S, S) float32 in [0, 1]
     masks   (B, 1, S, S) bool    -> (B, 1, S, S) float32 in {0, 1}
-    The definitions are fastai's (vision.augment: Flip, Zoom, Brightness), https://docs.fast.ai/vision.augment.html
+    A warp that is not used draws no random numbers. The definitions of Flip, Zoom, Rotate and Brightness are fastai's,
+    https://docs.fast.ai/vision.augment.html
     """
     both = torch.cat([images.float() / 255, masks.float()], dim=1)  # (B, 2, S, S)
-    grid = _grid(_affine(len(images), augment, images.device), images.shape[-1])
-    moved = F.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    affine = _affine(len(images), augment, images.device)
+    if augment.rotate or augment.stretch > 1 or augment.shear or augment.shift:
+        grid, padding = F.affine_grid(_warped(affine, augment), list(both.shape), align_corners=False), "reflection"
+    else:
+        grid, padding = _grid(affine, images.shape[-1]), "border"
+    moved = F.grid_sample(both, grid, padding_mode=padding, align_corners=False)
     return _brighten(moved[:, :1], augment), (moved[:, 1:] > 0.5).float()
 
 
@@ -27,9 +34,36 @@ def _affine(n: int, augment: Augment, device: torch.device) -> Tensor:
     """(n, 2, 2): for x and for y, the scale and shift that take output to input coordinates in [-1, 1]."""
     zoomed = _chance(n, augment.zoom_p, device)
     scale = 1 / (1 + zoomed * (augment.zoom - 1) * torch.rand(n, device=device))
-    shift = (1 - scale)[:, None] * (2 * torch.rand(n, 2, device=device) - 1)  # keeps the window inside the tile
+    shift = (1 - scale)[:, None] * _either_way(n, 2, device=device)  # keeps the window inside the tile
     mirror = 1 - 2 * _chance(n, augment.flip_p, device)
     return torch.stack([torch.stack([mirror * scale, shift[:, 0]], 1), torch.stack([scale, shift[:, 1]], 1)], 1)
+
+
+def _warped(affine: Tensor, augment: Augment) -> Tensor:
+    """(n, 2, 2) of `_affine` -> (n, 2, 3), output to input coordinates too: rotated, stretched, sheared, shifted."""
+    n, device = len(affine), affine.device
+    scale, shift = affine[..., 0], affine[..., 1]
+    zero, one = torch.zeros(n, device=device), torch.ones(n, device=device)
+    matrix = torch.diag_embed(scale)
+    if augment.rotate:
+        degrees = augment.rotate * _either_way(n, device=device) * _chance(n, augment.rotate_p, device)
+        angle = torch.deg2rad(degrees)
+        matrix = _matrix(angle.cos(), -angle.sin(), angle.sin(), angle.cos()) @ matrix
+    if augment.stretch > 1:
+        log = math.log(augment.stretch) / 2 * _either_way(n, device=device) * _chance(n, augment.warp_p, device)
+        matrix = _matrix(log.exp(), zero, zero, (-log).exp()) @ matrix
+    if augment.shear:
+        sideways = augment.shear * _either_way(n, device=device) * _chance(n, augment.warp_p, device)
+        matrix = _matrix(one, sideways, zero, one) @ matrix
+    if augment.shift:  # the coordinates span 2
+        chance = _chance(n, augment.warp_p, device)[:, None]
+        shift = shift + 2 * augment.shift * _either_way(n, 2, device=device) * chance
+    return torch.cat([matrix, shift[:, :, None]], dim=2)
+
+
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """(n,) each -> (n, 2, 2) with the rows (a, b), (c, d)."""
+    return torch.stack([a, b, c, d], dim=1).view(-1, 2, 2)
 
 
 def _grid(affine: Tensor, size: int) -> Tensor:
@@ -43,9 +77,14 @@ def _grid(affine: Tensor, size: int) -> Tensor:
 def _brighten(images: Tensor, augment: Augment) -> Tensor:
     """sigmoid(logit(x) + c), c the logit of a number drawn from 0.5 * (1 -+ brightness), without logarithms."""
     n = len(images)
-    grey = 0.5 * (1 + augment.brightness * (2 * torch.rand(n, device=images.device) - 1))
+    grey = 0.5 * (1 + augment.brightness * _either_way(n, device=images.device))
     odds = torch.where(_chance(n, augment.brightness_p, images.device) > 0, grey / (1 - grey), 1.0).view(n, 1, 1, 1)
     return images * odds / (1 + (odds - 1) * images)
+
+
+def _either_way(*shape: int, device: torch.device) -> Tensor:
+    """Uniform in [-1, 1]."""
+    return 2 * torch.rand(*shape, device=device) - 1
 
 
 def _chance(n: int, p: float, device: torch.device) -> Tensor:

@@ -1,9 +1,11 @@
 """Profiles, --set and --add-phase: every form of a path, every refusal in a sentence that names value and rule."""
 
-from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
+from inspect import signature
 from typing import get_type_hints
 
 import pytest
+from fastai.vision.augment import Rotate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +52,20 @@ def test_blog_is_the_article():
         1e-7,
     )
     assert blog.submit.threshold == 0.5 and not blog.submit.black_empty and not blog.submit.full_empty
+
+
+def test_attention_is_the_articles_second_notebook():
+    attention, blog = PROFILES["attention"], PROFILES["blog"]
+    assert [(s.size, s.batch, s.epochs, s.lr) for s in attention.train.phases] == [(224, 16, 100, 1e-3)]
+    assert (attention.folds, attention.run_folds, attention.submit) == (blog.folds, blog.run_folds, blog.submit)
+    assert (attention.model.name, attention.model.encoder, attention.model.options) == (
+        "unet_attention",
+        "resnet34",
+        {},
+    )
+    assert (attention.train.loss, attention.train.wd, attention.train.schedule) == ("lovasz_hinge", 1e-7, "one_cycle")
+    rotate_p = signature(Rotate).parameters["p"].default  # the notebook has Rotate(4)
+    assert attention.augment == replace(blog.augment, rotate=4, rotate_p=rotate_p) and attention.needs_gpu
 
 
 def test_a_profile_cannot_be_changed_in_place():
@@ -239,7 +255,12 @@ def test_a_profile_is_checked_after_all_settings_are_applied():
 
 @pytest.mark.parametrize(
     "name, near",
-    [("dmeo", "demo"), ("Blog", "blog"), ("", "demo, cpu, baseline, blog"), ("zzzz", "demo, cpu, baseline, blog")],
+    [
+        ("dmeo", "demo"),
+        ("Blog", "blog"),
+        ("", "demo, cpu, baseline, blog, attention"),
+        ("zzzz", "demo, cpu, baseline, blog, attention"),
+    ],
 )
 def test_a_profile_that_does_not_exist(name, near):
     with pytest.raises(InputError, match=f"{name!r}.*{near}"):

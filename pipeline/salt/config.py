@@ -246,9 +246,25 @@ def blog() -> Profile:
     )
 
 
+def attention() -> Profile:
+    """The article's second notebook: U-Net with BAM on resnet34, ten folds at 224 px, a GPU.
+
+    ./run_all.sh --data DIR --profile attention
+    Not yet run on a GPU.
+    """
+    return Profile(
+        run_folds=10,
+        needs_gpu=True,
+        model=Model(name="unet_attention", encoder="resnet34"),
+        augment=Augment(rotate=4),  # fastai's Rotate(4), with probability 0.5
+        train=Train(phases=(Phase(size=224, batch=16, epochs=100, lr=1e-3),), loss="lovasz_hinge"),
+        submit=Submit(black_empty=False, full_empty=False),
+    )
+
+
 PROFILES = {
     recipe.__name__: replace(recipe(), name=recipe.__name__, about=(recipe.__doc__ or "").splitlines()[0].rstrip("."))
-    for recipe in (demo, cpu, baseline, blog)
+    for recipe in (demo, cpu, baseline, blog, attention)
 }
 
 

@@ -41,7 +41,7 @@ ROOMS = {
     "inference": {"artifacts", "config", "device", "progress", "tiles"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run"},
     "training": {"artifacts", "config", "device", "distributed", "errors", "losses", "metrics", "models", "run"}
-    | {"progress", "stages", "tiles", "training"},
+    | {"inference", "progress", "stages", "tiles", "training"},
     "cli": {"artifacts", "config", "distributed", "errors", "launch", "models", "overrides", "run", "tiles"},
 }
 TORCH = {"device", "inference", "inspection", "losses", "metrics", "models", "training", "tiles"}  # takes seconds

@@ -198,7 +198,8 @@ class WeightAverage(Stateful):
     order = EpochLog.order - 1
 
     def __init__(self, share: float):
-        self.share, self.steps, self.weights = share, 0, {}
+        self.share, self.steps = share, 0
+        self.weights: dict[str, Tensor] = {}
 
     def after_batch(self):
         if not self.training:

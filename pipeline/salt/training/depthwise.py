@@ -17,7 +17,9 @@ def speed_up_depthwise_(model: nn.Module) -> nn.Module:
     2 to 18 times slower than its fp32 one, and an EfficientNet is made of them. Measured: bench/speed/cpu_depthwise.py.
     """
     for layer in model.modules():
-        if type(layer) in (nn.Conv2d, Conv2dSame) and layer.groups == layer.in_channels > 1:
+        if not isinstance(layer, nn.Conv2d) or type(layer) not in (nn.Conv2d, Conv2dSame):
+            continue
+        if layer.groups == layer.in_channels > 1:
             layer.__dict__["forward"] = partial(_forward, layer)
     return model
 
@@ -56,7 +58,7 @@ class DepthwiseConv(torch.autograd.Function):
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     if isinstance(layer, Conv2dSame):  # pads as TensorFlow does; here while x is still in bf16, half the size
-        x, padding = pad_same(x, layer.kernel_size, stride, dilation), (0, 0)
+        x, padding = pad_same(x, [*layer.kernel_size], [*stride], [*dilation]), (0, 0)
     with torch.autocast(x.device.type, enabled=False):
         if _has_quick_gradient(layer):
             y = DepthwiseConv.apply(x.float(), layer.weight, stride[0], padding[0])

@@ -184,7 +184,7 @@ def test_phases_trained_from_replaced_weights_are_removed_in_that_fold_alone(tin
     assert before.keys() - tree(tiny.out).keys() == gone | {f"{name}.json" for name in gone}
     text = refused(train, run=tiny, extra=(other,))
     assert "fold_1/32.safetensors was made with other settings (train.phase.lr 0.03 -> 0.01); --run NAME" in text
-    assert tiny(train, extra=(other, "--fold=0")).count("trained") == 1, "the second phase, from the new weights"
+    assert tiny(train, extra=(other, "--fold=0")).count("\ntrained") == 1, "the second phase, from the new weights"
 
 
 def test_a_changed_setting_remakes_what_follows_it_and_no_more(tiny):
@@ -235,7 +235,7 @@ def test_a_phase_can_be_appended(tiny):
 
 
 def test_averaged_weights_can_predict(tiny):
-    tiny(train, predict, more=("--set=train.average=1", "--set=predict.checkpoint=average", "--force"))
+    tiny(train, predict, extra=("--set=train.average=1", "--set=predict.checkpoint=average", "--force"))
     folder = tiny.out / "folds/demo/fold_0"
     average, last = (load_file(folder / f"48.{epoch}.safetensors") for epoch in ("average", "last"))
     assert any(not torch.equal(average[k], last[k]) for k in last) and not (folder / "32.average.safetensors").exists()

@@ -74,9 +74,11 @@ def write_page() -> None:
 def table() -> str:
     """One Markdown row for each comparison of each machine's file."""
     rows = ["| machine | what | ours | theirs | ratio | load | date | commit |", "|---|---|--:|--:|--:|--:|---|---|"]
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text())
-        for bench in record.get("benches", {}).values():  # the experiments' records have none
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    for record in records:
+        if "benches" not in record:  # an experiment's
+            continue
+        for bench in record["benches"].values():
             rows += [
                 f"| {record['machine']} | {r['name']} ({r['device']}) | {amount(r, 'ours')} "
                 f"| {amount(r, 'theirs')} | {r['ratio']:.1f}x "

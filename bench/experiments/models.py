@@ -11,6 +11,7 @@ writes  bench/results/<machine>.models.json, the table in docs/models.md
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
-import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import combined_cos
+from torch import nn
 
 from bench.harness.records import REPOSITORY, RESULTS, machine_name, provenance, write_generated, write_record
 from bench.harness.tiles import load_tiles
@@ -78,18 +79,18 @@ class TimedOneCycle(Callback):
     On a GPU they begin after five batches: cuDNN looks for its fastest algorithms first.
     """
 
-    def __init__(self, seconds: float, lr: float):
-        self.seconds = seconds
+    def __init__(self, seconds: float, lr: float, clock: Callable[[], float]):
+        self.seconds, self.clock = seconds, clock
         self.lr, self.momentum = combined_cos(0.25, lr / 25, lr, lr / 1e5), combined_cos(0.25, 0.95, 0.85, 0.95)
 
     def before_fit(self):
-        self.start, self.tiles = time.perf_counter(), 0
+        self.start, self.tiles = self.clock(), 0
 
     def before_batch(self):
         if self.dls.device.type == "cuda" and self.train_iter == 5:
             forget_peak(self.dls.device)
             self.before_fit()
-        done = (time.perf_counter() - self.start) / self.seconds
+        done = (self.clock() - self.start) / self.seconds
         if done >= 1:
             raise CancelFitException
         self.opt.set_hyper("lr", self.lr(done))
@@ -99,10 +100,12 @@ class TimedOneCycle(Callback):
     def before_validate(self):
         raise CancelValidException
 
+    def after_fit(self):
+        self.taken = self.clock() - self.start
+
 
 def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
     """Train one model for the budget, and score it on the held-out fold."""
-    device, tiles = pick_device(), load_tiles()
     seed_everything(0)
     model = build_model(name, encoder, options)
     parameters, weights = sum(p.numel() for p in model.parameters()), "random"
@@ -110,6 +113,28 @@ def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
     if folder and find_weights(encoder, Path(folder)):
         load_imagenet(model.encoder, Path(folder))
         weights = "ImageNet"
+    masks, truth, schedule = train_for(model, budget)
+    return Row(
+        model=name,
+        encoder=encoder,
+        options=options,
+        weights=weights,
+        parameters=parameters,
+        tiles=schedule.tiles,
+        seconds=round(schedule.taken, 1),
+        score=round(tile_scores(masks, truth).mean().item(), 4),
+        memory=round(peak_memory(pick_device()), 2),
+    )
+
+
+def train_for(
+    model: nn.Module, budget: Budget, clock: Callable[[], float] = time.perf_counter
+) -> tuple[np.ndarray, np.ndarray, TimedOneCycle]:
+    """Train a model for the budget: its masks of the held-out fold (N, 101, 101) bool, the true ones, the schedule.
+
+    model  with an `encoder` that has mean and std;  clock  gives the seconds that count
+    """
+    device, tiles = pick_device(), load_tiles()
     share, black = tiles.masks.mean((1, 2)), ~tiles.images.any((1, 2))
     table = pd.DataFrame({"id": tiles.ids, "coverage": share, "black": black, "z": 0})
     table["fold"] = coverage(table, k=5)
@@ -124,11 +149,10 @@ def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
         device=device,
     )
     phase = Phase(size=budget.size, batch=budget.batch, epochs=1, lr=budget.lr)
-    schedule = TimedOneCycle(budget.seconds, budget.lr)
+    schedule = TimedOneCycle(budget.seconds, budget.lr, clock)
     learn = build_learner(model, dls, phase, Train(phases=(phase,), wd=1e-2), [schedule])
     with learn.no_bar(), learn.no_logging():
         learn.fit(10**6)
-    seconds = time.perf_counter() - schedule.start
     held_out = np.flatnonzero(table["fold"] == 0)
     batches = tile_logits(
         model,
@@ -141,20 +165,7 @@ def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
         precision="fp32",
         device=device,
     )
-    scores = [
-        tile_scores(torch.from_numpy(logits) > 0, torch.from_numpy(tiles.masks[rows])) for rows, logits in batches
-    ]
-    return Row(
-        model=name,
-        encoder=encoder,
-        options=options,
-        weights=weights,
-        parameters=parameters,
-        tiles=schedule.tiles,
-        seconds=round(seconds, 1),
-        score=round(torch.cat(scores).mean().item(), 4),
-        memory=round(peak_memory(device), 2),
-    )
+    return np.concatenate([logits for _, logits in batches]) > 0, tiles.masks[held_out], schedule
 
 
 def table(record: dict) -> str:

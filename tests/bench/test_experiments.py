@@ -4,12 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from bench.experiments import models, precision, truth
+from bench.experiments import ablation, decoders, models, operators, precision, truth
 from pipeline.salt import cli
 from pipeline.salt.config import PROFILES
+from pipeline.salt.models import build_model
 from pipeline.salt.overrides import changed
 from pipeline.salt.run import Files
 
@@ -75,3 +77,82 @@ def test_distance_of_curves_is_in_deviations_of_the_plain_seeds():
     plain = [[2.0, 1.0], [2.2, 1.2], [2.4, 1.4]]  # a standard deviation of 0.2 in each epoch
     assert truth.distance(plain, plain) == 0
     assert truth.distance([[2.3, 1.1]], plain) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_every_variant_is_a_profile_with_a_model(name):
+    variant = ablation.VARIANTS[name]
+    for scale, phase in ablation.SCALES.items():
+        profile = ablation.profile_of(variant, scale, seed=3)
+        assert profile.train.seed == 3 and profile.train.average > 0
+        assert len(profile.train.phases) == len(variant.phases or [phase])
+        base = ablation.profile_of(ablation.VARIANTS["base"], scale, seed=3)
+        assert (profile == base) == (name == "base")  # it changes something
+    build_model(profile.model.name, "test_resnet", profile.model.options)
+
+
+def test_a_variant_is_trained_scored_and_then_known(made_once, tmp_path, monkeypatch, capsys):
+    tiny = ("model.encoder=test_resnet", *ablation.HEADS)
+    phases = (ablation.cycle(32, 1), ablation.cycle(48, 2), ablation.cycle(48, 1, pseudo=True))
+    monkeypatch.setattr(ablation, "VARIANTS", {"tiny": ablation.Variant(tiny, phases)})
+    monkeypatch.setattr(ablation, "FILE", tmp_path / "ablation.json")
+    flags = ["tiny", f"--data={made_once}", f"--out={tmp_path / 'out'}", "--weights=none", "--seed=1"]
+    ablation.main(flags)
+    [record] = json.loads((tmp_path / "ablation.json").read_text())
+    assert record["epochs"] == "1x32+2x48+1xpseudo" and len(record["curve"]) == 4
+    for epoch in ("last", "average"):
+        scores = [ablation.DIGITS.index(digit) / 10 for digit in record[epoch]["by_tile"]]
+        assert record[epoch]["score"] == pytest.approx(np.mean(scores), abs=1e-4)
+    ablation.main([*flags, "--table"])
+    assert "known    tiny, screen, seed 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "ablation.json").read_text()) == [record]
+
+
+def test_a_summary_counts_missed_invented_and_shape_by_hand():
+    truth, masks = np.zeros((2, 4, 1, 2), bool)
+    truth[1:, 0, 0] = masks[2:, 0, 0] = True  # empty and so predicted, missed, and two with salt in both; of which ...
+    masks[0, 0, 0] = True  # ... now the first is invented
+    result = ablation.summarize(np.array([0.0, 0.0, 1.0, 0.6]), masks, truth)
+    assert (result["missed"], result["invented"], result["shape"], result["score"]) == (1, 1, 0.8, 0.4)
+    assert result["se"] == pytest.approx(np.std([0, 0, 1, 0.6], ddof=1) / 2, abs=1e-4) and result["by_tile"] == "00X6"
+
+
+def test_a_difference_is_paired_tile_by_tile():
+    mean, error = ablation.difference({"by_tile": "0X58"}, {"by_tile": "0X36"})
+    assert mean == pytest.approx(0.1) and error == pytest.approx(np.std([0, 0, 0.2, 0.2], ddof=1) / 2)
+
+
+def test_the_table_compares_with_the_base_of_the_same_scale_and_seed():
+    def result(variant: str, seed: int, by_tile: str) -> dict:
+        scores = {"score": 0.5, "se": 0.1, "missed": 1, "invented": 2, "shape": 0.75, "by_tile": by_tile}
+        about = {"variant": variant, "scale": "screen", "seed": seed, "epochs": "6x64", "cpu_seconds": 9}
+        return about | {"last": scores, "average": scores}
+
+    records = [result("base", 0, "00"), result("other", 0, "55"), result("other", 1, "55")]
+    rows = ablation.table(records).splitlines()[2:]
+    assert ["+0.5000 ± 0.0000" in row for row in rows] == [False, True, False]
+
+
+def test_decoders_are_timed_trained_and_replace_their_own_rows(few, tmp_path, monkeypatch):
+    small = {name: lambda encoder: build_model("unet_lean", encoder, {"width": 4}) for name in ("one", "other")}
+    monkeypatch.setattr(decoders, "MODELS", small)
+    monkeypatch.setattr(decoders, "ENCODERS", ("test_resnet",))
+    monkeypatch.setattr(decoders, "PX", 32)
+    monkeypatch.setattr(decoders, "RESULTS", tmp_path)
+    monkeypatch.delenv("SALT_WEIGHTS", raising=False)
+    decoders.main([])
+    decoders.main(["--model=one", "--seconds=0.5"])
+    [path] = tmp_path.glob("*.decoders.json")
+    other, one = json.loads(path.read_text())["rows"]
+    assert (other["model"], one["model"]) == ("other", "one") and "score" not in other
+    assert one["trained"] >= 16 and len(one["by_tile"]) == 5 and min(one["train"], one["predict"]) > 0
+
+
+def test_the_operators_of_a_step_have_the_time_of_its_convolutions():
+    rows = operators.profile_step(operators.EncoderAlone("test_resnet"), CPU, px=32)
+    times = [ms for _, ms, _ in rows]
+    assert times == sorted(times, reverse=True)
+    calls = {operator: calls for operator, _, calls in rows}
+    convolutions = [m for m in operators.EncoderAlone("test_resnet").modules() if isinstance(m, torch.nn.Conv2d)]
+    assert calls["aten::convolution_backward"] == len(convolutions)
+    assert f"| {rows[0][0]} |" in operators.table("a model", rows)

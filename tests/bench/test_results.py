@@ -9,7 +9,7 @@ import torch
 from fastai.data.core import DataLoaders
 
 import bench.__main__ as main
-from bench.experiments import models, precision, truth
+from bench.experiments import ablation, decoders, models, precision, truth
 from bench.harness import compare, records
 from bench.speed import train_step
 from pipeline.salt.config import Phase, Train
@@ -91,7 +91,18 @@ def test_loss_curves(few, tmp_path, monkeypatch):
 def test_the_files_that_are_there(path):
     record = json.loads(path.read_text())
     kind = path.name.split(".")[1]
-    if kind == "json":
+    if path.name == "ablation.json":
+        for training in record:
+            assert training.keys() == defined("Ablation") | PROVENANCE
+            assert training["last"].keys() == training["average"].keys() == defined("Ablation", 1)
+            assert training["variant"] in ablation.VARIANTS and training["scale"] in ablation.SCALES
+        return
+    if kind == "decoders":
+        assert record.keys() - {"note"} == (defined("Decoders") - {"note"}) | PROVENANCE
+        for row in record["rows"]:
+            speeds = {"model", "encoder", "parameters", "train", "predict"}
+            assert row.keys() in (speeds, defined("Decoders", 1)) and row["model"] in decoders.MODELS
+    elif kind == "json":
         for bench, measured in record["benches"].items():
             assert bench in main.BENCHES and measured.keys() == {*PROVENANCE, "results"}
             for row in measured["results"]:

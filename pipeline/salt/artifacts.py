@@ -33,7 +33,7 @@ class Origin:
     inputs: dict[str, str]
 
     def key(self) -> str:
-        return _hash(json.dumps([self.settings, self.inputs], sort_keys=True).encode())
+        return hash_of([self.settings, self.inputs])
 
 
 def origin(settings: dict, inputs: Mapping[str, Path]) -> Origin:
@@ -129,9 +129,8 @@ def writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as e:
-        causes: list[BaseException] = [
-            e
-        ]  # torch and safetensors raise their own: the system's is behind, or in its text
+        # torch and safetensors raise their own: the system's is behind, or in its text.
+        causes: list[BaseException] = [e]
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}

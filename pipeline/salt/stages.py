@@ -5,6 +5,7 @@ Freshness, "run X first" and the state of a run are read from it. To add a stage
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.salt import artifacts
@@ -98,6 +99,7 @@ def keep(products: Iterable[Product], force: bool) -> None:
 def tiles(run: Run) -> dict[str, Product]:
     """The decoded tiles by the names of their files."""
 
+    @cache  # the products share it, and a folder may have 22,000 files
     def settings() -> dict:
         if run.data is None:  # the sample follows from its numbers alone
             return {"sample": settings_of(run.profile.sample)}

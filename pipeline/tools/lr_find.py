@@ -9,13 +9,14 @@ writes  folds/<run>/fold_<k>/<phase>.lr_find.png
 
 import tempfile
 
-from pipeline.salt import artifacts, cli
+from pipeline.salt import artifacts, cli, stages
 
 
 def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, cli.add_phase_flags)
     train, fold = run.profile.train, run.folds[0]
     phase = train.phase(args.phase) if args.phase else train.phases[0]
+    stages.trained(run, fold, phase)["history"].origin()  # what is missing is said before the slow imports
 
     import matplotlib
 

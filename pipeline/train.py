@@ -27,7 +27,9 @@ from pipeline.salt.run import Run
 
 def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add_flags)
-    if not (phases := chosen_phases(run, args)):
+    phases = chosen_phases(run, args)
+    if not phases:
+        print(f"skipped  train --pseudo: no phase of run {run.files.run} learns from pseudo-labels")
         return
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
     for fold in to_do:  # errors come before any fold begins
@@ -58,8 +60,6 @@ def chosen_phases(run: Run, args: argparse.Namespace) -> list[Phase]:
     if args.phase is not None:
         return [run.profile.train.phase(args.phase)]
     first_pseudo = next((i for i, phase in enumerate(phases) if phase.pseudo), len(phases))
-    if args.pseudo and first_pseudo == len(phases):
-        print(f"skipped  train --pseudo: no phase of run {run.files.run} learns from pseudo-labels")
     return [*(phases[first_pseudo:] if args.pseudo else phases[:first_pseudo])]
 
 
@@ -108,7 +108,8 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
         pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
     artifacts.discard(state)
-    discard_outdated_phases(run, fold, phase)
+    if run.force:
+        discard_outdated_phases(run, fold, phase)
     best, last = fitted.row("best"), fitted.row("last")
     print(
         f"trained  {display_path(products['best'].path)}: score {best['meanap']:.4f} in epoch {best['epoch']}, "

@@ -187,6 +187,25 @@ def test_phases_trained_from_replaced_weights_are_removed_in_that_fold_alone(tin
     assert tiny(train, extra=(other, "--fold=0")).count("\ntrained") == 1, "the second phase, from the new weights"
 
 
+def test_finished_phases_survive_new_first_weights_without_force(tiny):
+    for file in tiny.out.glob("folds/demo/fold_0/32.*"):  # someone made room on the disk
+        file.unlink()
+    before, other = tree(tiny.out), ("--fold=0", "--set=train.32.lr=1e-2")
+    assert "32.safetensors has not been made yet" in refused(train, run=tiny, extra=(*other, "--phase=48"))
+    tiny(train, extra=(*other, "--phase=32"))
+    assert before.items() <= tree(tiny.out).items()
+    text = refused(train, run=tiny, extra=other)
+    assert "made with other settings (fold_0/32.safetensors changed); --run NAME" in text
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_without_a_phase_that_wants_them_pseudo_labels_are_skipped(tiny, force):
+    before = tree(tiny.out)
+    assert tiny(train, extra=("--pseudo", *force)).startswith("skipped  train --pseudo")
+    assert tiny(pseudo_label, extra=force).startswith("skipped  pseudo_label")
+    assert tree(tiny.out) == before
+
+
 def test_a_changed_setting_remakes_what_follows_it_and_no_more(tiny):
     before = tree(tiny.out)
     printed = tiny(*STAGES, extra=("--set", "submit.threshold=0.4"))
@@ -427,6 +446,12 @@ def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, mo
     assert arguments == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
     client.write_text("#!/bin/sh\nexit 3\n")
     assert "did not take" in refused(submit, run=finished[0], extra=("--upload",))
+
+
+def test_the_rate_finder_names_the_stage_that_it_needs_first(tiny):
+    (tiny.out / "folds/demo/fold_1/32.safetensors").unlink()
+    text = refused(lr_find, run=tiny, extra=("--size", "48", "--fold", "1"))
+    assert "run python -m pipeline.train --fold 1 --phase 32 first" in text
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.salt import config
-from pipeline.salt.config import PROFILES, Limits, Phase, Profile, profile_named, settings_of
+from pipeline.salt.config import PROFILES, Limits, Phase, Profile, profile_named
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import appended, changed, check, describe
 
@@ -351,8 +351,8 @@ def test_any_text_is_taken_or_refused_in_words(text, prefix):
 
 
 def test_settings_are_plain_and_whole():
-    assert settings_of(DEMO.folds) == {"scheme": "coverage", "k": 3, "seed": 42}
-    assert settings_of(DEMO.train)["phases"][0] == {
+    assert asdict(DEMO.folds) == {"scheme": "coverage", "k": 3, "seed": 42}
+    assert asdict(DEMO.train)["phases"][0] == {
         "name": "64",
         "size": 64,
         "batch": 16,

@@ -34,7 +34,7 @@ from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
 from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.loaders import get_data
-from pipeline.salt.training.learner import build_learner, seed_everything
+from pipeline.salt.training.learner import build_learner
 
 PAGE = REPOSITORY / "docs" / "models.md"
 LITE = "tf_efficientnet_lite0"
@@ -106,7 +106,7 @@ class TimedOneCycle(Callback):
 
 def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
     """Train one model for the budget, and score it on the held-out fold."""
-    seed_everything(0)
+    torch.manual_seed(0)
     model = build_model(name, encoder, options)
     parameters, weights = sum(p.numel() for p in model.parameters()), "random"
     folder = os.environ.get("SALT_WEIGHTS")

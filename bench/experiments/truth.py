@@ -30,7 +30,7 @@ from pipeline.salt.device import pick_device
 from pipeline.salt.models import build_model
 from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.loaders import get_data
-from pipeline.salt.training.learner import build_learner, seed_everything
+from pipeline.salt.training.learner import build_learner
 
 SEEDS, EPOCHS = (0, 1, 2), 12
 PICTURE = REPOSITORY / "docs" / "truth.svg"
@@ -85,7 +85,7 @@ def loss_curves(
     """Training loss of each epoch, for each seed; side: plain | fast."""
     curves = []
     for seed in seeds:
-        seed_everything(seed)
+        torch.manual_seed(seed)
         model = build_model(DEMO.model.name, DEMO.model.encoder, DEMO.model.options)
         with tempfile.TemporaryDirectory() as folder:
             curve, learn = LossCurve(), side(tiles, model, Path(folder), device)

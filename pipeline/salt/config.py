@@ -4,7 +4,7 @@ A profile is a tree of frozen dataclasses. A section holds what one stage reads,
 and what follows it, no more. `--set train.epochs=5` changes one number; see `overrides`.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -273,8 +273,3 @@ def profile_named(name: str) -> Profile:
     if name not in PROFILES:
         raise InputError(f"no profile is called {name!r}; {did_you_mean(name, PROFILES)}")
     return PROFILES[name]
-
-
-def settings_of(section: Any) -> dict:
-    """A section as plain JSON values, for keys and reports."""
-    return asdict(section)

@@ -4,13 +4,13 @@ Freshness, "run X first" and the state of a run are read from it. To add a stage
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 from pipeline.salt import artifacts
 from pipeline.salt.artifacts import Origin, display_path
-from pipeline.salt.config import Phase, settings_of
+from pipeline.salt.config import Phase
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import competition
@@ -102,7 +102,7 @@ def tiles(run: Run) -> dict[str, Product]:
     @cache  # the products share it, and a folder may have 22,000 files
     def settings() -> dict:
         if run.data is None:  # the sample follows from its numbers alone
-            return {"sample": settings_of(run.profile.sample)}
+            return {"sample": asdict(run.profile.sample)}
         return {"files": artifacts.hash_of(competition.inputs(run.data))}
 
     names = ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")
@@ -111,7 +111,7 @@ def tiles(run: Run) -> dict[str, Product]:
 
 def folds(run: Run) -> Product:
     """folds.csv."""
-    settings = {"folds": settings_of(run.profile.folds)}
+    settings = {"folds": asdict(run.profile.folds)}
     return Product("folds.csv", run.files.folds, "make_folds", lambda: settings, (tiles(run)["tiles.csv"],))
 
 
@@ -122,14 +122,9 @@ def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
     before, if any, and fold k's pseudo-labels in a phase that learns from them.
     """
     profile, files = run.profile, run.files
-    train = settings_of(profile.train) | {"phase": settings_of(phase)}
+    train = asdict(profile.train) | {"phase": asdict(phase)}
     del train["phases"]
-    settings = {
-        "fold": fold,
-        "model": settings_of(profile.model),
-        "augment": settings_of(profile.augment),
-        "train": train,
-    }
+    settings = {"fold": fold, "model": asdict(profile.model), "augment": asdict(profile.augment), "train": train}
     cached = tiles(run)
     inputs = [folds(run), cached["images.npy"], cached["masks.npy"]]
     if before := profile.train.before(phase):
@@ -157,7 +152,7 @@ def pseudo_labels(run: Run, fold: int) -> list[Product]:
     Made by fold k's own model alone: every other one has learned from fold k's tiles.
     """
     profile = run.profile
-    settings = settings_of(profile.pseudo) | {"flip": profile.predict.flip}
+    settings = asdict(profile.pseudo) | {"flip": profile.predict.flip}
     inputs = (trained(run, fold, profile.train.labeller)[profile.predict.checkpoint], tiles(run)["test.npy"])
     paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
     maker = f"pseudo_label --fold {fold}"
@@ -168,7 +163,7 @@ def predictions(run: Run) -> list[Product]:
     """oof.npy and test.npy, of run.folds."""
     train, cached = run.profile.train, tiles(run)
     weights = [trained(run, fold, train.last)[run.profile.predict.checkpoint] for fold in run.folds]
-    settings = {"predict": settings_of(run.profile.predict), "folds": list(run.folds)}
+    settings = {"predict": asdict(run.profile.predict), "folds": list(run.folds)}
     inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
     paths = [run.files.oof, run.files.result("test.npy")]
     return [Product(path.name, path, "predict", lambda: settings, inputs) for path in paths]
@@ -176,7 +171,7 @@ def predictions(run: Run) -> list[Product]:
 
 def submission(run: Run) -> Product:
     """submission.csv.gz."""
-    settings = {"submit": settings_of(run.profile.submit)}
+    settings = {"submit": asdict(run.profile.submit)}
     inputs = (*predictions(run), tiles(run)["tiles.csv"], tiles(run)["masks.npy"])
     path = run.files.result("submission.csv.gz")
     return Product(path.name, path, "submit", lambda: settings, inputs)
@@ -184,7 +179,7 @@ def submission(run: Run) -> Product:
 
 def report(run: Run) -> list[Product]:
     """scores.json and report.html."""
-    settings = {"profile": settings_of(run.profile), "folds": list(run.folds)}
+    settings = {"profile": asdict(run.profile), "folds": list(run.folds)}
     histories = [trained(run, fold, phase)["history"] for fold in run.folds for phase in run.profile.train.phases]
     cached = [tiles(run)[name] for name in ("tiles.csv", "masks.npy", "truth.npy")]
     known = [product for product in cached if product.path.exists()]  # nobody has Kaggle's truth

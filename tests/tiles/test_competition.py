@@ -78,7 +78,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def faults(folder: Path) -> list[str]:
     with pytest.raises(InputError) as caught:
-        competition.read(folder, progress=False)
+        competition.read(folder)
     first, *lines = str(caught.value).split("\n")
     assert re.fullmatch(rf"\d+ faults? in {re.escape(str(folder))}: mend or download again what is named here\.", first)
     assert "0x" not in str(caught.value) and "Errno" not in str(caught.value), "an address or a number helps nobody"
@@ -86,11 +86,11 @@ def faults(folder: Path) -> list[str]:
 
 
 def tiles_of(folder: Path) -> Tiles:
-    return competition.read(folder, progress=False)[0]
+    return competition.read(folder)[0]
 
 
 def remarks_of(folder: Path) -> list[str]:
-    return competition.read(folder, progress=False)[1]
+    return competition.read(folder)[1]
 
 
 def assert_same(a: Tiles, b: Tiles) -> None:
@@ -539,7 +539,7 @@ def test_a_hint_at_tiles_that_lie_elsewhere(folder):
 def test_real_tiles_have_no_fault():
     if "SALT_TILES" not in os.environ:
         pytest.skip("set SALT_TILES to a folder with Kaggle's files to check the real tiles")
-    got, remarks = competition.read(Path(os.environ["SALT_TILES"]), progress=False)
+    got, remarks = competition.read(Path(os.environ["SALT_TILES"]))
     n, m = len(got.train_images), len(got.test_images)
     assert len(got.train_masks) == n and len(got.table) == n + m
     train, test = got.table[:n], got.table[n:]

@@ -151,7 +151,7 @@ def test_real_tiles_arrive_as_pil_resizes_them(salt_tiles, tmp_path):
     rows.to_csv(tmp_path / "train.csv")
     (tmp_path / "sample_submission.csv").write_text("id,rle_mask\nother,1 1\n")
     (tmp_path / "depths.csv").write_text("id,z\nother,1\n" + "".join(f"{i},100\n" for i in ids))
-    tiles, _ = competition.read(tmp_path, progress=False)
+    tiles, _ = competition.read(tmp_path)
     folds = pd.DataFrame({"id": tiles.train_table["id"], "fold": SCHEMES["kfold"](tiles.train_table, 2, 42)})
     for size in (64, 128, 224):
         dls = get_data(0, folds, size, 64, tiles=tiles, stats=STATS)

@@ -16,7 +16,7 @@ SMALL = {"unet_resnext50": {"width": 8}, "more_dynamic_unet": {"reduction": "eq_
 @pytest.fixture(scope="module")
 def tiles(made_once) -> tuple[torch.Tensor, torch.Tensor]:
     """(8, 1, S, S) uint8 and bool, five of them with salt."""
-    made, _ = competition.read(made_once, progress=False)
+    made, _ = competition.read(made_once)
     share = made.train_masks.mean((1, 2))
     rows = [*(share > 0.05).nonzero()[0][:5], *(share == 0).nonzero()[0][:3]]
     images, masks = (torch.from_numpy(part[rows]).unsqueeze(1) for part in (made.train_images, made.train_masks))

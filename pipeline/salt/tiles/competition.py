@@ -24,11 +24,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 OTHER_FORMATS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP"}
 
 
-def read(folder: Path, progress: bool = True) -> tuple[Tiles, list[str]]:
-    """The tiles in Kaggle's folder, and remarks on them that are no faults. InputError lists every fault of the files.
-
-    progress  draw a bar, where the output is a terminal
-    """
+def read(folder: Path) -> tuple[Tiles, list[str]]:
+    """The tiles in Kaggle's folder, and remarks that are no faults. InputError lists every fault of the files."""
     faults = Faults()
     rows = {name: files.rows(folder, name, faults) for name in files.COLUMNS}
     train, submission, depths, truths = (
@@ -50,7 +47,7 @@ def read(folder: Path, progress: bool = True) -> tuple[Tiles, list[str]]:
             faults.add("sample_submission.csv", "is in train.csv too; an id is one tile", tile)
 
     total = sum(len(pngs[split].get(kind, {})) for split, kind, *_ in parts)
-    with tqdm(total=total, desc="decoding tiles", unit="", disable=None if progress else True) as bar:
+    with tqdm(total=total, desc="decoding tiles", unit="", disable=None) as bar:
         images, masks, test = (
             _decode(_place(folder, split, kind), pngs[split].get(kind, {}), decode, bar, faults)
             for split, kind, _, decode in parts

@@ -20,7 +20,6 @@ from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training import checkpoints, pseudo
-from pipeline.salt.training.learner import seed_everything
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
             "install the build of torch for its driver (https://pytorch.org), or use --profile cpu"
         )
     seed = profile.train.seed + fold
-    seed_everything(seed)
+    torch.manual_seed(seed)  # of the random weights
     model, init_from = checkpoints.build(profile.model), "random weights"
     encoder = cast(Encoder, model.encoder)  # to torch an attribute is a tensor or any module
     if before := profile.train.before(phase):

@@ -84,7 +84,7 @@ def fit_fold(
     title  what the lines on the screen begin with;  seed  of everything random here
     key    what this training is made from;  save_every  seconds between saved states
     """
-    seed_everything(seed)
+    torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every)
     average = WeightAverage(train.average)
@@ -264,11 +264,6 @@ def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         learn.add_cb(BatchShard())
         yield
-
-
-def seed_everything(seed: int) -> None:
-    """One seed for the random weights, dropout and augmentation."""
-    torch.manual_seed(seed)
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import combined_cos
 from torch import nn

@@ -187,6 +187,8 @@ def test_jobs_run_here_or_in_the_engine(empty, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for engine in ("local", "ray"):
         assert done_here(replace(run, engine=engine, workers=4), 5, monkeypatch), "processes of one fold"
+    with pytest.raises(InputError, match="pipeline.predict runs in one process: .* without accelerate launch"):
+        launch.fan_out("pipeline.predict", run, {"all folds": (0, 1)}, lambda folds: None)
 
 
 def done_here(run: Run, jobs: int, monkeypatch) -> bool:

@@ -8,6 +8,7 @@ called with the stage's module, each job by its title, and how many may run at o
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.salt.distributed import visible_gpus, world_size
+from pipeline.salt.errors import InputError
 from pipeline.salt.launch.local import in_processes
 from pipeline.salt.launch.ray_cluster import on_ray
 from pipeline.salt.run import Run
@@ -19,7 +20,10 @@ def fan_out(stage: str, run: Run, jobs: Mapping[str, Sequence[int]], work: Calla
     """Call work(folds) for each job here, one after the other, or have each done by the run's engine.
 
     stage  module whose command line does a job;  jobs  title -> folds
+    InputError where `accelerate launch` has started several processes of a stage other than training.
     """
+    if world_size() > 1 and stage != "pipeline.train":
+        raise InputError(f"{stage} runs in one process: start it with python -m, without accelerate launch or torchrun")
     workers = run.workers
     if workers is None and run.engine == "local" and not visible_gpus():
         workers = run.profile.workers

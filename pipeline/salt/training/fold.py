@@ -47,6 +47,8 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
             f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
             "install the build of torch for its driver (https://pytorch.org), or use --profile cpu"
         )
+    if profile.needs_gpu and device.type == "cpu":
+        print(f"note     profile {profile.name} is made for a GPU, and there is none; --profile cpu suits this machine")
     seed = profile.train.seed + fold
     torch.manual_seed(seed)  # of the random weights
     model, init_from = checkpoints.build(profile.model), "random weights"

@@ -282,7 +282,7 @@ def test_the_threshold_can_be_searched(tiny):
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monkeypatch, phase, epochs):
     """In the second phase, too, where the first weights are those of the first."""
     clock, after_batch = time.perf_counter, EpochLog.after_batch
-    monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())  # a state is saved after every epoch
+    monkeypatch.setattr(time, "perf_counter", lambda: 10**6 * clock())  # a state is saved after every epoch
     extra = ("--fold=1", "--set=train.48.epochs=3")
     straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
     straight(train, extra=extra)

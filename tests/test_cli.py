@@ -260,6 +260,17 @@ def test_a_folder_without_tiles_says_where_to_get_them(parse, tmp_path):
         parse("--data", str(tmp_path / "empty"))
 
 
+def test_a_tool_shows_and_takes_only_the_flags_that_it_uses(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse("doc", ["--help"], flags=cli.MODEL_FLAGS)
+    words = capsys.readouterr().out
+    assert "--encoder" in words and not [
+        flag for flag in ("--engine", "--workers", "--force", "--out") if flag in words
+    ]
+    with pytest.raises(SystemExit):
+        cli.parse("doc", ["--engine", "ray"], flags=cli.MODEL_FLAGS)
+
+
 def test_a_folder_a_level_too_deep_is_named(parse, tiny_competition, tmp_path):
     (tmp_path / "download").mkdir()
     tiny_competition.rename(tmp_path / "download" / "tgs")

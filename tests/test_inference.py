@@ -112,7 +112,7 @@ def test_at_another_size_tiles_are_resized_and_logits_resized_back(tmp_path, siz
     images = tiles(3)
     probs = predict(tmp_path / "p.npy", images, [(Model(leaning), np.arange(3))], size=size, flip=True)
     square = to_model_input(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
-    expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2)[:, 0].sigmoid()
+    expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2, images.shape[1:])[:, 0].sigmoid()
     np.testing.assert_allclose(probs, expected.numpy(), atol=6e-4)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -16,7 +17,7 @@ from pipeline.salt import artifacts
 from pipeline.salt.config import Phase, Profile
 from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
 from pipeline.salt.progress import progress_bar
-from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
+from pipeline.salt.tiles.geometry import channels_first, to_model_input, to_square, to_tile
 
 TILES_AT_ONCE = 256  # 10 MB of logits
 
@@ -57,7 +58,7 @@ def tile_logits(
     precision: str,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) uint8.
+    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) or (N, H, W, 3) uint8.
 
     size  px, side of the model's input;  stats  mean and std of its channels;  flip  average with the mirror image
     """
@@ -65,11 +66,11 @@ def tile_logits(
     mean, std = (torch.tensor(s, device=device) for s in stats)
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        grey = torch.from_numpy(tiles[chosen]).unsqueeze(1).to(device)
-        images = to_model_input(to_square(grey, size), mean, std)
+        pixels = channels_first(torch.from_numpy(tiles[chosen])).to(device)
+        images = to_model_input(to_square(pixels, size), mean, std)
         with autocast(precision, device):
             logits = flip_tta(model, images) if flip else model(images)
-        yield chosen, to_tile(logits, tiles.shape[-2:])[:, 0].cpu().numpy()
+        yield chosen, to_tile(logits, tiles.shape[1:3])[:, 0].cpu().numpy()
 
 
 def predict_to_file(
@@ -86,15 +87,16 @@ def predict_to_file(
 ) -> None:
     """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
 
-    tiles  (N, H, W) uint8;  jobs  each model with the rows of tiles that it predicts, taken one at a time
+    tiles  (N, H, W) or (N, H, W, 3) uint8
+    jobs  each model with the rows of tiles that it predicts, taken one at a time
     devices  share the batches of a model; each has its own copy
     A tile that no model predicts gets NaN. Sums lie in a file too: memory does not grow with N.
     """
-    counts = np.zeros(len(tiles), np.float32)
+    counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
     with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
-        scratch.truncate(max(tiles.size, 1) * 4)
+        scratch.truncate(max(math.prod(shape), 1) * 4)
         artifacts.reserve(scratch.fileno())
-        sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)  # an allocated file begins as zeros
+        sums = np.memmap(scratch, np.float32, "r+", shape=shape)  # an allocated file begins as zeros
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for model, rows in jobs:
@@ -119,7 +121,7 @@ def predict_to_file(
                     sums[chosen] += logits
                     counts[chosen] += 1
                     bar.update(len(chosen))
-        out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
+        out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
         for start in range(0, len(tiles), TILES_AT_ONCE):

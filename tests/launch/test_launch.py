@@ -443,7 +443,7 @@ train.main(sys.argv[1:])
         model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))
         dls = get_data(fold, folds, size, 6, tiles=tiles, stats=(model.encoder.mean, model.encoder.std))
         with torch.inference_mode():
-            logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
+            logits = torch.cat([to_tile(model(x), y.shape[-2:]) for x, y in dls.valid])
         score = tile_scores(logits[:, 0].numpy() > 0, tiles.train_masks[held_out]).mean()
         assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
         assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)

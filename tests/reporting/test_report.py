@@ -20,7 +20,8 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.reporting import scores
 from pipeline.salt.reporting.figures import outline, png
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import SIDE, Tiles, cache
+from pipeline.salt.tiles import Tiles, cache
+from pipeline.salt.tiles.competition import SIDE
 
 about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 

@@ -168,10 +168,10 @@ def classes(rows: list[dict]) -> str:
     )
 
 
-def png(grey: np.ndarray) -> str:
-    """(H, W) uint8 -> data URI."""
+def png(image: np.ndarray) -> str:
+    """(H, W) or (H, W, 3) uint8 -> data URI."""
     file = io.BytesIO()
-    Image.fromarray(np.asarray(grey)).save(file, "PNG", optimize=True)
+    Image.fromarray(np.asarray(image)).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

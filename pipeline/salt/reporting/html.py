@@ -51,6 +51,7 @@ def render(
         warnings=scores.warnings(results),
         charts=charts,
         examples=examples,
+        has_depths=any(tile["z"] == tile["z"] for tiles in examples.values() for tile in tiles),
         thresholds=thresholds,
         best_threshold=best_threshold(thresholds),
         real=real,
@@ -68,6 +69,8 @@ def pictures(table: pd.DataFrame, predictions: Predictions) -> list[dict]:
             **row,
             "predicted": mask.mean(),
             "image": figures.png(predictions.images[i]),
+            "width": mask.shape[1],
+            "height": mask.shape[0],
             "truth_path": "" if predictions.truth is None else figures.outline(predictions.truth[i]),
             "predicted_path": figures.outline(mask),
         }

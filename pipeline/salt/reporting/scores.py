@@ -24,7 +24,7 @@ MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderb
 class Predictions:
     """The predictions for N tiles, and how a submission makes masks of them.
 
-    images  (N, H, W) uint8 grey;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
+    images  (N, H, W) or (N, H, W, 3) uint8;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
     truth   (N, H, W) bool, None where unknown;  all three possibly memory maps
     """
 

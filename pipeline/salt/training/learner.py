@@ -12,7 +12,7 @@ One training step, in order, with the file of each part:
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,15 +150,15 @@ class LossAtMaskSize:
     fastai's get_preds and predict take from it what makes probabilities and masks of logits.
     """
 
-    def __init__(self, loss: Callable[[Any, Tensor], Tensor]):
-        self.loss = loss
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor], shape: Sequence[int]):
+        self.loss, self.shape = loss, shape  # (H, W) of a tile
 
     def __call__(self, logits: Any, masks: Tensor) -> Tensor:
         return self.loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 
     def activation(self, logits: Tensor) -> Tensor:
         """(B, 1, S, S) logits -> (B, 1, H, W) probabilities, at the tiles' size."""
-        return to_tile(logits).sigmoid()
+        return to_tile(logits, self.shape).sigmoid()
 
     def decodes(self, probs: Tensor) -> Tensor:
         """Probabilities -> masks (bool)."""
@@ -179,7 +179,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
     return TileLearner(
         dls,
         model,
-        loss_func=LossAtMaskSize(composite(LOSSES[train.loss])),
+        loss_func=LossAtMaskSize(composite(LOSSES[train.loss]), dls.valid.dataset.shape[:2]),
         splitter=partial(with_and_without_decay, split),
         opt_func=FUSED_ADAM,
         lr=phase.lr,

@@ -92,9 +92,10 @@ def predict_to_file(
     return  `disagreement` (N,) of each tile's models
     A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     """
-    counts, disagreements = np.zeros(len(tiles), np.float32), np.empty(len(tiles), np.float32)
-    sums = _zeros_on_disk(path.parent, np.float32, tiles.shape)
-    votes = _zeros_on_disk(path.parent, np.uint16, tiles.shape)  # models that find salt in a pixel
+    counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
+    disagreements = np.empty(len(tiles), np.float32)
+    sums = _zeros_on_disk(path.parent, np.float32, shape)
+    votes = _zeros_on_disk(path.parent, np.uint16, shape)  # models that find salt in a pixel
     with contextlib.ExitStack() as stack:
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
@@ -121,7 +122,7 @@ def predict_to_file(
                     votes[chosen] += logits > 0
                     counts[chosen] += 1
                     bar.update(len(chosen))
-        out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
+        out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
         for start in range(0, len(tiles), TILES_AT_ONCE):

@@ -39,6 +39,7 @@ ROOMS = {
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "stages": {"artifacts", "config", "errors", "run", "tiles"},
     "inference": {"artifacts", "config", "device", "progress", "tiles"},
+    "viewer": {"artifacts", "config", "folds", "metrics", "progress", "run", "stages", "submission", "tiles", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run"},
     "training": {"artifacts", "config", "device", "distributed", "errors", "losses", "metrics", "models", "run"}
     | {"inference", "progress", "stages", "tiles", "training"},
@@ -169,6 +170,8 @@ def test_torch_and_fastai_stay_where_they_are_worth_their_seconds():
     fastai = {name for name in MODULES if "fastai" in {module.split(".")[0] for module, top in imports(name) if top}}
     assert {room(name) for name in torch} <= TORCH and {room(name) for name in fastai} == FASTAI
     assert not [name for name in MODULES if at_the_top(name, {"ray", "accelerate"})], "they may not be installed"
+    web = {name for name in MODULES if at_the_top(name, {"starlette", "uvicorn"})}
+    assert web == {SALT + "viewer.app"}, "they may not be installed"
 
 
 def test_only_artifacts_publishes():

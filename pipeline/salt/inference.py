@@ -84,19 +84,20 @@ def predict_to_file(
     flip: bool,
     precision: str,
     devices: list[torch.device],
-) -> None:
+) -> np.ndarray:
     """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
 
     tiles  (N, H, W) or (N, H, W, 3) uint8
     jobs  each model with the rows of tiles that it predicts, taken one at a time
     devices  share the batches of a model; each has its own copy
-    A tile that no model predicts gets NaN. Sums lie in a file too: memory does not grow with N.
+    return  `disagreement` (N,) of each tile's models
+    A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     """
     counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
-    with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
-        scratch.truncate(max(math.prod(shape), 1) * 4)
-        artifacts.reserve(scratch.fileno())
-        sums = np.memmap(scratch, np.float32, "r+", shape=shape)  # an allocated file begins as zeros
+    disagreements = np.empty(len(tiles), np.float32)
+    sums = _zeros_on_disk(path.parent, np.float32, shape)
+    votes = _zeros_on_disk(path.parent, np.uint16, shape)  # models that find salt in a pixel
+    with contextlib.ExitStack() as stack:
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for model, rows in jobs:
@@ -119,6 +120,7 @@ def predict_to_file(
             with progress_bar(len(rows), title) as bar:
                 for chosen, logits in side_by_side(batches, threads):
                     sums[chosen] += logits
+                    votes[chosen] += logits > 0
                     counts[chosen] += 1
                     bar.update(len(chosen))
         out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
@@ -128,7 +130,20 @@ def predict_to_file(
             part = slice(start, start + TILES_AT_ONCE)
             with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
                 out[part] = probabilities(sums[part] / counts[part, None, None])
+                disagreements[part] = disagreement(votes[part], counts[part])
         out.flush()
+    return disagreements
+
+
+def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:
+    """(N,) share of pixels, in [0, 1], in which the masks of two of a tile's models differ: mean over all their pairs.
+
+    votes   (N, H, W) how many of the models find salt in a pixel (logit above 0);  models  (N,) how many there are
+    NaN for a tile with fewer than two models.
+    """
+    votes, models = votes.astype(np.float32), models.astype(np.float32)
+    differing = (votes * (models[:, None, None] - votes)).mean(axis=(1, 2))  # pairs of models, mean over the pixels
+    return np.where(models > 1, differing / np.maximum(models * (models - 1) / 2, 1), np.nan)
 
 
 def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:
@@ -153,3 +168,11 @@ def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Logits -> float16 probabilities in [0, 1]; 0 becomes exactly 0.5."""
     return torch.from_numpy(logits).sigmoid().half().numpy()
+
+
+def _zeros_on_disk(folder: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped array of zeros, in a nameless file that goes with the array."""
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        scratch.truncate(max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
+        artifacts.reserve(scratch.fileno())
+        return np.memmap(scratch, dtype, "r+", shape=shape)  # an allocated file begins as zeros

@@ -61,7 +61,7 @@ class Files:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
 
     def result(self, name: str) -> Path:
-        """name: test.npy | submission.csv.gz | report.html | scores.json"""
+        """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json"""
         return self.out / "submissions" / self.run / name
 
 

@@ -23,6 +23,7 @@ from pipeline.salt.config import Phase
 from pipeline.salt.distributed import is_main_process, process_group
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
+from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -99,6 +100,7 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         "device": device_name(device),
         "init_from": start.init_from,
         "precision": resolve_precision(train.precision, device),
+        "tile": cache.read(run.files).train_images.shape[1:],
     }
     for epoch in train.epochs_kept(phase):
         row = fitted.row(epoch)

@@ -48,6 +48,14 @@ def is_fresh(path: Path, origin: Origin) -> bool:
     return sidecar is not None and sidecar["key"] == origin.key()
 
 
+def damage_of(path: Path) -> str:
+    """What is wrong with a finished artifact, as a sentence without its end; '' where nothing is."""
+    sidecar = read_sidecar(path)
+    if sidecar is None or _hash_file(path) == sidecar["sha256"]:
+        return ""
+    return f"{display_path(path)} is damaged: its bytes are not those that were written"
+
+
 def print_fresh(path: Path) -> None:
     """Print that an artifact is up to date, and whether the code has changed since it was made."""
     same = (read_sidecar(path) or {}).get("code") == code_version()

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -144,6 +144,40 @@ def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:
     votes, models = votes.astype(np.float32), models.astype(np.float32)
     differing = (votes * (models[:, None, None] - votes)).mean(axis=(1, 2))  # pairs of models, mean over the pixels
     return np.where(models > 1, differing / np.maximum(models * (models - 1) / 2, 1), np.nan)
+
+
+def mean_logits(
+    models: Sequence[nn.Module],
+    tiles: np.ndarray,
+    title: str = "",
+    *,
+    size: int,
+    batch: int,
+    flip: bool,
+    precision: str,
+    device: torch.device,
+) -> np.ndarray:
+    """Mean logit of the models, (N, H, W) float32, of tiles in memory, as `tile_logits` takes them.
+
+    title  of the progress bar; '': none
+    """
+    sums, rows = np.zeros(tiles.shape[:3], np.float32), np.arange(len(tiles))
+    with progress_bar(len(models) * len(tiles), title, hidden=not title) as bar:
+        for model in models:
+            for chosen, logits in tile_logits(
+                model,
+                tiles,
+                rows,
+                size=size,
+                batch=batch,
+                stats=(model.encoder.mean, model.encoder.std),
+                flip=flip,
+                precision=precision,
+                device=device,
+            ):
+                sums[chosen] += logits
+                bar.update(len(chosen))
+    return sums / np.float32(len(models))
 
 
 def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:

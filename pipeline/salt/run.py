@@ -1,7 +1,12 @@
-"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out."""
+"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out.
 
+RunFolder reads the names that Files gives: the weights in a run's folder, wherever it lies.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.salt.config import Phase, Profile
 
@@ -30,15 +35,19 @@ class Files:
         return self.out / "data" / "cache" / self.source / name
 
     @property
+    def folder(self) -> Path:
+        return self.out / "folds" / self.run
+
+    @property
     def folds(self) -> Path:
-        return self.out / "folds" / self.run / "folds.csv"
+        return self.folder / "folds.csv"
 
     @property
     def oof(self) -> Path:
-        return self.out / "folds" / self.run / "oof.npy"
+        return self.folder / "oof.npy"
 
     def fold(self, fold: int) -> Path:
-        return self.out / "folds" / self.run / f"fold_{fold}"
+        return self.folder / f"fold_{fold}"
 
     def weights(self, fold: int, phase: Phase, epoch: str = "best") -> Path:
         """epoch: best | last | average"""
@@ -61,8 +70,52 @@ class Files:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
 
     def result(self, name: str) -> Path:
-        """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json"""
+        """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json | segment (a folder)"""
         return self.out / "submissions" / self.run / name
+
+
+class Weights(NamedTuple):
+    """What the name of a weights file says; epoch: best | last | average."""
+
+    fold: int
+    phase: str
+    epoch: str
+
+    @classmethod
+    def parse(cls, name: str) -> "Weights | None":
+        """'fold_0/96.last.safetensors' -> (0, '96', 'last'); None for any other name."""
+        found = re.fullmatch(r"fold_(\d+)/(\w+)(?:\.(last|average))?\.safetensors", name)
+        return cls(int(found[1]), found[2], found[3] or "best") if found else None
+
+    @property
+    def name(self) -> str:
+        """The file's name: '96.last.safetensors'."""
+        return self.phase + f".{self.epoch}" * (self.epoch != "best") + ".safetensors"
+
+    def __str__(self) -> str:
+        return f"fold_{self.fold}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a trained run: folds/<run>, or a copy of it anywhere."""
+
+    path: Path
+
+    def weights(self) -> dict[Weights, Path]:
+        """Every weights file in it, by fold, then by name."""
+        files = {path.relative_to(self.path).as_posix(): path for path in self.path.glob("fold_*/*.safetensors")}
+        return dict(sorted((weights, path) for name, path in files.items() if (weights := Weights.parse(name))))
+
+    @property
+    def oof(self) -> Path:
+        return self.path / "oof.npy"
+
+    @property
+    def submission(self) -> Path:
+        """Where the run's submission lies, unless this is a copy."""
+        folder = self.path.resolve()
+        return Files(folder.parent.parent, "", folder.name).result("submission.csv.gz")
 
 
 @dataclass(frozen=True)

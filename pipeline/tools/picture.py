@@ -4,7 +4,8 @@
     python -m pipeline.tools.picture --profile demo --tiles 4 --to docs/images/tiles.png
 
 reads   folds/<run>/oof.npy, submissions/<run>/submission.csv.gz (its threshold), data/cache/<source>/
-Each tile is predicted by the model that never saw it. The tiles are taken by their share of salt, whatever they scored.
+Each tile is predicted by the model that never saw it. Their shares of salt go from 0 to 0.9; how they
+scored does not matter.
 """
 
 import argparse
@@ -33,10 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     probs, table = np.load(products[0].path, mmap_mode="r"), tiles.train_table
     threshold = (artifacts.read_sidecar(products[1].path) or {})["threshold"]
     predictions = scores.Predictions(tiles.train_images, probs, tiles.train_masks, threshold, run.profile.submit)
-    known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values(["coverage", "id"])
+    known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values("id")
     if not 1 <= args.tiles <= len(known):
         raise InputError(f"--tiles {args.tiles}: take 1 to {len(known)}, which is how many the run has predicted")
-    chosen = known.iloc[np.linspace(0, len(known) - 1, args.tiles).round().astype(int)]
+    shares = known["coverage"].to_numpy() - np.linspace(0, 0.9, args.tiles)[:, None]
+    chosen = known.iloc[np.abs(shares).argmin(axis=1)]
     picture = figures.grid(
         {
             "image": tiles.train_images[chosen.index],

@@ -23,6 +23,7 @@ from pipeline.salt.reporting import figures, scores
 from pipeline.salt.reporting.figures import LONGEST, OPACITY, heat, outline, picture, reduced
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import SIDE, Tiles, cache
+from pipeline.tools import picture as picture_tool
 
 about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 
@@ -568,3 +569,26 @@ def test_heat_is_the_more_opaque_the_higher_the_probability():
     opacity = layer[..., 3].ravel().astype(int)
     assert opacity[0] == opacity[5] == 0 and opacity[-1] == OPACITY
     np.testing.assert_allclose(opacity / OPACITY, np.nan_to_num(probs).ravel(), atol=0.5 / 15 + 0.01)
+
+
+def test_a_grid_has_a_row_for_each_name_and_a_column_for_each_tile():
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 30), np.uint8)
+    probs = np.zeros((3, 20, 30), np.float16)
+    probs[2] = 1
+    pixels = np.asarray(figures.grid({"image": images, "truth": images > 128, "probability": probs}))
+    assert pixels.shape == (3 * 24 - 4, 84 + 3 * 34 - 4, 3)
+    np.testing.assert_array_equal(pixels[:20, 84 + 34 : 84 + 64], np.repeat(images[1][..., None], 3, -1))
+    np.testing.assert_array_equal(pixels[24:44, -30:, 0] > 0, images[2] > 128)
+    assert pixels[48, 84].tolist() == [68, 1, 84] and pixels[48, -1].tolist() == [253, 231, 36]  # viridis' ends
+    assert (pixels[:, :84] < 255).any(), "the names"
+
+
+def test_the_picture_of_a_run(finished, tmp_path):
+    run, _ = finished
+    file = tmp_path / "tiles.png"
+    picture_tool.main([*run.flags(), "--tiles=3", f"--to={file}"])
+    assert Image.open(file).size == (84 + 3 * 105 - 4, 4 * 105 - 4)
+    with pytest.raises(InputError, match="--tiles 99: take 1 to 2"):
+        picture_tool.main([*run.flags(), "--tiles=99", f"--to={file}"])
+    with pytest.raises(InputError, match=r"oof.npy was made with other settings"):
+        picture_tool.main([*run.flags("--fold=0"), f"--to={file}"])

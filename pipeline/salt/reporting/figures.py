@@ -223,7 +223,7 @@ def grid(rows: dict[str, np.ndarray]) -> Image.Image:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for row, (name, tiles) in enumerate(zip(rows, cells, strict=True)):
         top = row * (height + gap)
-        draw.text((0, top + height // 2), name, "black", font, "lm")
+        draw.text((2, top + height // 2), name, "black", font, "lm")
         for column, tile in enumerate(tiles):
             shown = viridis(tile.astype(float), bytes=True)[..., :3] if tile.dtype.kind == "f" else tile
             picture.paste(Image.fromarray(shown), (left + column * (width + gap), top))

@@ -89,7 +89,7 @@ def curves(histories: dict[int, dict[str, pd.DataFrame]], y: str, columns: dict[
     """SVG of columns of the histories per epoch, the phases in a row: mean of the folds, their range, each fold thin.
 
     histories  fold -> phase -> what callbacks.EpochLog keeps;  columns  column -> its name in the legend
-    Of several folds' scores, the lowest has its fold's number at its end.
+    Of several folds' scores, the one that ends a phase lowest has its fold's number at its end.
     """
     figure, ax = _axes("epoch", y)
     before = 0
@@ -114,17 +114,18 @@ def curves(histories: dict[int, dict[str, pd.DataFrame]], y: str, columns: dict[
             color=SOFT,
         )
         before += len(table)
-    if len(histories) > 1 and "meanap" in columns:
-        lowest = table.iloc[-1].idxmin()
-        ax.annotate(
-            f"fold {lowest}",
-            (before, table[lowest].iloc[-1]),
-            (6, 0),
-            textcoords="offset points",
-            fontsize=9,
-            va="center",
-            color=SOFT,
-        )
+        if len(histories) > 1 and "meanap" in columns:
+            lowest = table.iloc[-1].idxmin()
+            ax.annotate(
+                f"fold {lowest}",
+                (before, table[lowest].iloc[-1]),
+                xytext=(0, -4),
+                textcoords="offset points",
+                fontsize=9,
+                ha="right",
+                va="top",
+                color=SOFT,
+            )
     if len(columns) > 1:
         figure.legend(loc="outside upper left", ncols=len(columns), fontsize=9, handletextpad=0.5, columnspacing=1)
     ax.set_xlim(0.5, before + 0.5)

@@ -25,6 +25,7 @@ ROOMS = {
     "rle": set(),
     "metrics": SCIENCE,
     "losses": SCIENCE,
+    "mosaic": set(),
     "folds": SCIENCE,
     "models": SCIENCE | {"models"},
     "config": {"errors"},

@@ -1,20 +1,38 @@
-"""Prints the state of a run, stage by stage, and all runs with their scores.
+"""Runs a stage or tool by its name; without a name, prints the state of a run and all runs with their scores.
 
-python -m pipeline
+python -m pipeline                                   `salt` is the same, where the package is installed
 python -m pipeline --data DIR --profile blog         the flags choose the run, as on every stage
+python -m pipeline run                               all stages in order, as ./run_all.sh
+python -m pipeline train --fold 0                    one of them
 """
 
+import importlib
 import json
+import pkgutil
+import sys
 from collections import Counter
 
 from pipeline.salt import artifacts, cli, stages
-from pipeline.salt.artifacts import display_path, read_sidecar
+from pipeline.salt.artifacts import CODE, display_path, read_sidecar
+from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.run import Run
 from pipeline.salt.stages import Product
 
+ALL = ("prepare", "make_folds", "train", "pseudo_label", "train --pseudo", "predict", "submit", "report")
+RUN = """All stages in order; one whose inputs and settings have not changed returns at once.
+
+    python -m pipeline run
+    python -m pipeline run --data DIR --profile blog
+"""
+
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = cli.parse(__doc__, argv)
+    flags = sys.argv[1:] if argv is None else argv
+    if flags and not flags[0].startswith("-"):
+        run_command(flags[0], flags[1:])
+        return
+    doc = f"{__doc__}\n{describe_commands()}" if {"-h", "--help"} & {*flags} else __doc__
+    run, _ = cli.parse(doc, flags)
     print(f"run      {run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})")
     print(f"data     {display_path(run.data) if run.data else 'the built-in sample'}")
     print(f"out      {run.files.out}\n")
@@ -23,7 +41,46 @@ def main(argv: list[str] | None = None) -> None:
     print_runs(run)
     print(
         "\nrun a stage with the same flags, for example: python -m pipeline.train --phase "
-        f"{run.profile.train.phases[0].name} --fold 0; all of them: ./run_all.sh"
+        f"{run.profile.train.phases[0].name} --fold 0; all of them: python -m pipeline run"
+    )
+
+
+def salt() -> None:
+    """The console script."""
+    cli.start(main)
+
+
+def run_command(name: str, flags: list[str]) -> None:
+    """The stage or tool of this name, or all stages in order. InputError if there is none."""
+    modules = commands()
+    if name not in {*modules, "run"}:
+        raise InputError(f"there is no command {name!r}; {did_you_mean(name, [*modules, 'run'])}")
+    sys.argv[0] = f"salt {name}"  # what its --help calls it
+    if name != "run":
+        importlib.import_module(modules[name]).main(flags)
+        return
+    cli.parse(RUN, flags)  # --help, and what is wrong with the flags, before anything is done
+    for command in ALL:
+        stage, *own = command.split()
+        importlib.import_module(modules[stage]).main([*own, *flags])
+
+
+def commands() -> dict[str, str]:
+    """Full module name of every stage and tool, by its own name."""
+    return {
+        info.name: f"{package}.{info.name}"
+        for package, folder in (("pipeline", CODE), ("pipeline.tools", CODE / "tools"))
+        for info in pkgutil.iter_modules([str(folder)])
+        if not info.ispkg and info.name != "__main__"
+    }
+
+
+def describe_commands() -> str:
+    """A line for each command: its name and the first line of its docstring."""
+    about = {"run": RUN} | {name: importlib.import_module(module).__doc__ or "" for name, module in commands().items()}
+    order = [*dict.fromkeys(["run", *(command.split()[0] for command in ALL), *sorted(about)])]
+    return "commands, each with a --help of its own:\n" + "\n".join(
+        f"  {name:<14} {about[name].partition(chr(10))[0]}" for name in order
     )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.salt import cli
-from pipeline.salt.artifacts import CODE
 from pipeline.salt.config import PROFILES, Phase
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
@@ -57,7 +56,6 @@ def test_a_data_folder_is_found_below_out(parse, tiny_competition, tmp_path):
 def test_on_kaggle_the_mount_is_found_and_the_results_go_where_they_may(tiny_competition, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
-    monkeypatch.setattr(cli, "CODE", tmp_path / "input" / "clone" / "pipeline")
     mount = tmp_path / "input" / "competitions" / "tgs-salt-identification-challenge"
     mount.parent.mkdir(parents=True)
     without_truth(tiny_competition).rename(mount)
@@ -69,7 +67,6 @@ def test_the_generated_tiles_of_an_earlier_run_are_not_taken_for_kaggles(tiny_co
     """They are mounted with that run's output; --data can still name them."""
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
-    monkeypatch.setattr(cli, "CODE", tmp_path / "input" / "clone" / "pipeline")
     mount = tmp_path / "input" / "notebooks" / "somebody" / "data" / "sample"
     mount.parent.mkdir(parents=True)
     tiny_competition.rename(mount)
@@ -78,9 +75,16 @@ def test_the_generated_tiles_of_an_earlier_run_are_not_taken_for_kaggles(tiny_co
     assert cli.parse("doc", ["--data", str(mount)])[0].data == mount
 
 
-def test_without_out_the_repository_is_written_to(monkeypatch):
+def test_without_out_the_current_folder_is_written_to_wherever_the_code_lies(monkeypatch, tmp_path):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    assert cli.parse("doc", ["--data", "sample"])[0].files.out == CODE.parent
+    monkeypatch.chdir(tmp_path)
+    assert cli.parse("doc", ["--data", "sample"])[0].files.out == tmp_path
+
+
+def test_a_data_folder_is_found_here_when_out_is_elsewhere(parse, tiny_competition, monkeypatch):
+    without_truth(tiny_competition).rename(tiny_competition.parent / "data")
+    monkeypatch.chdir(tiny_competition.parent)
+    assert parse("--profile", "demo").data == tiny_competition.parent / "data"
 
 
 def test_flags_change_the_profile(parse):

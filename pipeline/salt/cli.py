@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pipeline.salt.artifacts import CODE
 from pipeline.salt.config import PROFILES, profile_named
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
@@ -26,7 +25,7 @@ FLAGS: dict[str, dict] = {
         "metavar": "DIR",
         "help": "folder with Kaggle's files, zipped or not, or 'sample' (default: data/, Kaggle's mount, the sample)",
     },
-    "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the repository)"},
+    "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the current folder)"},
     "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
     "run": {"metavar": "NAME", "help": "what this run is called (default: the profile's name)"},
     "fold": {"metavar": "K", "type": int, "action": "append", "help": "only this fold; may be repeated"},
@@ -181,7 +180,7 @@ def _folder(flag: str, text: str) -> Path:
 
 
 def _default_out() -> Path:
-    return Path("/kaggle/working") if on_kaggle() else CODE.parent
+    return Path("/kaggle/working") if on_kaggle() else Path.cwd()
 
 
 def _data(named: str | None, out: Path) -> Path | None:
@@ -198,7 +197,7 @@ def _data(named: str | None, out: Path) -> Path | None:
             )
         return folder
     mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
-    places = [out / "data", CODE.parent / "data", *mounts]
+    places = [out / "data", Path("data").resolve(), *mounts]
     # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
     return next((folder for folder in places if competition.find(folder) and not competition.is_sample(folder)), None)
 

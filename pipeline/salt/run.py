@@ -17,7 +17,7 @@ SAMPLE = "sample"
 class Files:
     """Where everything of one run lies, below `out`.
 
-    out     the repository, or what --out names
+    out     the current folder, or what --out names
     source  name of the tiles: 'sample', or the data folder's name
     run     name of the run
     """

@@ -154,7 +154,7 @@ def test_the_mask_in_the_browser_is_the_submissions(visit, address, gallery):
     tile = int(np.argmax(gallery.scores(gallery.start)[1][:25]))  # with the most salt
     row, split = gallery.tiles["row"][tile], gallery.splits["oof"]
     for threshold in (0.3, 0.5):
-        page = visit(f"{address}#layers=mask&threshold={threshold}&tile={gallery.tiles['id'][tile]}")
+        page = visit(f"{address}#layers=m&threshold={threshold}&tile={gallery.tiles['id'][tile]}")
         painted = pixels(page, "#large-canvas")[..., :3].any(axis=-1)
         [mask] = submission.masks(split.probs[[row]], threshold, full_empty=True)
         np.testing.assert_array_equal(painted, mask)
@@ -163,7 +163,7 @@ def test_the_mask_in_the_browser_is_the_submissions(visit, address, gallery):
 
 def test_layers_change_the_pixels(visit, address, gallery):
     tile = int(np.argmax(gallery.tiles["coverage"][:25]))
-    page = visit(f"{address}#layers=image&tile={gallery.tiles['id'][tile]}")
+    page = visit(f"{address}#layers=i&tile={gallery.tiles['id'][tile]}")
     row, split = gallery.tiles["row"][tile], gallery.splits["oof"]
     image = pixels(page, "#large-canvas")
     np.testing.assert_array_equal(image[..., :3], np.repeat(split.images[row][..., None], 3, axis=-1))
@@ -207,7 +207,8 @@ def test_enter_enlarges_and_the_arrows_go_on(visit, address):
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#large-id") == ids[1] and f"tile={ids[1]}" in page.url
     page.keyboard.press("Escape")
-    assert not page.is_visible("#large") and "tile=" not in page.url
+    page.wait_for_url(lambda url: "tile=" not in url)
+    assert not page.is_visible("#large")
     page.click("#canvas > div >> nth=3")
     assert page.is_visible("#large")
 
@@ -238,7 +239,7 @@ def test_a_link_to_an_unknown_tile_says_so(visit, address, tile):
     assert not page.is_visible("#large") and page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("link", ["#sort=<script>&threshold=x&fold=99", "#&&=", "#threshold=NaN&layers=,,&split=../"])
+@pytest.mark.parametrize("link", ["#sort=<script>&threshold=x&fold=99", "#&&=", "#threshold=NaN&layers=%2C&split=../"])
 def test_a_link_with_impossible_values_shows_the_usual_page(visit, address, link):
     page = visit(address + link)
     assert page.input_value("#sort") == "score" and page.inner_text("#count") == "25 tiles"
@@ -249,19 +250,19 @@ def test_a_link_with_impossible_values_shows_the_usual_page(visit, address, link
 def test_ids_are_text_and_tiles_have_any_size_and_colour(visit, drawn_gallery, colours):
     gallery = drawn_gallery(height=9, width=14, colours=colours)
     with serve(gallery) as address:
-        page = visit(f"{address}#split=&sort=z&layers=image")
+        page = visit(f"{address}#split=&sort=z&layers=i")
         assert {cell["id"] for cell in cells(page)} == set(gallery.tiles["id"])
         assert page.inner_text("#name") == "<b>run</b>" and page.locator("img, #name b, #canvas script").count() == 0
         assert [cell["id"] for cell in cells(page)][-1] == gallery.tiles["id"][3], "the one without a depth"
         for tile in range(5):
-            page = visit(f"{address}#layers=image&tile={quote(gallery.tiles['id'][tile])}")
+            page = visit(f"{address}#layers=i&tile={quote(gallery.tiles['id'][tile])}")
             assert page.inner_text("#large-id") == gallery.tiles["id"][tile]
             image = gallery.splits["oof"].images[gallery.tiles["row"][tile]].reshape(9, 14, colours)
             np.testing.assert_array_equal(pixels(page, "#large-canvas")[..., :3], np.broadcast_to(image, (9, 14, 3)))
         page.keyboard.press("Escape")
         for tile in ("image", "truth", "probability", "mask"):
             page.keyboard.press(tile[0])  # a test tile has no truth: nothing to draw, and no error
-        visit(f"{address}#layers=truth&tile=u")
+        visit(f"{address}#layers=t&tile=u")
         assert not pixels(page, "#large-canvas")[..., :3].any()
 
 

@@ -165,7 +165,7 @@ const look = (letters = state.layers) =>
 // ---- the grid
 
 const cells = new Map(), free = []; // tile -> its element; elements for other tiles
-const size = { cell: 132, caption: 24, gap: 10, columns: 1 };
+const size = { cell: 150, caption: 24, gap: 10, columns: 1 };
 
 function layOut() {
   const height = Math.round(size.cell * run.height / run.width);

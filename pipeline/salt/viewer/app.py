@@ -42,7 +42,7 @@ def build_app(gallery: Gallery) -> Starlette:
         except (KeyError, ValueError):
             raise HTTPException(400, "threshold: one of those in /api/run") from None
         scores, predicted = gallery.scores(index)
-        columns = {"scores": _json(pd.Series(scores)), "predicted": predicted.tolist()}
+        columns = {"score": _json(pd.Series(scores)), "predicted": predicted.tolist()}
         return JSONResponse({**columns, "pooled": gallery.pooled(scores)})
 
     def pixels(request: Request) -> Response:

@@ -146,7 +146,7 @@ def load(run: Run) -> Gallery:
 
 def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float, ...]) -> tuple[Counts, np.ndarray]:
     """Counts of the tiles in `table` (split, row), and the mean over the pixels of 4 p (1 - p) for each, (N,)."""
-    exceeded = np.sum([t < NUMBERS for t in thresholds], axis=0, dtype=np.uint8)  # thresholds below each float16
+    exceeded = np.array([t < NUMBERS for t in thresholds]).sum(axis=0, dtype=np.uint8)  # thresholds below each float16
     p = np.where(NUMBERS <= 1, NUMBERS, 0.5).astype(np.float32).clip(0)  # NaN is as uncertain as can be
     spread = 4 * p * (1 - p)
     levels = len(thresholds) + 1

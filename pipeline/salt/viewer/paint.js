@@ -10,7 +10,7 @@ const RAMP = new Uint8Array(4 * 0x10000);
 for (let bits = 0; bits <= ONE; bits++) {
   const p = float16(bits), at = p * (STOPS.length - 1), low = Math.min(Math.floor(at), STOPS.length - 2);
   for (let c = 0; c < 3; c++) RAMP[4 * bits + c] = STOPS[low][c] + (at - low) * (STOPS[low + 1][c] - STOPS[low][c]);
-  RAMP[4 * bits + 3] = 235 * Math.sqrt(p);
+  RAMP[4 * bits + 3] = 165 * Math.sqrt(p);
 }
 
 function float16(bits) {

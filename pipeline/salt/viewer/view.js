@@ -7,7 +7,8 @@ const OVERSCAN = 2; // rows above and below the visible ones that exist, too
 const REQUESTS = 2, AT_ONCE = 32; // for pixels: requests at once, tiles in each
 const MEMORY = 256e6; // bytes of pixels that are kept
 const SPLITS = { oof: "out of fold", test: "test" };
-const DEFAULTS = { sort: "score", order: "up", split: "oof", fold: "", salt_class: "", layers: "image,truth,mask", tile: "" };
+const LAYERS = { i: "image", t: "truth", p: "probability", m: "mask" }; // by their keys
+const DEFAULTS = { sort: "score", order: "up", split: "oof", fold: "", salt_class: "", layers: "itm", tile: "" };
 
 const $ = (id) => document.getElementById(id);
 const grid = $("grid"), large = $("large");
@@ -17,7 +18,7 @@ const indexOf = new Map(tiles.id.map((id, i) => [id, i]).reverse());
 const nothing = Array(total).fill(null);
 
 const state = {}; // DEFAULTS' keys, and threshold: its number in `thresholds`
-const scores = { scores: nothing, predicted: nothing, pooled: {} }; // at the threshold, from the server
+const scores = { score: nothing, predicted: nothing, pooled: {} }; // at the threshold, from the server
 let shown = []; // tiles that pass the filters, in order
 let selected = -1; // place in `shown`
 
@@ -33,7 +34,7 @@ function readLink() {
   const wanted = parseFloat(link.get("threshold") ?? thresholds[run.start].value);
   const distance = thresholds.map(({ value }) => Math.abs(value - wanted));
   state.threshold = Number.isFinite(wanted) ? distance.indexOf(Math.min(...distance)) : run.start;
-  for (const box of $("layers").querySelectorAll("input")) box.checked = state.layers.split(",").includes(box.value);
+  for (const box of $("layers").querySelectorAll("input")) box.checked = state.layers.includes(box.value);
 }
 
 function linkTo(changes = {}) {
@@ -65,7 +66,7 @@ async function ask(path) {
 
 function arrange() {
   const keep = selected >= 0 ? shown[selected] : -1;
-  const column = state.sort === "score" ? scores.scores : state.sort === "predicted" ? scores.predicted : tiles[state.sort];
+  const column = sortColumn();
   const sign = state.order === "up" ? 1 : -1;
   shown = [...Array(total).keys()].filter((i) => ["split", "fold", "salt_class"].every(
     (name) => state[name] === "" || String(tiles[name][i]) === state[name]));
@@ -77,7 +78,10 @@ function arrange() {
   selected = shown.indexOf(keep);
   showShown();
   layOut();
+  for (const [tile, cell] of cells) caption(cell, tile);
 }
+
+const sortColumn = () => scores[state.sort] ?? tiles[state.sort];
 
 // ---- scores at the threshold
 
@@ -98,13 +102,15 @@ async function moveThreshold(index, arrangeAfter = true) {
   document.body.dataset.threshold = thresholds[state.threshold].value; // what the scores on the page belong to
   for (const split in SPLITS) $(`score-${split}`).textContent = number(scores.pooled[split]);
   if (arrangeAfter || !dragging) arrange();
-  else showShown();
+  else {
+    showShown();
+    for (const [tile, cell] of cells) caption(cell, tile);
+  }
   showLarge();
-  for (const [tile, cell] of cells) caption(cell, tile);
 }
 
 function showShown() {
-  const known = shown.map((i) => scores.scores[i]).filter((score) => score !== null);
+  const known = shown.map((i) => scores.score[i]).filter((score) => score !== null);
   $("count").textContent = `${shown.length.toLocaleString("en")} ${shown.length === 1 ? "tile" : "tiles"}`;
   $("score-shown").textContent = number(known.length ? known.reduce((a, b) => a + b) / known.length : null);
 }
@@ -153,12 +159,13 @@ async function loadWanted() {
   loadWanted();
 }
 
-const look = (layers) => ({ ...run, firstBits: thresholds[state.threshold].first_bits, layers: layers ?? new Set(state.layers.split(",")) });
+const look = (letters = state.layers) =>
+  ({ ...run, firstBits: thresholds[state.threshold].first_bits, layers: new Set([...letters].map((key) => LAYERS[key])) });
 
 // ---- the grid
 
 const cells = new Map(), free = []; // tile -> its element; elements for other tiles
-const size = { cell: 132, caption: 24, gap: 10, columns: 1 };
+const size = { cell: 150, caption: 24, gap: 10, columns: 1 };
 
 function layOut() {
   const height = Math.round(size.cell * run.height / run.width);
@@ -205,7 +212,7 @@ function showVisible() {
 function newCell() {
   const cell = document.createElement("div");
   cell.setAttribute("role", "option");
-  cell.append(document.createElement("canvas"), document.createElement("b"), document.createElement("span"));
+  cell.append(document.createElement("canvas"), document.createElement("b"), document.createElement("span"), document.createElement("i"));
   $("canvas").append(cell);
   return cell;
 }
@@ -217,11 +224,14 @@ function draw(cell, tile) {
 }
 
 function caption(cell, tile) {
-  const [, score, id] = cell.children;
-  score.textContent = number(scores.scores[tile], 1);
-  score.style.setProperty("--score", scores.scores[tile] ?? 0);
-  score.classList.toggle("unknown", scores.scores[tile] === null);
+  const [, score, id, value] = cell.children, column = state.sort, sorted = sortColumn()[tile];
+  score.textContent = number(scores.score[tile], 1);
+  score.style.setProperty("--score", scores.score[tile] ?? 0);
+  score.classList.toggle("unknown", scores.score[tile] === null);
   id.textContent = tiles.id[tile];
+  value.textContent = ["score", "id"].includes(column) || sorted === null ? ""
+    : ["coverage", "predicted", "disagreement"].includes(column) ? percent(sorted)
+    : column === "uncertainty" ? number(sorted, 3) : `${column} ${sorted}`;
   cell.setAttribute("aria-label", `${tiles.id[tile]}, score ${score.textContent}`);
 }
 
@@ -269,7 +279,7 @@ function showLarge() {
   $("large-id").textContent = tiles.id[tile];
   $("large-id").href = linkTo();
   const pixels = pixelsOf(tile), facts = {
-    score: number(scores.scores[tile], 1),
+    score: number(scores.score[tile], 1),
     IoU: "–",
     "salt in truth": percent(tiles.coverage[tile]),
     "salt predicted": percent(scores.predicted[tile]),
@@ -283,8 +293,8 @@ function showLarge() {
   if (pixels) {
     paint($("large-canvas"), pixels, look());
     for (const canvas of $("single").querySelectorAll("canvas")) {
-      canvas.parentNode.hidden = canvas.dataset.layer === "truth" && !pixels.truth;
-      paint(canvas, pixels, look(new Set([canvas.dataset.layer])));
+      canvas.parentNode.hidden = canvas.dataset.layer === "t" && !pixels.truth;
+      paint(canvas, pixels, look(canvas.dataset.layer));
     }
     if (pixels.truth) facts.IoU = iou(maskOf(pixels, look().firstBits, run.rules), pixels.truth);
   }
@@ -344,7 +354,7 @@ for (const name of ["sort", "order", "split", "fold", "salt_class"]) {
 }
 
 $("layers").addEventListener("change", () => {
-  state.layers = [...$("layers").querySelectorAll("input:checked")].map((box) => box.value).join();
+  state.layers = [...$("layers").querySelectorAll("input:checked")].map((box) => box.value).join("");
   writeLink();
   repaint();
 });
@@ -361,12 +371,10 @@ large.addEventListener("close", () => {
   grid.focus();
 });
 
-const LAYER_KEYS = { i: "image", t: "truth", p: "probability", m: "mask" };
-
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
   const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -size.columns, ArrowDown: size.columns };
-  if (LAYER_KEYS[event.key]) $(`layer-${LAYER_KEYS[event.key]}`).querySelector("input").click();
+  if (LAYERS[event.key]) $(`layer-${LAYERS[event.key]}`).querySelector("input").click();
   else if (event.target.matches("input")) return; // the slider has arrow keys of its own
   else if (moves[event.key]) select(selected < 0 ? 0 : selected + moves[event.key]);
   else if (event.key === "Home") select(0);
@@ -403,10 +411,10 @@ options($("fold"), tiles.fold);
 options($("salt_class"), tiles.salt_class, (number) => number ? `to ${10 * number} %` : "none");
 $("threshold").max = thresholds.length - 1;
 $("submitted").append(new Option("", run.start));
-for (const layer of Object.values(LAYER_KEYS)) {
+for (const [key, layer] of Object.entries(LAYERS)) {
   const figure = document.createElement("figure");
   figure.append(document.createElement("canvas"), document.createElement("figcaption"));
-  figure.firstChild.dataset.layer = layer;
+  figure.firstChild.dataset.layer = key;
   figure.lastChild.textContent = layer;
   $("single").append(figure);
 }

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn import metrics as sklearn
 
 from pipeline import make_folds, report, submit
 from pipeline.salt import artifacts, cli, stages
@@ -155,6 +156,7 @@ class Report(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):  # <path/>, inside an <svg>
         self.loads += [value for name, value in attrs if name in ("href", "xlink:href")]
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -243,8 +245,8 @@ def test_epochs_are_those_of_the_histories(demo):
 def test_the_html_loads_nothing_and_can_be_read_aloud(demo):
     html = html_of(demo[0])
     assert html.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in html.loads)
-    assert {load[1:] for load in html.loads if load[0] == "#"} - {""} <= {*html.ids}, (
-        "every entry of the contents leads on"
+    assert {load[1:] for load in html.loads if load[0] == "#"} <= {*html.ids}, (
+        "what a link or a chart refers to is there"
     )
     assert "url(http" not in demo[0].files.result("report.html").read_text() and "@import" not in html.words
     assert len(set(html.ids)) == len(html.ids)
@@ -264,6 +266,38 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
         assert f"{number:.4f}" in html.words
     assert ["submit.threshold", "0.5"] in html.rows and "generated tiles" in html.words
     assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
+
+
+def test_the_first_thing_said_is_what_trained_it(finished):
+    run = finished[0].parse()
+    results, html = scores_of(run), html_of(run)
+    by, each = results["trained_by"], [sidecar["code"] for sidecar in report.sidecars(stages.predictions(run))]
+    assert (by["model"], by["encoder"], by["first_weights"]) == ("unet_resnext50", "test_resnet", "random weights")
+    assert by["commit"] == (artifacts.commit() or "") and by["code"] == each[0] and by["precision"] == "fp32"
+    again, _ = cli.parse("", shlex.split(by["command"])[1:])
+    assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)
+    first, score = html.words.index("What trained it model"), html.words.index("out of fold; empty masks alone")
+    assert first < score and by["command"] in html.words and (by["commit"] or by["code"]) in html.words
+    times = results["runtime"]
+    assert list(times) == ["train --phase 32", "train --phase 48", "predict", "all"]
+    assert times["train --phase 32"]["sum"] == pytest.approx(results["phases"]["32"]["seconds"], abs=0.2)
+    assert all(0 < time["wall"] <= time["sum"] + 0.05 for time in times.values())
+
+
+def test_the_four_of_the_page_are_those_of_scikit_learn(demo):
+    run, tiles, _ = demo
+    results, rows = scores_of(run), html_of(run).rows
+    masks = np.load(run.files.oof) > np.float16(0.5)
+    masks[tiles.train_table["black"] | masks.all(axis=(1, 2))] = False
+    salt = tiles.train_masks.any(axis=(1, 2))
+    functions = (sklearn.f1_score, sklearn.jaccard_score, sklearn.precision_score, sklearn.recall_score)
+    pooled = [function(tiles.train_masks.ravel(), masks.ravel()) for function in functions]
+    flat = tiles.train_masks[salt].reshape(salt.sum(), -1), masks[salt].reshape(salt.sum(), -1)
+    means = [function(*flat, average="samples", zero_division=0) for function in functions]
+    assert [*results["out_of_fold"]["pixels"].values()] == about(pooled)
+    assert [*results["out_of_fold"]["salt_tiles"].values()] == [salt.sum(), *(about(mean) for mean in means)]
+    assert ["out of fold: all pixels", *(f"{value:.4f}" for value in pooled)] in rows
+    assert [f"out of fold: mean of {salt.sum()} tiles with salt", *(f"{value:.4f}" for value in means)] in rows
 
 
 def test_an_up_to_date_report_prints_its_summary_again(demo, capsys):

@@ -18,7 +18,7 @@ def page(finished):
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page, loaded, errors = browser.new_page(viewport={"width": 390, "height": 800}), [], []
         page.on("request", lambda request: loaded.append(request.url))
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error.message))
         page.goto(run.files.result("report.html").as_uri())
         yield page
         assert not errors and not [url for url in loaded[1:] if not url.startswith("data:")]

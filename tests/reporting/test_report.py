@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn import metrics as sklearn
 
 from pipeline import make_folds, report, submit
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError
 from pipeline.salt.reporting import figures, scores
-from pipeline.salt.reporting.figures import LONGEST, OPACITY, heat, outline, picture, reduced
+from pipeline.salt.reporting.figures import HEAVIEST, LONGEST, OPACITY, heat, outline, picture, reduced
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
 from pipeline.salt.tiles.competition import SIDE
@@ -156,6 +157,7 @@ class Report(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):  # <path/>, inside an <svg>
         self.loads += [value for name, value in attrs if name in ("href", "xlink:href")]
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -244,8 +246,8 @@ def test_epochs_are_those_of_the_histories(demo):
 def test_the_html_loads_nothing_and_can_be_read_aloud(demo):
     html = html_of(demo[0])
     assert html.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in html.loads)
-    assert {load[1:] for load in html.loads if load[0] == "#"} - {""} <= {*html.ids}, (
-        "every entry of the contents leads on"
+    assert {load[1:] for load in html.loads if load[0] == "#"} <= {*html.ids}, (
+        "what a link or a chart refers to is there"
     )
     assert "url(http" not in demo[0].files.result("report.html").read_text() and "@import" not in html.words
     assert len(set(html.ids)) == len(html.ids)
@@ -265,6 +267,38 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
         assert f"{number:.4f}" in html.words
     assert ["submit.threshold", "0.5"] in html.rows and "generated tiles" in html.words
     assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
+
+
+def test_the_first_thing_said_is_what_trained_it(finished):
+    run = finished[0].parse()
+    results, html = scores_of(run), html_of(run)
+    by, each = results["trained_by"], [sidecar["code"] for sidecar in report.sidecars(stages.predictions(run))]
+    assert (by["model"], by["encoder"], by["first_weights"]) == ("unet_resnext50", "test_resnet", "random weights")
+    assert by["commit"] == (artifacts.commit() or "") and by["code"] == each[0] and by["precision"] == "fp32"
+    again, _ = cli.parse("", shlex.split(by["command"])[1:])
+    assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)
+    first, score = html.words.index("What trained it model"), html.words.index("out of fold; empty masks alone")
+    assert first < score and by["command"] in html.words and (by["commit"] or by["code"]) in html.words
+    times = results["runtime"]
+    assert list(times) == ["train --phase 32", "train --phase 48", "predict", "all"]
+    assert times["train --phase 32"]["sum"] == pytest.approx(results["phases"]["32"]["seconds"], abs=0.2)
+    assert all(0 < time["wall"] <= time["sum"] + 0.05 for time in times.values())
+
+
+def test_the_four_of_the_page_are_those_of_scikit_learn(demo):
+    run, tiles, _ = demo
+    results, rows = scores_of(run), html_of(run).rows
+    masks = np.load(run.files.oof) > np.float16(0.5)
+    masks[tiles.train_table["black"] | masks.all(axis=(1, 2))] = False
+    salt = tiles.train_masks.any(axis=(1, 2))
+    functions = (sklearn.f1_score, sklearn.jaccard_score, sklearn.precision_score, sklearn.recall_score)
+    pooled = [function(tiles.train_masks.ravel(), masks.ravel()) for function in functions]
+    flat = tiles.train_masks[salt].reshape(salt.sum(), -1), masks[salt].reshape(salt.sum(), -1)
+    means = [function(*flat, average="samples", zero_division=0) for function in functions]
+    assert [*results["out_of_fold"]["pixels"].values()] == about(pooled)
+    assert [*results["out_of_fold"]["salt_tiles"].values()] == [salt.sum(), *(about(mean) for mean in means)]
+    assert ["out of fold: all pixels", *(f"{value:.4f}" for value in pooled)] in rows
+    assert [f"out of fold: mean of {salt.sum()} tiles with salt", *(f"{value:.4f}" for value in means)] in rows
 
 
 def test_an_up_to_date_report_prints_its_summary_again(demo, capsys):
@@ -361,7 +395,7 @@ def test_ten_folds_of_the_article_stay_a_small_page(tmp_path):
     report.main(flags)
     size, html = run.files.result("report.html").stat().st_size, html_of(run)
     assert len(scores_of(run)["folds"]) == 10 and "mean of the 10 folds" in html.words
-    assert len(html.pictures) == 2 * (18 + 12) and size < 2 * 10**6
+    assert len(html.pictures) == 2 * 30 and size < 2 * 10**6
 
 
 def test_coloured_tiles_of_another_size_without_depths(tmp_path):
@@ -373,7 +407,7 @@ def test_coloured_tiles_of_another_size_without_depths(tmp_path):
     run = make(Tiles(images, grey.train_masks, test, grey.table.assign(z=np.nan), grey.test_truth), argv)
     report.main(argv)
     html = html_of(run)
-    assert {(picture["width"], picture["height"]) for picture in html.pictures} == {("60", "150")}
+    assert {(picture["width"], picture["height"]) for picture in html.pictures} == {("40", "100")}
     assert "120 × 300 px" in html.words and " · z" not in html.words and "nan" not in html.words
 
 
@@ -382,7 +416,7 @@ def test_whatever_is_named_by_a_person_is_text(tmp_path):
     tiles = draw_tiles()
     table = tiles.table.assign(id=[f"{i:02} {evil}" for i in range(len(tiles.table))])
     tiles = Tiles(tiles.train_images, tiles.train_masks, tiles.test_images, table, tiles.test_truth)
-    argv = ["--data=sample", f"--out={tmp_path / 'a<b>&'}", "--profile=demo", f"--set=model.options.width={evil}"]
+    argv = ["--data=sample", f"--out={tmp_path / 'a<b>&'}", "--profile=demo"]
     run = make(tiles, argv)
     for phase in run.profile.train.phases:
         for fold in run.folds:  # as a file of weights may be called
@@ -471,7 +505,7 @@ def test_curves_have_a_mean_and_a_range_and_follow_one_another(folds):
     svg = ElementTree.fromstring(figures.curves(histories, "score", {"meanap": "score"}))
     text = ["".join(element.itertext()).strip() for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"128", "224", "80", "epoch"} <= {*text} and ("fold 0" in text) == (folds > 1)
-    strokes = [element.get("style") or "" for element in svg.iter("{http://www.w3.org/2000/svg}path")]
+    strokes = [element.get("style") or "" for element in svg.iter()]
     assert sum(f"stroke: {figures.BLUE}; stroke-width: 2" in style for style in strokes) == 2, "a mean line a phase"
     assert sum(f"stroke: {figures.BLUE}; stroke-opacity" in style for style in strokes) == (
         2 * folds if folds > 1 else 0
@@ -540,6 +574,8 @@ def test_outline_goes_along_the_edges_of_the_pixels():
     assert outline(mask) == "M2 1H3M2 3H3M2 1V3M3 1V3"
     assert outline(np.ones((4, 5), bool)) == "M0 0H5M0 4H5M0 0V4M5 0V4"  # a full mask is framed
     assert outline(np.zeros((4, 5), bool)) == ""
+    noise = np.random.default_rng(0).random((128, 128)) > 0.5
+    assert len(outline(noise)) < HEAVIEST and outline(noise) == outline(noise[::2, ::2], 2)
 
 
 def decoded(uri: str) -> Image.Image:
@@ -556,10 +592,10 @@ def test_a_picture_is_the_tile():
 
 def test_a_large_tile_is_shown_small_and_light():
     noise = np.random.default_rng(0).integers(0, 256, (1000, 700, 3), np.uint8)  # nothing is harder to compress
-    assert reduced(noise).shape == (200, 140, 3) and reduced(noise[:LONGEST]).shape == (51, 175, 3)
+    assert reduced(noise).shape == (125, 88, 3) and reduced(noise[:LONGEST, :LONGEST]).shape == (LONGEST, LONGEST, 3)
     uri = picture(reduced(noise))
-    assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 40_000
-    assert decoded(uri).size == (140, 200)
+    assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 24_000
+    assert decoded(uri).size == (88, 125)
 
 
 def test_heat_is_the_more_opaque_the_higher_the_probability():

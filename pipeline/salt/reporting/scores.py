@@ -76,14 +76,16 @@ def pooled(tiles: pd.DataFrame) -> dict:
     """
     areas = ["shared", "predicted", "salt"]
     with_salt = tiles[tiles["salt"] > 0]
-    means = {name: _mean(values) for name, values in overlap(*(with_salt[area] for area in areas)).items()}
+    by_tile = overlap(*(with_salt[area] for area in areas)) if len(with_salt) else {}
     return {
         "tiles": len(tiles),
         "score": _mean(tiles["score"]),
         "without_rules": _mean(tiles["raw_score"]),
         "all_empty": _mean(tiles["salt"] == 0),
         "pixels": {name: _mean(value) for name, value in overlap(*(tiles[area].sum() for area in areas)).items()},
-        "salt_tiles": {"tiles": len(with_salt), **means} if len(with_salt) else None,
+        "salt_tiles": {"tiles": len(with_salt), **{name: _mean(values) for name, values in by_tile.items()}}
+        if by_tile
+        else None,
     }
 
 

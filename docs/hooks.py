@@ -1,4 +1,4 @@
-"""mkdocs hooks: the pages of the site that come from other files, and the tables of docs/reference that come from the code.
+"""mkdocs hooks: the pages of the site that come from other files, and the tables of docs/reference, from the code.
 
 `<!-- generated: NAME -->` in a page is replaced by what the function NAME of TABLES gives. README.md is the home page,
 EXPERIMENTS.md a page, a notebook becomes a page. Links that leave docs/ lead to a page where there is one; else only
@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import nbformat
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,9 @@ def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(r"<!-- generated: (\w+) -->", lambda match: TABLES[match[1]](), markdown)
     outside = "" if page.file.src_uri in PAGES.values() else "../" * (1 + page.file.src_uri.count("/"))
     return re.sub(
-        r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", lambda match: _link(match, outside, page, files), markdown
+        r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)",
+        lambda match: _link(match, outside, page, files),
+        markdown,
     )
 
 
@@ -83,12 +85,14 @@ def _how_to() -> list[str]:
 def notebook_page(path: Path) -> str:
     """A notebook as Markdown: its text, its code, what the code printed; pictures stay in the notebook."""
     parts = []
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "markdown":
-            parts.append(cell.source)
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
             continue
-        parts.append(f"```python\n{cell.source}\n```")
-        printed = "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
+        parts.append(f"```python\n{source}\n```")
+        texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.get("outputs", [])]
+        printed = "".join("".join(text) for text in texts)
         if printed.strip():
             parts.append(f"```text\n{printed.rstrip()}\n```")
     return "\n\n".join(parts)
@@ -99,8 +103,12 @@ def notebook_page(path: Path) -> str:
 
 def flags() -> str:
     """The flags that all stages share."""
-    rows = [[f"`--{name}{_value(options)}`", options["help"]] for name, options in cli.FLAGS.items()]
+    rows = [[f"`--{name}{_value(options)}`", options["help"]] for name, options in _public_flags().items()]
     return _table(["flag", "what it does"], rows)
+
+
+def _public_flags() -> dict[str, dict]:
+    return {name: options for name, options in cli.FLAGS.items() if options["help"] != argparse.SUPPRESS}
 
 
 def commands() -> str:
@@ -111,10 +119,10 @@ def commands() -> str:
         module = importlib.import_module(overview.commands()[name])
         first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
         rows, shared = _own_flags(module)
-        left_out = [f"`--{flag}`" for flag in cli.FLAGS if flag not in shared]
+        taken = [flag for flag in _public_flags() if flag in shared]
         section = f"## {name}\n\n{first}\n\n```text\n{rest.strip()}\n```\n"
-        if left_out and shared:
-            section += f"\nOf the common flags it takes {', '.join(f'`--{flag}`' for flag in cli.FLAGS if flag in shared)}.\n"
+        if 0 < len(taken) < len(_public_flags()):
+            section += f"\nOf the common flags it takes {', '.join(f'`--{flag}`' for flag in taken)}.\n"
         sections.append(section + (f"\n{_table(['its own flag', 'what it does'], rows)}" if rows else ""))
     return "\n\n".join(sections)
 
@@ -142,7 +150,7 @@ def _own_flags(module) -> tuple[list[list[str]], tuple[str, ...]]:
 
 
 def settings() -> str:
-    """Every name that --set takes, section by section, with the values of profile blog and the comments of config.py."""
+    """Every name that --set takes, section by section, with its value in `blog` and its comment in config.py."""
     comments = dict(_comments(Path(config.__file__).read_text()))
     rows: dict[str, list[list[str]]] = {}
     for line in overrides.describe(PROFILES["blog"]).splitlines():
@@ -246,7 +254,9 @@ def functions() -> str:
     return "\n\n".join(parts)
 
 
-TABLES: dict[str, Any] = {table.__name__: table for table in (flags, commands, settings, profiles, artifacts, functions)}
+TABLES: dict[str, Any] = {
+    table.__name__: table for table in (flags, commands, settings, profiles, artifacts, functions)
+}
 
 
 def _value(options: dict) -> str:

@@ -10,7 +10,6 @@ import pytest
 
 from pipeline import __main__ as overview
 from pipeline.salt.errors import InputError
-from tests.conftest import TinyRun
 
 ROOT = Path(__file__).parents[1]
 MADE = ("__pycache__", "*.egg-info", "build")
@@ -55,12 +54,11 @@ def test_the_wheel_has_every_file_of_the_package(installed):
     assert [name for name in tracked.stdout.split() if not (installed / name).exists()] == []
 
 
-def test_results_go_to_the_current_folder_and_never_into_the_installed_code(installed, tmp_path):
+def test_results_go_to_the_current_folder_and_never_into_the_installed_code(installed, empty, tmp_path):
     before = files(installed)
     here = tmp_path / "here"
     here.mkdir()
-    run = TinyRun(here)
-    flags = [flag for flag in run.flags() if not flag.startswith("--out=")]
+    flags = [flag for flag in empty.flags() if not flag.startswith("--out=")]
     ended = salt(installed, here, "prepare", *flags)
     assert ended.returncode == 0, ended.stderr
     assert "prepared data/cache/sample" in ended.stdout

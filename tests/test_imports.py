@@ -32,17 +32,18 @@ ROOMS = {
     "device": {"errors"},
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
-    "run": {"config"},
+    "run": {"config", "errors"},
     "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
+    "kaggle": {"artifacts", "run"},
     "stages": {"artifacts", "config", "errors", "run", "tiles"},
     "inference": {"artifacts", "config", "device", "progress", "tiles"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run"},
     "training": {"artifacts", "config", "device", "distributed", "errors", "losses", "metrics", "models", "run"}
     | {"inference", "progress", "stages", "tiles", "training"},
-    "cli": {"artifacts", "config", "distributed", "errors", "launch", "models", "overrides", "run", "tiles"},
+    "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"},
 }
 TORCH = {"device", "inference", "inspection", "losses", "metrics", "models", "training", "tiles"}  # takes seconds
 FASTAI = {"models", "training", "tiles"}  # it takes more

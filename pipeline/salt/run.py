@@ -1,9 +1,12 @@
 """Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out."""
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.salt.config import Phase, Profile
+from pipeline.salt.errors import Stopped
 
 SAMPLE = "sample"
 
@@ -57,8 +60,18 @@ class Files:
         """name: tiles.csv | masks.npy"""
         return self.fold(fold) / f"pseudo_{name}"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of all artifacts of this run and of its tiles."""
+        return self.cache("").parent, self.folds.parent, self.result("").parent
+
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
+
+    @property
+    def kaggle_submission(self) -> Path:
+        """The submission where Kaggle looks for a notebook's, not packed."""
+        return self.out / "submission.csv"
 
     def result(self, name: str) -> Path:
         """name: test.npy | submission.csv.gz | report.html | scores.json"""
@@ -76,6 +89,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
+    deadline       when the hours of --max-hours are over, in seconds as time.time() has them
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
 
@@ -88,4 +102,10 @@ class Run:
     reason: str = ""
     engine: str = "local"
     workers: int | None = None
+    deadline: float = math.inf
     flags: tuple[str, ...] = ()
+
+    def stop_if_late(self, done: str) -> None:
+        """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""
+        if time.time() > self.deadline:
+            raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")

@@ -33,11 +33,12 @@ ROOMS = {
     "device": {"errors"},
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
-    "run": {"config"},
+    "run": {"config", "errors"},
     "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
+    "kaggle": {"artifacts", "run"},
     "stages": {"artifacts", "config", "errors", "run", "tiles"},
     "inference": {"artifacts", "config", "device", "progress", "tiles"},
     "viewer": {"artifacts", "config", "folds", "metrics", "progress", "run", "stages", "submission", "tiles", "viewer"},
@@ -46,7 +47,7 @@ ROOMS = {
     | {"inference", "progress", "stages", "tiles", "training"},
     "trained": {"artifacts", "config", "errors", "inference", "overrides", "run", "training"},
     "sections": {"artifacts", "errors", "sections"},
-    "cli": {"artifacts", "config", "distributed", "errors", "launch", "models", "overrides", "run", "tiles"},
+    "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"},
 }
 TORCH = {
     "device",

@@ -3,12 +3,15 @@
 RunFolder reads the names that Files gives: the weights in a run's folder, wherever it lies.
 """
 
+import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.salt.config import Phase, Profile
+from pipeline.salt.errors import Stopped
 
 SAMPLE = "sample"
 
@@ -66,8 +69,18 @@ class Files:
         """name: tiles.csv | masks.npy"""
         return self.fold(fold) / f"pseudo_{name}"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of all artifacts of this run and of its tiles."""
+        return self.cache("").parent, self.folds.parent, self.result("").parent
+
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
+
+    @property
+    def kaggle_submission(self) -> Path:
+        """The submission where Kaggle looks for a notebook's, not packed."""
+        return self.out / "submission.csv"
 
     def result(self, name: str) -> Path:
         """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json | segment (a folder)"""
@@ -129,6 +142,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
+    deadline       when the hours of --max-hours are over, in seconds as time.time() has them
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
 
@@ -141,4 +155,10 @@ class Run:
     reason: str = ""
     engine: str = "local"
     workers: int | None = None
+    deadline: float = math.inf
     flags: tuple[str, ...] = ()
+
+    def stop_if_late(self, done: str) -> None:
+        """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""
+        if time.time() > self.deadline:
+            raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")

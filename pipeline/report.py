@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.salt import artifacts, cli, stages
-from pipeline.salt.artifacts import CODE, display_path
+from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import PROFILES
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import SAMPLE, Run
@@ -119,7 +119,7 @@ def sidecars(products: Iterable[stages.Product]) -> list[dict]:
 def command(run: Run) -> str:
     """The line that repeats the run, from the folder that this one was called in."""
     words = ["./run_all.sh"]
-    defaults = {"out": str(CODE.parent), "run": run.profile.name}
+    defaults = {"out": str(Path.cwd()), "run": run.profile.name}
     for flag in run.flags:
         name, _, value = flag.removeprefix("--").partition("=")
         if name in RECIPE and value != defaults.get(name):

@@ -277,7 +277,8 @@ def test_the_first_thing_said_is_what_trained_it(finished):
     assert by["commit"] == (artifacts.commit() or "") and by["code"] == each[0] and by["precision"] == "fp32"
     again, _ = cli.parse("", shlex.split(by["command"])[1:])
     assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)
-    first, score = html.words.index("What trained it model"), html.words.index("out of fold; empty masks alone")
+    words = " ".join(html.words.split())
+    first, score = words.index("What trained it model"), words.index("out of fold; empty masks alone")
     assert first < score and by["command"] in html.words and (by["commit"] or by["code"]) in html.words
     times = results["runtime"]
     assert list(times) == ["train --phase 32", "train --phase 48", "predict", "all"]
@@ -624,7 +625,8 @@ def test_the_picture_of_a_run(finished, tmp_path):
     run, _ = finished
     file = tmp_path / "tiles.png"
     picture_tool.main([*run.flags(), "--tiles=3", f"--to={file}"])
-    assert Image.open(file).size == (84 + 3 * 105 - 4, 4 * 105 - 4)
+    with Image.open(file) as picture:
+        assert picture.size == (84 + 3 * 105 - 4, 4 * 105 - 4)
     with pytest.raises(InputError, match="--tiles 99: take 1 to 2"):
         picture_tool.main([*run.flags(), "--tiles=99", f"--to={file}"])
     with pytest.raises(InputError, match=r"oof.npy was made with other settings"):

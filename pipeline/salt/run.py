@@ -61,7 +61,7 @@ class Files:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
 
     def result(self, name: str) -> Path:
-        """name: test.npy | submission.csv.gz | report.html | scores.json"""
+        """name: test.npy | submission.csv.gz | masks.zip | report.html | scores.json"""
         return self.out / "submissions" / self.run / name
 
 
@@ -70,6 +70,7 @@ class Run:
     """A run as the flags of a stage describe it.
 
     data           folder with the tiles' files, None for the built-in sample
+    own_data       they are images and masks of one's own, not Kaggle's files
     folds          the folds to work on
     force          redo what is up to date, replace what was made with other settings
     weights        where to look for ImageNet weights first, None for the default places
@@ -89,3 +90,4 @@ class Run:
     engine: str = "local"
     workers: int | None = None
     flags: tuple[str, ...] = ()
+    own_data: bool = False

@@ -15,16 +15,18 @@ def render(
     defaults: dict[str, object],
     *,
     real: bool,
+    own: bool = False,
 ) -> str:
     """The report's HTML.
 
     results    what scores.json holds;  histories  fold -> phase -> what callbacks.EpochLog keeps
     examples   kind of example -> `pictures`
     defaults   the profile's settings before any change, by the names that --set takes
-    real       the tiles are the competition's, so that the article's score and the medals mean something
+    real       the tiles are not generated
+    own        they are not the competition's, so that neither the article's score nor the medals mean something
     """
     thresholds = {float(threshold): score for threshold, score in results["thresholds"].items()}
-    references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real else {}
+    references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real and not own else {}
     charts = {
         "folds": figures.fold_scores(results["folds"], results["out_of_fold"]["mean"], references),
         "loss": figures.learning_curves(histories, "loss"),
@@ -55,6 +57,7 @@ def render(
         thresholds=thresholds,
         best_threshold=best_threshold(thresholds),
         real=real,
+        own=own,
         sections=sections,
         changed=changed,
         article=scores.ARTICLE,

@@ -6,19 +6,24 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from pipeline import make_folds, predict, prepare, report, submit, train
 from pipeline.salt import cli, rle, stages
-from pipeline.salt.config import Tiling
+from pipeline.salt.config import Augment, Tiling
 from pipeline.salt.errors import InputError
 from pipeline.salt.folds import split
+from pipeline.salt.inference import predict_to_file
 from pipeline.salt.tiles import Tiles, cache, competition, cutting, folder, own_folds
+from pipeline.salt.tiles.augment import augment_batch
+from pipeline.salt.tiles.geometry import channels_first
 from pipeline.salt.tiles.loaders import get_data
 from tests.conftest import TinyRun
 
@@ -424,6 +429,52 @@ def test_whole_images_are_the_mean_of_their_tiles(section):
     [(_, probs)] = cutting.whole_images(tiles, np.full_like(oof, np.nan), test)
     first = tiles.test_table["left"].min()
     assert np.isnan(probs[:, :first]).all() and np.allclose(probs[:, first:], field[:, first:], atol=1e-6)
+
+
+# ---- colour and sides that differ, on the way to the model
+
+
+def test_a_colour_tile_arrives_as_pil_resizes_it(rgb):
+    tiles, _ = folder.read(rgb, WHOLE)
+    folds = pd.DataFrame({"id": tiles.train_table["id"], "fold": np.arange(8) % 2})
+    x, y = get_data(0, folds, 32, 8, tiles=tiles, stats=STATS).valid.one_batch()
+    assert x.shape == (4, 3, 32, 32) and y.shape == (4, 1, 48, 48)
+    for ours, image in zip(x, tiles.train_images[::2], strict=True):
+        theirs = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)).astype(float)
+        assert np.abs((ours.permute(1, 2, 0).numpy() * 0.25 + 0.5) * 255 - theirs).max() <= 2
+
+
+def test_each_channel_is_augmented_as_if_it_were_alone(rgb):
+    images = channels_first(torch.from_numpy(folder.read(rgb, WHOLE)[0].train_images))
+    masks, always = images[:, :1] > 128, Augment(zoom_p=1, brightness_p=1, rotate=9, shear=0.1, warp_p=1)
+    torch.manual_seed(0)
+    together, moved = augment_batch(images, masks, always)
+    for channel in range(3):
+        torch.manual_seed(0)
+        alone, the_same = augment_batch(images[:, channel : channel + 1], masks, always)
+        torch.testing.assert_close(together[:, channel : channel + 1], alone)
+        assert torch.equal(moved, the_same)
+
+
+def test_tiles_that_are_not_square_come_back_where_they_were(tmp_path):
+    class Red(torch.nn.Module):
+        """The red channel as logits."""
+
+        def __init__(self):
+            super().__init__()
+            self.encoder = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
+
+        def forward(self, x):
+            return x[:, :1]
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), np.uint8)
+    images[:, 5:20, 30:50, 0] = 255
+    images[:, 25:35, 30:50, 0] = 0
+    keywords = {"size": 224, "batch": 2, "flip": True, "precision": "fp32", "devices": [torch.device("cpu")]}
+    predict_to_file(tmp_path / "p.npy", images, [(Red(), np.arange(3))], "", **keywords)
+    probs = np.load(tmp_path / "p.npy")
+    assert probs.shape == (3, 40, 56)
+    assert (probs[:, 8:17, 33:47] > 0.95).all() and (probs[:, 28:32, 33:47] < 0.05).all()
 
 
 # ---- folds of one's own

@@ -60,9 +60,8 @@ def _renaming(folder: Path) -> str:
     """What to do with the images or masks that lie in this folder under another name, or packed; else ''."""
     below, said = _listed(folder), []
     for kind, names in OTHER_NAMES.items():
-        said += [
-            f"rename {path.name} to {kind}" for path in below if path.is_dir() and path.name.lower() in {kind, *names}
-        ]
+        named = [path for path in below if path.is_dir() and path.name != kind and path.name.lower() in {kind, *names}]
+        said += [f"rename {path.name} to {kind}" for path in named]
         said += [f"unpack {path.name}" for path in below if path.name.lower() == f"{kind}.zip"]
     return "; ".join(said)
 
@@ -373,6 +372,11 @@ def _remarks(folder: Path, tiles: Tiles, masks: dict[str, Mask], tiling: Tiling)
             f"the images are {width} x {height} px and are resized to the model's input as they are; "
             "--set tiles.side=128 cuts them into tiles"
         )
+    if tiling.side == "whole" and (height, width) == (competition.SIDE, competition.SIDE):
+        lists = " and ".join(competition.LISTS)
+        remarks.append(f"the images have the size of Kaggle's; with {lists} beside them they are the competition's")
+    if (folder / "test" / "masks").is_dir():
+        remarks.append("test/masks is not read: the score is that of the labelled images, out of fold")
     if not tiles.train_masks.any():
         remarks.append("all masks are empty: there is no salt to learn")
     return remarks

@@ -112,7 +112,10 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
         raise InputError(f"{what}; a tile is a PNG: download it again")
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.size != (SIDE, SIDE):
-            raise InputError(f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE}")
+            raise InputError(
+                f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE} (but without {' and '.join(LISTS)} "
+                "these are images of your own, of any size)"
+            )
         return decode(image)
 
 

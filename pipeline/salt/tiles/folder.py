@@ -109,7 +109,9 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     if tiling.side == "whole":
         _check_one_size({**images, **test}, faults)
     faults.raise_if_any(folder)
-    tiles = _tiles(images, {name: labels for name, (labels, _) in masks.items()}, test, z, tiling)
+    pixels = {**images, **test}
+    del images, test  # so that `_tiles_` can let go of what it has copied
+    tiles = _tiles_(pixels, {name: labels for name, (labels, _) in masks.items()}, z, tiling)
     if not len(tiles.train_images):
         raise InputError(f"{folder}: no tile is wholly labelled; label more of the masks, or take a smaller tiles.side")
     return tiles, _remarks(folder, tiles, masks, tiling)
@@ -313,29 +315,26 @@ def _px(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]} px"  # width first, as for Kaggle's
 
 
-def _tiles(
-    images: dict[str, np.ndarray],
-    masks: dict[str, np.ndarray],
-    test: dict[str, np.ndarray],
-    z: dict[str, float],
-    tiling: Tiling,
-) -> Tiles:
-    """The data set: images or their tiles, the wholly labelled ones for training, the others to predict."""
+def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict[str, float], tiling: Tiling) -> Tiles:
+    """The data set: images or their tiles, the wholly labelled ones for training, the others to predict.
+
+    Takes images that are not cut out of the dict, which may be as large as half of the memory.
+    """
     rows = []  # (id, image, top, left, is labelled)
-    for name, image in {**images, **test}.items():
+    for name, image in images.items():
         for top, left, part in _parts(image.shape, tiling):
             labelled = name in masks and not (masks[name][part] == UNLABELLED).any()
             rows.append((name if tiling.side == "whole" else f"{name}_{top:05}_{left:05}", name, top, left, labelled))
     table = pd.DataFrame(rows, columns=["id", "image", "top", "left", "labelled"])
     table = table.sort_values(["labelled", "id"], ascending=[False, True], ignore_index=True)
-    pixels, colour = {**images, **test}, any(image.ndim == 3 for image in (*images.values(), *test.values()))
-    height, width = next(iter(pixels.values())).shape[:2] if isinstance(tiling.side, str) else (tiling.side,) * 2
+    colour = any(image.ndim == 3 for image in images.values())
+    height, width = next(iter(images.values())).shape[:2] if isinstance(tiling.side, str) else (tiling.side,) * 2
     n = int(table["labelled"].sum())
     stack = np.empty((len(table), height, width, *[3] * colour), np.uint8)
     salt = np.empty((n, height, width), bool)
     for i, (name, top, left) in enumerate(zip(table["image"], table["top"], table["left"], strict=True)):
         part = slice(top, top + height), slice(left, left + width)
-        tile = pixels[name][part]
+        tile = images.pop(name) if tiling.side == "whole" else images[name][part]
         stack[i] = tile[..., None] if colour and tile.ndim == 2 else tile
         if i < n:
             salt[i] = masks[name][part] == 1

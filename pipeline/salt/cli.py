@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.salt.artifacts import CODE
@@ -15,7 +16,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
-from pipeline.salt.run import SAMPLE, Files, Run
+from pipeline.salt.run import SAMPLE, TRACKERS, Files, Run
 from pipeline.salt.tiles import competition
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -28,7 +29,7 @@ FLAGS: dict[str, dict] = {
     },
     "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the repository)"},
     "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
-    "run": {"metavar": "NAME", "help": "what this run is called (default: the profile's name)"},
+    "run": {"metavar": "NAME", "action": "append", "help": "what this run is called (default: the profile's name)"},
     "fold": {"metavar": "K", "type": int, "action": "append", "help": "only this fold; may be repeated"},
     "model": {"metavar": "NAME", "help": "short for --set model.name=NAME"},
     "encoder": {"metavar": "NAME", "help": "short for --set model.encoder=NAME"},
@@ -48,6 +49,7 @@ FLAGS: dict[str, dict] = {
     "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
     "engine": {"choices": ENGINES, "default": "local", "help": "where work is done: this machine, or a Ray cluster"},
     "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
+    "track": {"choices": TRACKERS, "help": "follow the training there while it runs, through fastai's own callback"},
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
 
@@ -57,9 +59,11 @@ def parse(
     argv: list[str] | None,
     add: Callable[[argparse.ArgumentParser], object] = lambda p: None,
     flags: Collection[str] = tuple(FLAGS),
+    several_runs: bool = False,
 ) -> tuple[Run, argparse.Namespace]:
     """The run and all arguments, from those of FLAGS that are named and those that `add` adds.
 
+    several_runs  --run may be given more than once: `args.run` lists the names, and the Run is of the first
     InputError for a value that cannot be.
     """
     parser = argparse.ArgumentParser(
@@ -78,6 +82,11 @@ def parse(
         args.set = [setting for setting in args.set if setting != "help"]
         print(describe(run_from(args).profile))
         parser.exit()
+    if args.run and args.run[1:] and not several_runs:
+        raise InputError(
+            f"--run is given {len(args.run)} times ({', '.join(args.run)}): a stage works on one run; "
+            "python -m pipeline.submit alone takes several, and joins them"
+        )
     return run_from(args), args
 
 
@@ -113,12 +122,17 @@ def run_from(args: argparse.Namespace) -> Run:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: it is how many folds are worked on at once, 1 or more")
-    title = profile.name if args.run is None else args.run
-    if not re.fullmatch(r"[\w.-]{1,100}", title) or title.startswith("."):
-        raise InputError(f"--run {title!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
+    titles = args.run or [profile.name]
+    for title in titles:
+        check_run_name(title, "--run ")
+    if args.track and find_spec(args.track) is None:
+        raise InputError(
+            f"--track {args.track} needs the package {args.track}: pip install 'salt-segmentation[track]', or from the "
+            "clone pip install -e '.[track]'"
+        )
     return Run(
         profile=profile,
-        files=Files(out, SAMPLE if data is None else data.name or "tiles", title),
+        files=Files(out, SAMPLE if data is None else data.name or "tiles", titles[0]),
         data=data,
         folds=folds,
         force=bool(args.force),
@@ -126,8 +140,15 @@ def run_from(args: argparse.Namespace) -> Run:
         reason=reason,
         engine=args.engine,
         workers=args.workers,
-        flags=_flags(args, data=data or SAMPLE, out=out, profile=name, run=title, weights=weights or args.weights),
+        track=args.track,
+        flags=_flags(args, data=data or SAMPLE, out=out, profile=name, run=titles[0], weights=weights or args.weights),
     )
+
+
+def check_run_name(name: str, flag: str = "") -> None:
+    """InputError for what cannot be the name of a run; flag: what it was given by."""
+    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
+        raise InputError(f"{flag}{name!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
 
 
 def start(main: Callable[[list[str]], object]) -> None:

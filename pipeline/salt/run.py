@@ -1,11 +1,13 @@
 """Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.salt.config import Phase, Profile
 
 SAMPLE = "sample"
+TRACKERS = ("tensorboard", "wandb")  # packages that fastai has a callback for
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Files:
 
     out     the repository, or what --out names
     source  name of the tiles: 'sample', or the data folder's name
-    run     name of the run
+    run     name of the run; 'a+b' of an ensemble of runs
     """
 
     out: Path
@@ -60,9 +62,18 @@ class Files:
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
 
+    @property
+    def tracking(self) -> Path:
+        """Folder of the logs that --track leaves."""
+        return self.out / "folds" / self.run / "tracking"
+
     def result(self, name: str) -> Path:
         """name: test.npy | submission.csv.gz | report.html | scores.json"""
         return self.out / "submissions" / self.run / name
+
+    def comparison(self, names: Sequence[str]) -> Path:
+        """Page about the runs of these names."""
+        return self.out / "submissions" / f"compare-{'-'.join(names)}.html"
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
+    track          where its training is followed while it runs: one of TRACKERS, or nowhere
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
 
@@ -88,4 +100,5 @@ class Run:
     reason: str = ""
     engine: str = "local"
     workers: int | None = None
+    track: str | None = None
     flags: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ One training step, in order, with the file of each part:
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import TrainEvalCallback
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import Learner, ParamScheduler, combine_scheds, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
@@ -78,18 +78,20 @@ def fit_fold(
     resume: Path,
     key: str,
     save_every: float = 120.0,
+    trackers: Sequence[Callback] = (),
 ) -> Fitted:
     """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
     title  what the lines on the screen begin with;  seed  of everything random here
     key    what this training is made from;  save_every  seconds between saved states
+    trackers  callbacks that only look: training.tracking's
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every)
     average = WeightAverage(train.average)
     averaging = [average] * (train.average > 0)
-    learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state])
+    learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state, *trackers])
     done = state.load()
     with learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":

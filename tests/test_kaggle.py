@@ -4,12 +4,13 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import predict, prepare, submit, train
-from pipeline.salt import artifacts, kaggle
-from pipeline.salt.errors import Stopped
+from pipeline.salt import artifacts, device, kaggle
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.tools import session
 
 SLUGS = ["tgs-salt", "notebooks/somebody/tgs-salt", "datasets/somebody/folds/versions/2/salt"]
@@ -130,3 +131,22 @@ def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeyp
         "choose   Settings > Accelerator > GPU T4 x2" in said and "weights  ImageNet's for test_resnet are not" in said
     )
     assert "torch " in said and "GB free" in said and "attach   Add Input > Competitions" in said
+
+
+def test_the_preflight_tells_a_gpu_that_works_from_one_that_torch_has_no_kernels_for(monkeypatch, capsys):
+    import torch
+
+    def try_out(gpu: torch.device) -> None:
+        if gpu.index == 1:
+            raise InputError("no code for it")
+
+    monkeypatch.setattr(session, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(device, "try_out", try_out)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: ["Tesla T4", "Tesla P100"][gpu.index])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=15 * 2**30))
+    session._print_gpus()
+    first, second, choose = capsys.readouterr().out.splitlines()
+    assert first == "gpu      0: Tesla T4, 15 GiB; a convolution on it works"
+    assert second.startswith("gpu      1: Tesla P100; torch ") and choose.endswith("GPU T4 x2")

@@ -43,11 +43,12 @@ EXCUSED = {  # first words of a line, and why it is not run
     "./run_tests.sh": "runs this",
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
-PARSED = {  # flags that are ours and are parsed, and why the command is not carried out
+PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--profile": "a GPU, or an hour; the profiles are tested in test_config.py",
     "--engine": "tests/launch starts a cluster",
 }
+INLINE = "within the text"  # these are parsed, and no more: they stand there without what comes before them
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
 
 
@@ -58,15 +59,34 @@ def blocks() -> Iterator[tuple[str, list[str]]]:
         for match in re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.M | re.S):
             line = text[: match.start()].count("\n") + 1
             if match[1] in ("bash", "sh", "shell", "console"):
-                yield f"{name}:{line}", match[2].replace("\\\n", " ").splitlines()
+                yield f"{name}:{line}", whole_lines(match[2])
             else:
                 hidden = [row for row in match[2].splitlines() if OURS.match(row)]
                 assert match[1] == "text" or not hidden, f"{name}:{line}: commands stand in a block of bash: {hidden}"
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        if inline := [command for command in inline if OURS.match(command) and "..." not in command]:
+            yield f"{name}: {INLINE}", inline
     for path in sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/tools/*.py")]):
         lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
         commands = [re.split(r" {3,}", line.strip())[0] for line in lines if OURS.match(line)]
         if commands:
             yield str(path.relative_to(ROOT)), commands
+
+
+def whole_lines(block: str) -> list[str]:
+    """The lines of a block; those that a backslash or a quotation mark leaves open are joined."""
+    lines, open_line = [], ""
+    for line in block.replace("\\\n", " ").splitlines():
+        open_line += line
+        try:
+            shlex.split(open_line, comments=True)
+        except ValueError:  # No closing quotation
+            open_line += "\n"
+            continue
+        lines.append(open_line)
+        open_line = ""
+    assert not open_line, f"a quotation mark is not closed: {open_line}"
+    return lines
 
 
 def simple_commands(line: str) -> Iterator[list[str]]:
@@ -112,7 +132,7 @@ def small(words: list[str]) -> list[str]:
         line = re.sub(rf"(--phase[ =\0]+|train\.){old}\b", rf"\g<1>{new}", line)
         if words and words[0] not in ("draw", "summary"):  # where it is not a phase
             line = re.sub(rf"(--size[ =\0]+){old}\b", rf"\g<1>{new}", line)
-    line = re.sub(r"\bsize=\d+", "size=64", line)
+    line = re.sub(r"\bsize=\d+", "size=80", line)
     line = re.sub(r"\bepochs=\d+", "epochs=1", line)
     line = re.sub(
         r"(--fold[ =\0]+)(\d+|\$\w+)", lambda m: m[1] + str(int(m[2]) % FOLDS if m[2].isdecimal() else 0), line
@@ -124,17 +144,17 @@ class OnlyParsed(Exception):
     """The flags are right; the command is not carried out."""
 
 
-def carry_out(words: list[str], run, folder: Path) -> str:
+def carry_out(words: list[str], run, folder: Path, only_parse: bool = False) -> str:
     """Run one of our commands on the tiny run. What it prints; InputError or SystemExit where it is wrong."""
     words = small(words)
     for flag, value in {"--data": str(run.data), "--out": str(run.out), "--weights": str(folder)}.items():
         if flag in words and words[words.index(flag) + 1] != "none":
             words[words.index(flag) + 1] = value
-    only_parse = any(word.split("=")[0] in PARSED for word in words)
+    only_parse = only_parse or any(word.split("=")[0] in PARSED for word in words)
     named = {word.split("=")[0] for word in words}
     settings = [setting for setting in run.settings if not ("--model" in named and "model.options" in setting)]
-    if {"--run", "--model"} <= named or "--run" in named:  # it trains anew
-        settings += ["train.epochs=1", "run_folds=1"]
+    if "--run" in named:  # it trains anew
+        settings.append("train.epochs=1")
     base = [f"--data={run.data}", f"--out={run.out}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
     parse = cli.parse
 
@@ -169,8 +189,9 @@ def test_the_commands_are_found_where_they_are_looked_for():
     words = [*simple_commands("A=1 python -m pipeline.train --fold 3 && ls 'a b'; true   # && never")]
     assert words == [["python", "-m", "pipeline.train", "--fold", "3"], ["ls", "a b"], ["true"]]
     assert ours(words[0]) == ["train", "--fold", "3"] and ours(words[1]) is None and excuse(words[1]) is None
+    assert whole_lines("a 'b\nc' \\\n d\ne  # it's") == ["a 'b\nc'   d", "e  # it's"]
     assert small(["train", "--fold", "3", "--size", "224", "--add-phase", "size=256,epochs=10"]) == [
-        *("train", "--fold", "1", "--size", "48", "--add-phase", "size=64,epochs=1")
+        *("train", "--fold", "1", "--size", "48", "--add-phase", "size=80,epochs=1")
     ]
 
 
@@ -182,7 +203,10 @@ def test_every_command_runs(where, tiny, tmp_path, monkeypatch):
     for line in BLOCKS[where]:
         for words in simple_commands(line):
             if (flags := ours(words)) is not None:
-                carry_out(flags, tiny, tmp_path / "here")
+                carry_out(flags, tiny, tmp_path / "here", only_parse=where.endswith(INLINE))
+            elif words[:2] == ["python", "-c"]:
+                with contextlib.chdir(tmp_path / "here"):
+                    exec(words[2], {})
             else:
                 assert excuse(words), f"{where}: {line.strip()}: run it here, or say in EXCUSED why not"
                 if words[:3] == ["python", "-m", "bench"] or words[2:3] and words[2].startswith("bench."):

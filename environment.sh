@@ -1,14 +1,13 @@
 # Sourced by run_all.sh and run_tests.sh ($extra: the extra of pyproject.toml they need, if any). Finds or makes the Python to
 # use and sets $python to it; $here is the repository.
-#   Kaggle, or an active environment (conda, venv) with the packages    that Python, as it is
+#   Kaggle                                                              its Python, as it is: it lacks nothing that is
+#                                                                       needed (timm has pretrainedmodels' encoders)
+#   an active environment (conda, venv) with the packages               that Python, as it is
 #   anywhere else                                                       .venv, made once, updated when the packages change
 extra=${extra:-}
 
 if [ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]; then
     python=python
-    # Kaggle's image has all but this one; the flags keep pip from touching its torch.
-    $python -c 'import pretrainedmodels' 2>/dev/null || $python -m pip install --quiet --no-deps pretrainedmodels munch six ||
-        echo "note     pretrainedmodels could not be installed (is the internet off?); timm's copy of the same encoder is used"
 elif active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} && [ -n "$active" ] && [ "$active" != "$here/.venv" ] &&
     "$active/bin/python" -c "import fastai, timm, safetensors${extra:+, pytest}" 2>/dev/null; then
     python=$active/bin/python

@@ -9,7 +9,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/environment.sh"
-stage() { PYTHONPATH=$here "$python" -P -m "pipeline.$1" "${@:2}"; }
+started=$(date +%s)       # from here on count the hours of --max-hours; a stage that they end stops the others, too
+stage() { PYTHONPATH=$here "$python" -P -m "pipeline.$1" --started "$started" "${@:2}"; }
 
 case " $* " in *" --help "* | *" -h "*) stage prepare --help; exit ;; esac
 

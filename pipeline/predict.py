@@ -6,6 +6,7 @@
 
 reads   folds/<run>/fold_<k>/<last phase>.safetensors, folds.csv, data/cache/<source>/
 writes  folds/<run>/oof.npy, submissions/<run>/test.npy: float16 probabilities, NaN where no fold ran
+        submissions/<run>/disagreement.csv: for each test tile the share of pixels in which two folds' masks differ
 
 All GPUs share the tiles.
 """
@@ -23,12 +24,12 @@ from pipeline.salt.tiles import cache
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    if not stages.up_to_date(stages.predictions(run), run.force):
+    if not stages.up_to_date([stages.disagreement(run), *stages.predictions(run)], run.force):
         fan_out("pipeline.predict", run, {"all folds": run.folds}, lambda folds: predict(run))
 
 
 def predict(run: Run) -> None:
-    """oof.npy and test.npy of run.folds."""
+    """oof.npy, test.npy and disagreement.csv of run.folds."""
     from pipeline.salt.inference import predict_to_file, prediction_arguments
     from pipeline.salt.training import checkpoints
 
@@ -47,11 +48,14 @@ def predict(run: Run) -> None:
         start = time.perf_counter()
         jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
         with artifacts.publish(product.path, product.origin()) as tmp:
-            predict_to_file(tmp, images, jobs, title, **arguments)
+            disagreement = predict_to_file(tmp, images, jobs, title, **arguments)
         print(
             f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
             f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
         )
+    product = stages.disagreement(run)  # of the test tiles, the last: each training tile has one model
+    with artifacts.publish(product.path, product.origin()) as tmp:
+        pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
 
 
 if __name__ == "__main__":

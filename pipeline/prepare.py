@@ -5,11 +5,12 @@
 
 reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_submission.csv
 writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ where there is no data
+On Kaggle it first links what an earlier session, whose output is attached, has made of this run.
 """
 
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, kaggle, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache, competition
@@ -18,6 +19,8 @@ from pipeline.salt.tiles import cache, competition
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason})")
+    for out, count in (kaggle.adopt(run.files) if kaggle.on_kaggle() else {}).items():
+        print(f"earlier  {out}: {count} files of run {run.files.run} are used where they lie")
     products = stages.tiles(run)
     if stages.up_to_date([products[name] for name in cache.NAMES], run.force):
         return

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     def label_folds(folds) -> None:
         for fold in folds:
             label_fold(run, fold)
+            run.stop_if_late(f"fold {fold} is labelled")
 
     fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)
 

@@ -8,7 +8,10 @@ writes  submissions/<run>/report.html, scores.json
 """
 
 import json
+import shlex
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +25,7 @@ from pipeline.salt.tiles import cache
 
 EXAMPLES = 6  # tiles of each kind
 SEED = 0  # of the choice of test tiles
+RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,14 +55,33 @@ def write(run: Run) -> None:
         oof_tiles, oof, tiles.train_masks, profile.submit, sorted({*submission.THRESHOLDS, 0.5, threshold})
     )
     histories = {fold: {phase.name: pd.read_csv(files.history(fold, phase)) for phase in phases} for fold in run.folds}
-    trainings = [artifacts.read_sidecar(files.history(fold, phase)) or {} for fold in run.folds for phase in phases]
+    trainings = {
+        f"train --phase {phase.name}": sidecars(stages.trained(run, fold, phase)["history"] for fold in run.folds)
+        for phase in phases
+    }
+    trained = [sidecar for each in trainings.values() for sidecar in each]
     folds = scores.per_fold(oof_tiles, histories)
     results = {
         "run": files.run,
         "profile": profile.name,
         "about": profile.about,
         "made": time.strftime("%Y-%m-%d"),
-        "data": {"source": files.source, "labelled": len(tiles.train_masks), "test": len(test_tiles)},
+        "trained_by": {
+            "model": profile.model.name,
+            "encoder": profile.model.encoder,
+            "first_weights": scores.distinct(each.get("init_from") for each in next(iter(trainings.values()))),
+            "precision": scores.distinct(each.get("precision") for each in trained),
+            "commit": scores.distinct(each.get("commit") for each in trained),
+            "code": scores.distinct(each.get("code") for each in trained),
+            "command": command(run),
+        },
+        "data": {
+            "source": files.source,
+            "labelled": len(tiles.train_masks),
+            "test": len(test_tiles),
+            "height": tiles.train_masks.shape[1],
+            "width": tiles.train_masks.shape[2],
+        },
         "folds_ran": list(run.folds),
         "folds_of": profile.folds.k,
         "threshold": threshold,
@@ -72,7 +95,8 @@ def write(run: Run) -> None:
         "thresholds": {str(threshold): score for threshold, score in thresholds.items()},
         "classes": scores.per_class(oof_tiles),
         "empty": scores.empty_shares(tiles.train_table["coverage"], oof_tiles, submission_info["empty"]),
-        **scores.machines(trainings),
+        **scores.machines(trained),
+        "runtime": scores.runtime({**trainings, "predict": sidecars(stages.predictions(run))}),
         "settings": named_settings(profile),
     }
     in_json, in_html = stages.report(run)
@@ -86,6 +110,23 @@ def write(run: Run) -> None:
     text = html.render(results, histories, examples, defaults, real=files.source != SAMPLE)
     with artifacts.publish(in_html.path, in_html.origin()) as tmp:
         tmp.write_text(text, encoding="utf-8")
+
+
+def sidecars(products: Iterable[stages.Product]) -> list[dict]:
+    return [artifacts.read_sidecar(product.path) or {} for product in products]
+
+
+def command(run: Run) -> str:
+    """The line that repeats the run, from the folder that this one was called in."""
+    words = ["./run_all.sh"]
+    defaults = {"out": str(Path.cwd()), "run": run.profile.name}
+    for flag in run.flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name in RECIPE and value != defaults.get(name):
+            words += [f"--{name}", display_path(Path(value)) if Path(value).is_absolute() else value]
+    if run.folds != tuple(range(run.profile.run_folds)):
+        words += [word for fold in run.folds for word in ("--fold", str(fold))]
+    return shlex.join(words)
 
 
 def print_summary(run: Run, results: dict) -> None:

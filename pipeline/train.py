@@ -10,7 +10,8 @@
 reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
 writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history); of the last
         phase <phase>.last.safetensors too, and <phase>.average.safetensors with train.average
-A training that is stopped goes on from its last saved epoch when the same command is run again.
+A training that is stopped goes on from its last saved epoch when the same command is run again; with --max-hours H it
+stops by itself, after the epoch that still fits, with exit status 75.
 """
 
 import argparse
@@ -20,9 +21,10 @@ import pandas as pd
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Phase
-from pipeline.salt.distributed import is_main_process, process_group
+from pipeline.salt.distributed import is_main_process, process_group, world_size
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
+from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,7 +90,15 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device_name(device)}, from {start.init_from}")
     state = run.files.resume(fold, phase)
     fitted = fit_fold(
-        start.model, start.dls, phase, train, title=title, seed=start.seed, resume=state, key=origin.key()
+        start.model,
+        start.dls,
+        phase,
+        train,
+        title=title,
+        seed=start.seed,
+        resume=state,
+        key=origin.key(),
+        deadline=run.deadline,
     )
     if not is_main_process():
         return
@@ -99,6 +109,7 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         "device": device_name(device),
         "init_from": start.init_from,
         "precision": resolve_precision(train.precision, device),
+        "tile": cache.read(run.files).train_images.shape[1:],
     }
     for epoch in train.epochs_kept(phase):
         row = fitted.row(epoch)
@@ -115,6 +126,8 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         f"trained  {display_path(products['best'].path)}: score {best['meanap']:.4f} in epoch {best['epoch']}, "
         f"{last['meanap']:.4f} in the last"
     )
+    if world_size() == 1:  # several would have to agree; they end after the first epoch of what comes next
+        run.stop_if_late(f"{title} is trained")
 
 
 def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:

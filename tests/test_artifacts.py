@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,45 @@ def test_what_is_published_is_there_with_its_sidecar(tmp_path):
     assert {"python", "torch", "fastai"} <= set(sidecar["versions"])
     assert sidecar["host"] and sidecar["code"] and sidecar["made"]
     assert is_fresh(path, ONE) and not is_fresh(path, TWO)
+
+
+def test_the_sidecar_says_how_long_the_writing_took_unless_the_writer_knows_better(tmp_path):
+    for name, extra in [("a", {}), ("b", {"seconds": 7.5})]:
+        with publish(tmp_path / name, ONE, **extra) as tmp:
+            tmp.write_text("")
+            time.sleep(0.11)
+    a, b = ((artifacts.read_sidecar(tmp_path / name) or {})["seconds"] for name in "ab")
+    assert 0.1 <= a < 5 and b == 7.5
+
+
+def test_the_commit_of_a_clone_is_known_and_changes_to_it_show(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        ended = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return ended.stdout.strip()
+
+    def commit() -> str | None:
+        artifacts.commit.cache_clear()
+        return artifacts.commit()
+
+    code = tmp_path / "pipeline"
+    code.mkdir()
+    (code / "report.py").write_text("1")
+    monkeypatch.setattr(artifacts, "CODE", code)
+    try:
+        assert commit() is None, "no clone"
+        git("init", "-q")
+        git("commit", "-q", "--allow-empty", "-m", "another project that holds an installed copy")
+        assert commit() is None
+        git("add", ".")
+        git("commit", "-q", "-m", "ours")
+        assert commit() == git("rev-parse", "--short", "HEAD")
+        (code / "report.py").write_text("2")
+        assert commit() == git("rev-parse", "--short", "HEAD") + "+"
+        monkeypatch.setenv("PATH", "")
+        assert commit() is None, "no git"
+    finally:
+        artifacts.commit.cache_clear()
 
 
 def test_the_hash_is_that_of_the_bytes(tmp_path):

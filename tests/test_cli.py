@@ -1,14 +1,15 @@
 """The command line: from flags to a Run, and exit status and message of a stage."""
 
 import argparse
+import math
 import warnings
 from pathlib import Path
 
 import pytest
 
-from pipeline.salt import cli
+from pipeline.salt import cli, kaggle
 from pipeline.salt.config import PROFILES, Phase
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import Run
 
 
@@ -55,7 +56,7 @@ def test_a_data_folder_is_found_below_out(parse, tiny_competition, tmp_path):
 
 def test_on_kaggle_the_mount_is_found_and_the_results_go_where_they_may(tiny_competition, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
     mount = tmp_path / "input" / "competitions" / "tgs-salt-identification-challenge"
     mount.parent.mkdir(parents=True)
     without_truth(tiny_competition).rename(mount)
@@ -66,7 +67,7 @@ def test_on_kaggle_the_mount_is_found_and_the_results_go_where_they_may(tiny_com
 def test_the_generated_tiles_of_an_earlier_run_are_not_taken_for_kaggles(tiny_competition, tmp_path, monkeypatch):
     """They are mounted with that run's output; --data can still name them."""
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr(cli, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
     mount = tmp_path / "input" / "notebooks" / "somebody" / "data" / "sample"
     mount.parent.mkdir(parents=True)
     tiny_competition.rename(mount)
@@ -196,6 +197,21 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
     assert "--force" not in plain.flags and plain.profile.model.weights == "none"
 
 
+def test_hours_count_from_the_command_or_from_the_first_of_several(parse, monkeypatch):
+    assert parse("--data=sample").deadline == math.inf
+    monkeypatch.setattr("time.time", lambda: 5000.0)
+    run = parse("--data=sample", "--max-hours=0.5")
+    assert run.deadline == 5000 + 1800
+    monkeypatch.setattr("time.time", lambda: 6000.0)  # a worker, begun later
+    assert cli.parse("doc", [*run.flags])[0].deadline == run.deadline
+    assert parse("--data=sample", "--max-hours=1", "--started=4000").deadline == 4000 + 3600
+    assert parse("--data=sample", "--started=4000").deadline == math.inf
+    run.stop_if_late("fold 0 is trained")
+    monkeypatch.setattr("time.time", lambda: 6801.0)
+    with pytest.raises(Stopped, match="fold 0 is trained: the hours of --max-hours are over"):
+        run.stop_if_late("fold 0 is trained")
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -212,6 +228,8 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
         (["--out", " "], "--out is empty; name a folder"),
         (["--out", "~nobody-of-this-name/x"], "--out ~nobody-of-this-name/x: "),
         (["--workers", "0"], "--workers 0: it is how many folds are worked on at once, 1 or more"),
+        (["--max-hours", "-1"], "--max-hours -1: it is how long to work, in hours, 0 or more"),
+        (["--max-hours", "nan"], "--max-hours nan: it is how long"),
         (["--run", ""], "--run '': a run is a folder's name"),
         (["--run", ".."], "--run '..': a run is a folder's name"),
         (["--run", "a/b"], "--run 'a/b': a run is a folder's name"),
@@ -292,6 +310,7 @@ def test_an_out_that_is_a_file_is_said(tmp_path):
     "raised, status",
     [
         (InputError("x.npy is missing; run prepare"), "error: x.npy is missing; run prepare"),
+        (Stopped("fold 0: the hours are over"), 75),
         (KeyboardInterrupt(), "stopped; run the same command again to go on"),
     ],
 )

@@ -47,7 +47,7 @@ def test_all_gpus_or_the_cpu(monkeypatch):
     assert pick_devices() == [pick_device()] == [torch.device("cpu")]
     tried = []
     monkeypatch.setattr(device, "pick_device", lambda: GPU)
-    monkeypatch.setattr(device, "_try_out", tried.append)
+    monkeypatch.setattr(device, "try_out", tried.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_devices() == tried == [torch.device("cuda", 0), torch.device("cuda", 1)]
 

@@ -25,6 +25,7 @@ ROOMS = {
     "rle": set(),
     "metrics": SCIENCE,
     "losses": SCIENCE,
+    "mosaic": set(),
     "folds": SCIENCE,
     "models": SCIENCE | {"models"},
     "config": {"errors"},
@@ -32,19 +33,33 @@ ROOMS = {
     "device": {"errors"},
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
-    "run": {"config"},
+    "run": {"config", "errors"},
     "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
+    "kaggle": {"artifacts", "run"},
     "stages": {"artifacts", "config", "errors", "run", "tiles"},
     "inference": {"artifacts", "config", "device", "progress", "tiles"},
+    "viewer": {"artifacts", "config", "folds", "metrics", "progress", "run", "stages", "submission", "tiles", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run"},
     "training": {"artifacts", "config", "device", "distributed", "errors", "losses", "metrics", "models", "run"}
     | {"inference", "progress", "stages", "tiles", "training"},
-    "cli": {"artifacts", "config", "distributed", "errors", "launch", "models", "overrides", "run", "tiles"},
+    "trained": {"artifacts", "config", "errors", "inference", "overrides", "run", "training"},
+    "sections": {"artifacts", "errors", "sections"},
+    "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"},
 }
-TORCH = {"device", "inference", "inspection", "losses", "metrics", "models", "training", "tiles"}  # takes seconds
+TORCH = {
+    "device",
+    "inference",
+    "inspection",
+    "losses",
+    "metrics",
+    "models",
+    "tiles",
+    "trained",
+    "training",
+}  # takes seconds
 FASTAI = {"models", "training", "tiles"}  # it takes more
 
 
@@ -130,7 +145,8 @@ def test_every_room_stands_on_those_below_it_alone():
         for name in MODULES
         if room(name)
         for module in sorted(ours(name))
-        if room(module) and room(module) not in ROOMS[room(name)] | {room(name)} & {"models", "tiles", "training"}
+        if room(module)
+        and room(module) not in ROOMS[room(name)] | {room(name)} & {"models", "sections", "tiles", "training"}
         if module != name
     ]
     assert not violations
@@ -169,6 +185,8 @@ def test_torch_and_fastai_stay_where_they_are_worth_their_seconds():
     fastai = {name for name in MODULES if "fastai" in {module.split(".")[0] for module, top in imports(name) if top}}
     assert {room(name) for name in torch} <= TORCH and {room(name) for name in fastai} == FASTAI
     assert not [name for name in MODULES if at_the_top(name, {"ray", "accelerate"})], "they may not be installed"
+    web = {name for name in MODULES if at_the_top(name, {"starlette", "uvicorn"})}
+    assert web == {SALT + "viewer.app"}, "they may not be installed"
 
 
 def test_only_artifacts_publishes():

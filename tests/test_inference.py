@@ -1,6 +1,7 @@
 """Predictions: flips undone before averaging, models averaged as logits, NaN where no model predicted, flat memory."""
 
 import errno
+from itertools import combinations
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.salt import artifacts, inference
 from pipeline.salt.errors import InputError
-from pipeline.salt.inference import flip_tta, predict_to_file, probabilities, tile_logits
+from pipeline.salt.inference import disagreement, flip_tta, predict_to_file, probabilities, tile_logits
 from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
 CPU = torch.device("cpu")
@@ -112,7 +113,7 @@ def test_at_another_size_tiles_are_resized_and_logits_resized_back(tmp_path, siz
     images = tiles(3)
     probs = predict(tmp_path / "p.npy", images, [(Model(leaning), np.arange(3))], size=size, flip=True)
     square = to_model_input(to_square(torch.from_numpy(images)[:, None], size), torch.tensor(MEAN), torch.tensor(STD))
-    expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2)[:, 0].sigmoid()
+    expected = to_tile((leaning(square) + leaning(square.flip(-1)).flip(-1)) / 2, images.shape[1:])[:, 0].sigmoid()
     np.testing.assert_allclose(probs, expected.numpy(), atol=6e-4)
 
 
@@ -125,6 +126,27 @@ def test_models_are_averaged_as_logits_each_over_its_own_tiles(tmp_path):
         logit = np.mean([by_hand(images[[tile]], functions[k])[0] for k in of], axis=0)
         np.testing.assert_allclose(probs[tile], 1 / (1 + np.exp(-logit)), atol=6e-4)
     assert np.isnan(probs[5]).all(), "a tile that nobody predicted"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 99))
+def test_disagreement_is_the_mean_over_all_pairs_of_models(models, seed):
+    masks = np.random.default_rng(seed).random((models, 3, 4, 5)) < 0.4  # (models, tiles, H, W)
+    expected = np.mean([(a != b).mean(axis=(1, 2)) for a, b in combinations(masks, 2)], axis=0)
+    votes = masks.sum(axis=0).astype(np.uint16)
+    np.testing.assert_allclose(disagreement(votes, np.full(3, models, np.float32)), expected, rtol=1e-6)
+
+
+def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path):
+    images = tiles(4)
+    functions = [lambda x: x[:, :1] * 0 + 5, lambda x: x[:, :1] * 0 - 1, lambda x: x[:, :1] * 0 - 9]  # salt, rock, rock
+    rows = [np.array([0, 1]), np.array([0, 1, 2]), np.array([0])]
+    jobs = [(Model(f), r) for f, r in zip(functions, rows, strict=True)]
+    found = predict_to_file(
+        tmp_path / "p.npy", images, jobs, "test", size=32, batch=3, flip=True, precision="fp32", devices=[CPU]
+    )
+    # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
+    np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
 
 
 def test_each_model_has_its_own_normalisation(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as sklearn
 
 from pipeline.salt import metrics, rle
 
@@ -85,6 +86,33 @@ def test_an_empty_prediction_on_the_competition_tiles():
         codes = [row["rle_mask"] for row in csv.DictReader(file)]
     truth = np.stack([rle.decode(code, (101, 101)) for code in codes])
     assert metrics.meanap(np.zeros_like(truth), truth) == codes.count("") / len(codes)
+
+
+@settings(deadline=None)
+@given(PAIRS)
+def test_overlap_is_what_scikit_learn_has(pair):
+    theirs = {
+        "dice": sklearn.f1_score,
+        "iou": sklearn.jaccard_score,
+        "precision": sklearn.precision_score,
+        "recall": sklearn.recall_score,
+    }
+    pred, truth = (masks.reshape(len(masks), -1) for masks in pair)
+    of_tiles = metrics.overlap((pred & truth).sum(1), pred.sum(1), truth.sum(1))
+    together = metrics.overlap((pred & truth).sum(), pred.sum(), truth.sum())
+    for name, function in theirs.items():
+        expected = [function(t, p, zero_division=0) if (t | p).any() else 1 for p, t in zip(pred, truth, strict=True)]
+        np.testing.assert_allclose(of_tiles[name], expected)
+        if (pred | truth).any():
+            assert together[name] == pytest.approx(function(truth.ravel(), pred.ravel(), zero_division=0))
+    np.testing.assert_allclose(of_tiles["iou"], metrics.iou(*pair))
+
+
+def test_overlap_of_parts_of_a_tile_is_that_of_its_pixels():
+    pixels = np.array([3, 0, 0, 0]), np.array([4, 5, 0, 0]), np.array([6, 0, 7, 0])
+    parts = metrics.overlap(*(area / (9 * 8) for area in pixels))
+    for name, expected in [("dice", 6 / 10), ("iou", 3 / 7), ("precision", 3 / 4), ("recall", 3 / 6)]:
+        np.testing.assert_allclose(parts[name], [expected, 0, 0, 1])
 
 
 def test_a_score_on_tensors_is_a_tensor_and_waits_for_nothing():

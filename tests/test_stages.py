@@ -32,7 +32,8 @@ def products_of(run: Run) -> list[Product]:
         for fold in run.folds:
             products += stages.pseudo_labels(run, fold) if phase.pseudo else []
             products += stages.trained(run, fold, phase).values()
-    return [*products, *stages.predictions(run), stages.submission(run), *stages.report(run)]
+    products += [*stages.predictions(run), stages.disagreement(run)]
+    return [*products, stages.submission(run), *stages.report(run)]
 
 
 def make(product: Product, content: str = "") -> None:

@@ -1,4 +1,5 @@
-"""Growth of an epoch's time and of prediction's memory with the number of tiles; start-up time of a stage.
+"""Growth of an epoch's time and of prediction's memory with the number of tiles; memory of segmenting a large picture;
+start-up time of a stage.
 
 python -m bench.speed.scaling
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -27,8 +29,10 @@ from pipeline.salt.config import Augment, Phase, Train
 from pipeline.salt.device import pick_device
 from pipeline.salt.launch.local import python_path
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
+from pipeline.salt.sections.reading import Picture
 from pipeline.salt.tiles.loaders import TileDataset, TileLoader
 from pipeline.salt.training.learner import build_learner
+from pipeline.tools.segment import segment
 
 FACTORS = (2, 4)
 START_LIMIT = 10.0  # s that a stage may take to begin
@@ -42,18 +46,21 @@ class Size:
     test: int  # fewest test tiles
     encoder: str
     repeats: int = 3
+    picture: int = 20_000  # px, side of the largest that is segmented
 
 
 SIZES = {
     "cuda": Size(px=128, batch=32, tiles=896, test=4_500, encoder="se_resnext50_32x4d"),
     "cpu": Size(px=64, batch=16, tiles=128, test=2_250, encoder="test_resnet"),
 }
+WINDOW = 101  # px
 
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
     size = size or SIZES[device.type]
     yield from compare_epochs(device, size)
     yield from compare_memory(size)
+    yield from compare_segment_memory(size.picture)
     yield from start_up()
 
 
@@ -109,6 +116,30 @@ def compare_memory(size: Size) -> list[Result]:
         )
         for n in FACTORS
     ]
+
+
+def compare_segment_memory(side: int) -> list[Result]:
+    """Peak memory of segmenting a square picture against one of a tenth of its rows, with a model of single pixels."""
+    if not memory.is_supported():
+        return []
+    heights = {"ours": side, "theirs": side // 10}
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = [memory.peak(segment_pixels, Path(folder), height, side) for height in heights.values()]
+    name = f"memory of segmenting {side:,} x {side:,} px, model aside; theirs: {heights['theirs']:,} rows of it"
+    return [memory.compare_peaks(name, *peaks)]
+
+
+def segment_pixels(folder: Path, height: int, width: int) -> None:
+    """From rows that are made when they are asked for to the three files."""
+    picture = Picture("picture", (height, width), lambda top, bottom: np.zeros((bottom - top, width), np.uint8))
+    run = SimpleNamespace(
+        logits=lambda windows: windows.astype(np.float32),
+        with_channels=lambda rows: rows,
+        threshold=0.5,
+        models={},
+        weights={},
+    )
+    segment(picture, run, (WINDOW, WINDOW), folder)
 
 
 def start_up() -> list[Result]:

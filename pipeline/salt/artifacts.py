@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ def is_fresh(path: Path, origin: Origin) -> bool:
     return sidecar is not None and sidecar["key"] == origin.key()
 
 
+def damage_of(path: Path) -> str:
+    """What is wrong with a finished artifact, as a sentence without its end; '' where nothing is."""
+    sidecar = read_sidecar(path)
+    if sidecar is None or _hash_file(path) == sidecar["sha256"]:
+        return ""
+    return f"{display_path(path)} is damaged: its bytes are not those that were written"
+
+
 def print_fresh(path: Path) -> None:
     """Print that an artifact is up to date, and whether the code has changed since it was made."""
     same = (read_sidecar(path) or {}).get("code") == code_version()
@@ -72,9 +81,10 @@ def differences(path: Path, origin: Origin) -> list[str]:
 def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
     """Inside it, write the file that it yields; after it the artifact and its sidecar are in place.
 
-    extra  JSON values worth keeping beside it (score, seconds)
+    extra  JSON values worth keeping beside it (score; seconds, if not those between entering and leaving)
     A killed stage leaves no half artifact. InputError when the disk is full or the folder cannot be written to.
     """
+    start = time.perf_counter()
     with replacing(path) as tmp:
         yield tmp
         sha256 = _hash_file(tmp)
@@ -85,8 +95,10 @@ def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
         "sha256": sha256,
         "settings": origin.settings,
         "inputs": origin.inputs,
+        "seconds": round(time.perf_counter() - start, 1),
         **extra,
         "code": code_version(),
+        "commit": commit(),
         "versions": versions(),
         "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -183,6 +195,22 @@ def versions() -> dict[str, str]:
 def code_version() -> str:
     """Short hash of the pipeline's code."""
     return _hash(b"".join(f.read_bytes() for f in sorted(CODE.rglob("*.py"))))
+
+
+@cache
+def commit() -> str | None:
+    """Short hash of the code's git commit, with a + if a file has changed since; None outside a clone."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", CODE, *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "report.py")  # not the clone of something else that holds an installed copy
+        return git("describe", "--always", "--dirty=+", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def hash_of(value: object) -> str:

@@ -1,24 +1,24 @@
 """The command line that all stages and tools share: flags -> Run, and how a command ends when something is wrong."""
 
 import argparse
+import math
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.salt.config import PROFILES, profile_named
 from pipeline.salt.distributed import visible_gpus
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
+from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
 from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
 from pipeline.salt.run import SAMPLE, Files, Run
 from pipeline.salt.tiles import competition
-
-KAGGLE_INPUT = Path("/kaggle/input")
-
 
 FLAGS: dict[str, dict] = {
     "data": {
@@ -47,6 +47,11 @@ FLAGS: dict[str, dict] = {
     "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
     "engine": {"choices": ENGINES, "default": "local", "help": "where work is done: this machine, or a Ray cluster"},
     "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
+    "max-hours": {"metavar": "H", "type": float, "help": "end a training after the epoch that still fits in H hours"},
+    "started": {
+        "type": float,
+        "help": argparse.SUPPRESS,
+    },  # when these began: for stages of one run_all.sh, and workers
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
 
@@ -112,6 +117,9 @@ def run_from(args: argparse.Namespace) -> Run:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: it is how many folds are worked on at once, 1 or more")
+    if args.max_hours is not None and not args.max_hours >= 0:
+        raise InputError(f"--max-hours {args.max_hours:g}: it is how long to work, in hours, 0 or more")
+    started = None if args.max_hours is None else args.started or time.time()
     title = profile.name if args.run is None else args.run
     if not re.fullmatch(r"[\w.-]{1,100}", title) or title.startswith("."):
         raise InputError(f"--run {title!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
@@ -125,25 +133,33 @@ def run_from(args: argparse.Namespace) -> Run:
         reason=reason,
         engine=args.engine,
         workers=args.workers,
-        flags=_flags(args, data=data or SAMPLE, out=out, profile=name, run=title, weights=weights or args.weights),
+        deadline=math.inf if started is None else started + 3600 * args.max_hours,
+        flags=_flags(
+            args,
+            data=data or SAMPLE,
+            out=out,
+            profile=name,
+            run=title,
+            weights=weights or args.weights,
+            started=started,
+        ),
     )
 
 
 def start(main: Callable[[list[str]], object]) -> None:
-    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, no traceback."""
+    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, Stopped with its own status."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
         main(sys.argv[1:])
     except InputError as e:
         sys.exit(f"error: {e}")
+    except Stopped as e:
+        print(f"stopped  {e}")
+        sys.exit(e.status)
     except BrokenPipeError:  # the reader of the output has closed it: ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to go on")
-
-
-def on_kaggle() -> bool:
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
@@ -180,7 +196,7 @@ def _folder(flag: str, text: str) -> Path:
 
 
 def _default_out() -> Path:
-    return Path("/kaggle/working") if on_kaggle() else Path.cwd()
+    return WORKING if on_kaggle() else Path.cwd()
 
 
 def _data(named: str | None, out: Path) -> Path | None:
@@ -196,8 +212,7 @@ def _data(named: str | None, out: Path) -> Path | None:
                 + (competition.hint(folder) or f"get them with: {competition.DOWNLOAD}")
             )
         return folder
-    mounts = sorted(p.parent for p in KAGGLE_INPUT.glob("**/sample_submission.csv*")) if on_kaggle() else []
-    places = [out / "data", Path("data").resolve(), *mounts]
+    places = [out / "data", Path("data").resolve(), *(competition_mounts() if on_kaggle() else [])]
     # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
     return next((folder for folder in places if competition.find(folder) and not competition.is_sample(folder)), None)
 

@@ -22,7 +22,7 @@ def pick_device() -> torch.device:
         keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda")
-    _try_out(device)
+    try_out(device)
     torch.backends.cudnn.benchmark = True  # batches keep their shapes: the fastest algorithm is looked for once
     return device
 
@@ -33,11 +33,12 @@ def pick_devices() -> list[torch.device]:
         return [device]
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     for device in devices:
-        _try_out(device)
+        try_out(device)
     return devices
 
 
-def _try_out(device: torch.device) -> None:
+def try_out(device: torch.device) -> None:
+    """One real convolution. InputError where this build of torch has no code for the GPU."""
     try:
         torch.nn.Conv2d(1, 1, 3, device=device)(torch.zeros(1, 1, 8, 8, device=device)).sum().item()
     except torch.cuda.OutOfMemoryError:

@@ -8,6 +8,12 @@ class InputError(Exception):
     """Something the user can mend. Its text names the file or value, the rule, and what to do; it is shown alone."""
 
 
+class Stopped(Exception):
+    """Work that ended before its end, in good order: what is done is saved, and the same command goes on from there."""
+
+    status = 75  # of the process; EX_TEMPFAIL of sysexits.h: no error, try again later
+
+
 def did_you_mean(name: object, known: Collection[str]) -> str:
     """The end of a sentence about a name that is not among `known`."""
     near = near_names(name, known)

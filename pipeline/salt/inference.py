@@ -2,8 +2,9 @@
 
 import contextlib
 import copy
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from pipeline.salt import artifacts
 from pipeline.salt.config import Phase, Profile
 from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
 from pipeline.salt.progress import progress_bar
-from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
+from pipeline.salt.tiles.geometry import channels_first, to_model_input, to_square, to_tile
 
 TILES_AT_ONCE = 256  # 10 MB of logits
 
@@ -57,7 +58,7 @@ def tile_logits(
     precision: str,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) uint8.
+    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) or (N, H, W, 3) uint8.
 
     size  px, side of the model's input;  stats  mean and std of its channels;  flip  average with the mirror image
     """
@@ -65,11 +66,11 @@ def tile_logits(
     mean, std = (torch.tensor(s, device=device) for s in stats)
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        grey = torch.from_numpy(tiles[chosen]).unsqueeze(1).to(device)
-        images = to_model_input(to_square(grey, size), mean, std)
+        pixels = channels_first(torch.from_numpy(tiles[chosen])).to(device)
+        images = to_model_input(to_square(pixels, size), mean, std)
         with autocast(precision, device):
             logits = flip_tta(model, images) if flip else model(images)
-        yield chosen, to_tile(logits, tiles.shape[-2:])[:, 0].cpu().numpy()
+        yield chosen, to_tile(logits, tiles.shape[1:3])[:, 0].cpu().numpy()
 
 
 def predict_to_file(
@@ -83,18 +84,20 @@ def predict_to_file(
     flip: bool,
     precision: str,
     devices: list[torch.device],
-) -> None:
+) -> np.ndarray:
     """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
 
-    tiles  (N, H, W) uint8;  jobs  each model with the rows of tiles that it predicts, taken one at a time
+    tiles  (N, H, W) or (N, H, W, 3) uint8
+    jobs  each model with the rows of tiles that it predicts, taken one at a time
     devices  share the batches of a model; each has its own copy
-    A tile that no model predicts gets NaN. Sums lie in a file too: memory does not grow with N.
+    return  `disagreement` (N,) of each tile's models
+    A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     """
-    counts = np.zeros(len(tiles), np.float32)
-    with tempfile.TemporaryFile(dir=path.parent) as scratch, contextlib.ExitStack() as stack:
-        scratch.truncate(max(tiles.size, 1) * 4)
-        artifacts.reserve(scratch.fileno())
-        sums = np.memmap(scratch, np.float32, "r+", shape=tiles.shape)  # an allocated file begins as zeros
+    counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
+    disagreements = np.empty(len(tiles), np.float32)
+    sums = _zeros_on_disk(path.parent, np.float32, shape)
+    votes = _zeros_on_disk(path.parent, np.uint16, shape)  # models that find salt in a pixel
+    with contextlib.ExitStack() as stack:
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for model, rows in jobs:
@@ -117,16 +120,64 @@ def predict_to_file(
             with progress_bar(len(rows), title) as bar:
                 for chosen, logits in side_by_side(batches, threads):
                     sums[chosen] += logits
+                    votes[chosen] += logits > 0
                     counts[chosen] += 1
                     bar.update(len(chosen))
-        out = np.lib.format.open_memmap(path, "w+", np.float16, tiles.shape)
+        out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
         for start in range(0, len(tiles), TILES_AT_ONCE):
             part = slice(start, start + TILES_AT_ONCE)
             with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
                 out[part] = probabilities(sums[part] / counts[part, None, None])
+                disagreements[part] = disagreement(votes[part], counts[part])
         out.flush()
+    return disagreements
+
+
+def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:
+    """(N,) share of pixels, in [0, 1], in which the masks of two of a tile's models differ: mean over all their pairs.
+
+    votes   (N, H, W) how many of the models find salt in a pixel (logit above 0);  models  (N,) how many there are
+    NaN for a tile with fewer than two models.
+    """
+    votes, models = votes.astype(np.float32), models.astype(np.float32)
+    differing = (votes * (models[:, None, None] - votes)).mean(axis=(1, 2))  # pairs of models, mean over the pixels
+    return np.where(models > 1, differing / np.maximum(models * (models - 1) / 2, 1), np.nan)
+
+
+def mean_logits(
+    models: Sequence[nn.Module],
+    tiles: np.ndarray,
+    title: str = "",
+    *,
+    size: int,
+    batch: int,
+    flip: bool,
+    precision: str,
+    device: torch.device,
+) -> np.ndarray:
+    """Mean logit of the models, (N, H, W) float32, of tiles in memory, as `tile_logits` takes them.
+
+    title  of the progress bar; '': none
+    """
+    sums, rows = np.zeros(tiles.shape[:3], np.float32), np.arange(len(tiles))
+    with progress_bar(len(models) * len(tiles), title, hidden=not title) as bar:
+        for model in models:
+            for chosen, logits in tile_logits(
+                model,
+                tiles,
+                rows,
+                size=size,
+                batch=batch,
+                stats=(model.encoder.mean, model.encoder.std),
+                flip=flip,
+                precision=precision,
+                device=device,
+            ):
+                sums[chosen] += logits
+                bar.update(len(chosen))
+    return sums / np.float32(len(models))
 
 
 def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:
@@ -151,3 +202,11 @@ def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Logits -> float16 probabilities in [0, 1]; 0 becomes exactly 0.5."""
     return torch.from_numpy(logits).sigmoid().half().numpy()
+
+
+def _zeros_on_disk(folder: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped array of zeros, in a nameless file that goes with the array."""
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        scratch.truncate(max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
+        artifacts.reserve(scratch.fileno())
+        return np.memmap(scratch, dtype, "r+", shape=shape)  # an allocated file begins as zeros

@@ -43,6 +43,25 @@ def iou(pred: Array, truth: Array) -> Array:
     return (intersection + both_empty) / (union + both_empty)
 
 
+def overlap(shared: np.ndarray, predicted: np.ndarray, salt: np.ndarray) -> dict[str, np.ndarray]:
+    """Dice, IoU, precision and recall, each in [0, 1], from areas: of the intersection, the prediction and the truth.
+
+    The areas of each tile (N,) give the four of each tile, their sums over all tiles those of all pixels together; in
+    px or in parts of a tile. Both areas 0 give 1; otherwise a ratio over 0 is 0, as scikit-learn's zero_division=0.
+    """
+    both_empty = np.equal(predicted + salt, 0)
+
+    def ratio(part, whole):
+        return np.where(np.equal(whole, 0), both_empty, part / np.where(np.equal(whole, 0), 1, whole))
+
+    return {
+        "dice": ratio(2 * shared, predicted + salt),
+        "iou": ratio(shared, predicted + salt - shared),
+        "precision": ratio(shared, predicted),
+        "recall": ratio(shared, salt),
+    }
+
+
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
     """Pixels (N,) of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
     pred, truth = (masks.reshape(-1, masks.shape[-2] * masks.shape[-1]) for masks in (pred, truth))

@@ -1,9 +1,17 @@
-"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out."""
+"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out.
 
+RunFolder reads the names that Files gives: the weights in a run's folder, wherever it lies.
+"""
+
+import math
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.salt.config import Phase, Profile
+from pipeline.salt.errors import Stopped
 
 SAMPLE = "sample"
 
@@ -30,15 +38,19 @@ class Files:
         return self.out / "data" / "cache" / self.source / name
 
     @property
+    def folder(self) -> Path:
+        return self.out / "folds" / self.run
+
+    @property
     def folds(self) -> Path:
-        return self.out / "folds" / self.run / "folds.csv"
+        return self.folder / "folds.csv"
 
     @property
     def oof(self) -> Path:
-        return self.out / "folds" / self.run / "oof.npy"
+        return self.folder / "oof.npy"
 
     def fold(self, fold: int) -> Path:
-        return self.out / "folds" / self.run / f"fold_{fold}"
+        return self.folder / f"fold_{fold}"
 
     def weights(self, fold: int, phase: Phase, epoch: str = "best") -> Path:
         """epoch: best | last | average"""
@@ -57,12 +69,66 @@ class Files:
         """name: tiles.csv | masks.npy"""
         return self.fold(fold) / f"pseudo_{name}"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of all artifacts of this run and of its tiles."""
+        return self.cache("").parent, self.folds.parent, self.result("").parent
+
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
 
+    @property
+    def kaggle_submission(self) -> Path:
+        """The submission where Kaggle looks for a notebook's, not packed."""
+        return self.out / "submission.csv"
+
     def result(self, name: str) -> Path:
-        """name: test.npy | submission.csv.gz | report.html | scores.json"""
+        """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json | segment (a folder)"""
         return self.out / "submissions" / self.run / name
+
+
+class Weights(NamedTuple):
+    """What the name of a weights file says; epoch: best | last | average."""
+
+    fold: int
+    phase: str
+    epoch: str
+
+    @classmethod
+    def parse(cls, name: str) -> "Weights | None":
+        """'fold_0/96.last.safetensors' -> (0, '96', 'last'); None for any other name."""
+        found = re.fullmatch(r"fold_(\d+)/(\w+)(?:\.(last|average))?\.safetensors", name)
+        return cls(int(found[1]), found[2], found[3] or "best") if found else None
+
+    @property
+    def name(self) -> str:
+        """The file's name: '96.last.safetensors'."""
+        return self.phase + f".{self.epoch}" * (self.epoch != "best") + ".safetensors"
+
+    def __str__(self) -> str:
+        return f"fold_{self.fold}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a trained run: folds/<run>, or a copy of it anywhere."""
+
+    path: Path
+
+    def weights(self) -> dict[Weights, Path]:
+        """Every weights file in it, by fold, then by name."""
+        files = {path.relative_to(self.path).as_posix(): path for path in self.path.glob("fold_*/*.safetensors")}
+        return dict(sorted((weights, path) for name, path in files.items() if (weights := Weights.parse(name))))
+
+    @property
+    def oof(self) -> Path:
+        return self.path / "oof.npy"
+
+    @property
+    def submission(self) -> Path:
+        """Where the run's submission lies, unless this is a copy."""
+        folder = self.path.resolve()
+        return Files(folder.parent.parent, "", folder.name).result("submission.csv.gz")
 
 
 @dataclass(frozen=True)
@@ -76,6 +142,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
+    deadline       when the hours of --max-hours are over, in seconds as time.time() has them
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
 
@@ -88,4 +155,10 @@ class Run:
     reason: str = ""
     engine: str = "local"
     workers: int | None = None
+    deadline: float = math.inf
     flags: tuple[str, ...] = ()
+
+    def stop_if_late(self, done: str) -> None:
+        """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""
+        if time.time() > self.deadline:
+            raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")

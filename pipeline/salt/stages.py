@@ -4,7 +4,7 @@ Freshness, "run X first" and the state of a run are read from it. To add a stage
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -169,6 +169,12 @@ def predictions(run: Run) -> list[Product]:
     return [Product(path.name, path, "predict", lambda: settings, inputs) for path in paths]
 
 
+def disagreement(run: Run) -> Product:
+    """disagreement.csv, made together with test.npy."""
+    path = run.files.result("disagreement.csv")
+    return replace(predictions(run)[1], name=path.name, path=path)
+
+
 def submission(run: Run) -> Product:
     """submission.csv.gz."""
     settings = {"submit": asdict(run.profile.submit)}
@@ -198,6 +204,6 @@ def table(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
             yield "pseudo_label", "the test tiles each fold is sure of", [pseudo_labels(run, k)[-1] for k in run.folds]
         about = f"{phase.epochs} epochs at {phase.size} px, folds {chosen}"
         yield f"train --phase {phase.name}", about, [trained(run, k, phase)["history"] for k in run.folds]
-    yield "predict", "every tile, flip TTA, mean of the folds", predictions(run)
+    yield "predict", "every tile, flip TTA, mean of the folds", [disagreement(run), *predictions(run)]
     yield "submit", "threshold, rules, run lengths", [submission(run)]
     yield "report", "one page with scores, curves and tiles", report(run)

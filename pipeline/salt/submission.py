@@ -20,9 +20,9 @@ TILES_AT_ONCE = 256  # 5 MB of float16 probabilities
 def masks(
     probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None, full_empty: bool = False
 ) -> np.ndarray:
-    """(N, 101, 101) bool: where the probability is above `threshold`, after the two rules.
+    """(N, H, W) bool: where the probability is above `threshold`, after the two rules.
 
-    probs       (N, 101, 101) float16 in [0, 1], may be a memory map
+    probs       (N, H, W) float16 in [0, 1], may be a memory map
     black       (N,) bool: tiles to leave empty because their image is all black; None: no such rule
     full_empty  a mask that covers the whole tile becomes empty
     """

@@ -112,12 +112,15 @@ def test_hours_of_a_whole_run_by_hand():
 
 def test_scaling(few, once, unwatched, monkeypatch):
     monkeypatch.setattr(scaling, "start_up", lambda: [])  # has a test of its own
-    results = list(scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1)))
+    results = list(
+        scaling.run(CPU, scaling.Size(px=32, batch=4, tiles=8, test=4, encoder="test_resnet", repeats=1, picture=300))
+    )
     assert are_consistent(results) and [r["name"].split(";")[0] for r in results] == [
         "epoch of 16 tiles",
         "epoch of 32 tiles",
         "memory of predicting 8 tiles, model aside",
         "memory of predicting 16 tiles, model aside",
+        "memory of segmenting 300 x 300 px, model aside",
     ]
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from pipeline import make_folds, train
 from pipeline.salt import distributed, launch
 from pipeline.salt.config import Model
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import local
 from pipeline.salt.launch.local import in_processes
 from pipeline.salt.launch.ray_cluster import share
@@ -76,13 +76,16 @@ def fast_clock(tmp_path_factory) -> str:
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> str:
-    """A stage: `--fail` ends in a sentence, `--crash` in a traceback, `--sleep` takes a minute."""
+    """A stage: `--fail` ends in a sentence, `--crash` in a traceback, `--late` with its time; `--sleep`: a minute."""
     (tmp_path / "toy.py").write_text("""
 import os, sys, time
 said = " ".join(sys.argv[1:])
 began = time.time()
 if "--fail" in said:
     sys.exit("error: there is no salt")
+if "--late" in said:
+    print("stopped  fold 0")
+    sys.exit(75)
 if "--crash" in said:
     raise RuntimeError("a fault of ours")
 time.sleep(60 if "--sleep" in said else 0.3)
@@ -124,6 +127,14 @@ def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
     assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
     assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash") and "KeyboardInterrupt" not in said
     assert not left("--sleep")
+
+
+def test_after_one_whose_time_is_over_no_other_begins_and_those_at_work_end_by_themselves(toy, capfd):
+    jobs = {"fold 0": ["--late"], "fold 1": ["at work"], "fold 2": ["never begun"]}
+    with pytest.raises(Stopped, match="--max-hours are over"):
+        in_processes(toy, jobs, 2)
+    said = capfd.readouterr().out
+    assert "at work gpu" in said and "never begun gpu" not in said and "stopped  fold 0" in said
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -381,6 +392,15 @@ def test_the_sentence_of_a_task_is_that_of_the_command(untrained, out, ray_clust
     assert "error: no ImageNet weights for encoder 'test_resnet'" in text
 
 
+def test_tasks_whose_time_is_over_end_the_command_in_good_order(untrained, out, straight, ray_cluster):
+    for hours, status in (("0", Stopped.status), ("1", 0)):
+        with on_ray(ray_cluster, "train", *untrained.flags(f"--max-hours={hours}")) as command:
+            text = command.stdout.read()
+        assert command.returncode == status and "Traceback" not in text, text
+        assert ("of --max-hours are over; the same command goes on" in text) == (status != 0)
+    assert_same(weights(out), straight)
+
+
 # ---- one fold over several processes
 
 
@@ -443,7 +463,7 @@ train.main(sys.argv[1:])
         model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))
         dls = get_data(fold, folds, size, 6, tiles=tiles, stats=(model.encoder.mean, model.encoder.std))
         with torch.inference_mode():
-            logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
+            logits = torch.cat([to_tile(model(x), y.shape[-2:]) for x, y in dls.valid])
         score = tile_scores(logits[:, 0].numpy() > 0, tiles.train_masks[held_out]).mean()
         assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
         assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)

@@ -3,32 +3,39 @@
 import base64
 import io
 import json
+import shlex
 from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn import metrics as sklearn
 
 from pipeline import make_folds, report, submit
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError
-from pipeline.salt.reporting import scores
-from pipeline.salt.reporting.figures import outline, png
+from pipeline.salt.reporting import figures, scores
+from pipeline.salt.reporting.figures import HEAVIEST, LONGEST, OPACITY, heat, outline, picture, reduced
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import SIDE, Tiles, cache
+from pipeline.salt.tiles import Tiles, cache
+from pipeline.salt.tiles.competition import SIDE
+from pipeline.tools import picture as picture_tool
 
 about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 
 
-def draw_tiles(seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True) -> Tiles:
+def draw_tiles(
+    seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True, shape=(SIDE, SIDE)
+) -> Tiles:
     """Noise over discs of salt; every third tile has none, the first is black."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[: shape[0], : shape[1]] * SIDE / max(shape)
     masks = np.stack([(y - a) ** 2 + (x - b) ** 2 < r**2 for a, b, r in rng.integers(5, 95, (train + test, 3))])
     masks[::3] = False
     masks &= not empty
@@ -55,7 +62,7 @@ def guess(masks: np.ndarray, seed: int = 1) -> np.ndarray:
         for axis in (0, 1, 0, 1):
             soft = sum(np.roll(soft, shift, axis) for shift in (-2, -1, 0, 1, 2)) / 5
         if rng.random() < 0.15:
-            soft = np.zeros_like(soft) if mask.any() else soft + np.tri(SIDE, k=-70)
+            soft = np.zeros_like(soft) if mask.any() else soft + np.tri(*mask.shape, k=-70)
         probs[i] = np.clip(0.05 + 0.85 * soft + rng.normal(0, 0.02, soft.shape), 0, 1)
     return probs
 
@@ -92,6 +99,7 @@ def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.nd
                 publish(product, lambda tmp: tmp.write_bytes(b""))
             rows = history(phase.epochs, 0.8 + phase.size / 5000, 10 * fold + phase.size)
             made = {"fold": fold, "device": "2 CPU threads, AVX512", "seconds": rows["seconds"].sum()}
+            made |= {"init_from": "random weights", "precision": "bf16"}
             products = stages.trained(run, fold, phase)
             publish(products.pop("history"), lambda tmp, rows=rows: rows.to_csv(tmp, index=False), **made)
             for product in products.values():
@@ -132,7 +140,10 @@ class Report(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        assert tag not in {"script", "link", "iframe", "object", "embed"}
+        assert tag not in {"link", "iframe", "object", "embed"} and not [
+            name for name in attrs if name.startswith("on")
+        ]
+        assert tag != "script" or not attrs, "its text stands in the page"
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.loads += [attrs[name] for name in ("src", "href", "xlink:href", "srcset", "poster") if name in attrs]
         if tag == "img":
@@ -146,6 +157,7 @@ class Report(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):  # <path/>, inside an <svg>
         self.loads += [value for name, value in attrs if name in ("href", "xlink:href")]
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -153,7 +165,7 @@ class Report(HTMLParser):
     def handle_data(self, data):
         if {"th", "td"} & {*self.open}:
             self.rows[-1][-1] += data.strip()
-        if "style" not in self.open:
+        if not {"style", "script"} & {*self.open}:
             self.words += " " + " ".join(data.split())
 
     def close(self):
@@ -201,7 +213,8 @@ def test_scores_are_those_of_a_direct_computation(demo):
     empty = ~tiles.train_masks.any(axis=(1, 2))
     assert results["out_of_fold"]["all_empty"] == results["empty"]["labelled"] == about(empty.mean())
     assert results["test"]["all_empty"] == about((~tiles.test_truth.any(axis=(1, 2))).mean())
-    assert results["classes"][0] == {"class": "none", "tiles": empty.sum(), "score": about(each[empty].mean())}
+    none = results["classes"][0]
+    assert (none["class"], none["tiles"], none["score"]) == ("none", empty.sum(), about(each[empty].mean()))
     assert sum(row["tiles"] for row in results["classes"]) == 40
     lowest = [row for row in results["classes"] if row["class"] == "to 10 %"][0]
     few = ~empty & (tiles.train_masks.mean(axis=(1, 2)) <= 0.1)
@@ -233,6 +246,9 @@ def test_epochs_are_those_of_the_histories(demo):
 def test_the_html_loads_nothing_and_can_be_read_aloud(demo):
     html = html_of(demo[0])
     assert html.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in html.loads)
+    assert {load[1:] for load in html.loads if load[0] == "#"} <= {*html.ids}, (
+        "what a link or a chart refers to is there"
+    )
     assert "url(http" not in demo[0].files.result("report.html").read_text() and "@import" not in html.words
     assert len(set(html.ids)) == len(html.ids)
     assert html.pictures and all(picture["alt"] for picture in html.pictures)
@@ -251,6 +267,39 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
         assert f"{number:.4f}" in html.words
     assert ["submit.threshold", "0.5"] in html.rows and "generated tiles" in html.words
     assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
+
+
+def test_the_first_thing_said_is_what_trained_it(finished):
+    run = finished[0].parse()
+    results, html = scores_of(run), html_of(run)
+    by, each = results["trained_by"], [sidecar["code"] for sidecar in report.sidecars(stages.predictions(run))]
+    assert (by["model"], by["encoder"], by["first_weights"]) == ("unet_resnext50", "test_resnet", "random weights")
+    assert by["commit"] == (artifacts.commit() or "") and by["code"] == each[0] and by["precision"] == "fp32"
+    again, _ = cli.parse("", shlex.split(by["command"])[1:])
+    assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)
+    words = " ".join(html.words.split())
+    first, score = words.index("What trained it model"), words.index("out of fold; empty masks alone")
+    assert first < score and by["command"] in html.words and (by["commit"] or by["code"]) in html.words
+    times = results["runtime"]
+    assert list(times) == ["train --phase 32", "train --phase 48", "predict", "all"]
+    assert times["train --phase 32"]["sum"] == pytest.approx(results["phases"]["32"]["seconds"], abs=0.2)
+    assert all(0 < time["wall"] <= time["sum"] + 0.05 for time in times.values())
+
+
+def test_the_four_of_the_page_are_those_of_scikit_learn(demo):
+    run, tiles, _ = demo
+    results, rows = scores_of(run), html_of(run).rows
+    masks = np.load(run.files.oof) > np.float16(0.5)
+    masks[tiles.train_table["black"] | masks.all(axis=(1, 2))] = False
+    salt = tiles.train_masks.any(axis=(1, 2))
+    functions = (sklearn.f1_score, sklearn.jaccard_score, sklearn.precision_score, sklearn.recall_score)
+    pooled = [function(tiles.train_masks.ravel(), masks.ravel()) for function in functions]
+    flat = tiles.train_masks[salt].reshape(salt.sum(), -1), masks[salt].reshape(salt.sum(), -1)
+    means = [function(*flat, average="samples", zero_division=0) for function in functions]
+    assert [*results["out_of_fold"]["pixels"].values()] == about(pooled)
+    assert [*results["out_of_fold"]["salt_tiles"].values()] == [salt.sum(), *(about(mean) for mean in means)]
+    assert ["out of fold: all pixels", *(f"{value:.4f}" for value in pooled)] in rows
+    assert [f"out of fold: mean of {salt.sum()} tiles with salt", *(f"{value:.4f}" for value in means)] in rows
 
 
 def test_an_up_to_date_report_prints_its_summary_again(demo, capsys):
@@ -304,7 +353,7 @@ def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
     assert "of phase pseudo." in html.words
     assert "fold 3 of 5" in html.words and "too high" in html.words and "silver" in html.words
     assert ["predict.checkpoint", f"best(was {PROFILES['cpu'].predict.checkpoint})"] in html.rows
-    assert "The data are the tiles in <i> :" in html.words  # text, no tag
+    assert "the tiles in <i> :" in html.words  # text, no tag
 
 
 def test_tiles_without_any_salt(tmp_path):
@@ -338,13 +387,138 @@ def test_predictions_that_are_worse_than_none_are_said_at_the_top_and_at_the_end
     assert "The score out of fold is 0." in html and "The score on the test tiles is 0." in html
 
 
+def test_ten_folds_of_the_article_stay_a_small_page(tmp_path):
+    (tmp_path / "tgs" / "train" / "images").mkdir(parents=True)
+    flags = [f"--data={tmp_path / 'tgs'}", f"--out={tmp_path}", "--profile=blog", "--set=train.epochs=60"]
+    noise = draw_tiles(train=60, test=80, truth=False)
+    # Nothing is harder to compress than noise, in the images as in the outlines of a model that has learned nothing.
+    run = make(noise, flags, lambda masks, seed: np.random.default_rng(seed).random(masks.shape).astype(np.float16))
+    report.main(flags)
+    size, html = run.files.result("report.html").stat().st_size, html_of(run)
+    assert len(scores_of(run)["folds"]) == 10 and "mean of the 10 folds" in html.words
+    assert len(html.pictures) == 2 * 30 and size < 2 * 10**6
+
+
+def test_coloured_tiles_of_another_size_without_depths(tmp_path):
+    argv = ["--data", "sample", "--out", str(tmp_path), "--profile", "demo"]
+    grey = draw_tiles(shape=(300, 120))
+    colours = np.random.default_rng(0).integers(0, 256, (2, 300, 120, 3), np.uint8)
+    images, test = (np.repeat(each[..., None], 3, axis=-1) for each in (grey.train_images, grey.test_images))
+    images[5:7] = colours
+    run = make(Tiles(images, grey.train_masks, test, grey.table.assign(z=np.nan), grey.test_truth), argv)
+    report.main(argv)
+    html = html_of(run)
+    assert {(picture["width"], picture["height"]) for picture in html.pictures} == {("40", "100")}
+    assert "120 × 300 px" in html.words and " · z" not in html.words and "nan" not in html.words
+
+
+def test_whatever_is_named_by_a_person_is_text(tmp_path):
+    evil = "<img src=x onerror=alert(1)>'\"</script>"
+    tiles = draw_tiles()
+    table = tiles.table.assign(id=[f"{i:02} {evil}" for i in range(len(tiles.table))])
+    tiles = Tiles(tiles.train_images, tiles.train_masks, tiles.test_images, table, tiles.test_truth)
+    argv = ["--data=sample", f"--out={tmp_path / 'a<b>&'}", "--profile=demo"]
+    run = make(tiles, argv)
+    for phase in run.profile.train.phases:
+        for fold in run.folds:  # as a file of weights may be called
+            product = stages.trained(run, fold, phase)["history"]
+            content = product.path.read_bytes()
+            made = {"device": evil, "init_from": evil, "seconds": 1.0}
+            publish(product, lambda tmp, content=content: tmp.write_bytes(content), **made)
+    report.main([*argv, "--force"])
+    html = html_of(run)  # which asserts that there is no attribute on..., and one script
+    assert f"first weights {' '.join(evil.split())}" in html.words and "a<b>&" in html.words
+    assert all(picture["src"].startswith("data:") for picture in html.pictures)
+    assert any(evil in picture["alt"] for picture in html.pictures)
+
+
 # ---- small cases by hand
+
+
+def test_the_errors_of_the_classes_add_up_to_what_the_score_lacks(demo):
+    results = scores_of(demo[0])
+    lost = [part for row in results["classes"] for part in row["lost"].values()]
+    assert sum(lost) == pytest.approx(1 - results["out_of_fold"]["score"], abs=1e-5)
+    # two tiles without salt, one of them with some invented; 5 % of salt missed; 5 % met with 0.4; 35 % met with 0.9
+    tiles = pd.DataFrame(
+        {"salt": [0, 0, 0.05, 0.05, 0.35], "predicted": [0, 0.2, 0, 0.04, 0.34], "score": [1, 0, 0, 0.4, 0.9]}
+    )
+    none, low, high = scores.per_class(tiles)
+    assert (none["class"], none["tiles"], none["score"], none["invented"], none["both"]) == ("none", 2, 0.5, 1, 0)
+    assert none["lost"] == {"missed": 0, "invented": 0.2, "shape": 0} and none["score_both"] is None
+    assert (low["class"], low["missed"], low["both"], low["score_both"]) == ("to 10 %", 1, 1, 0.4)
+    assert low["lost"] == {"missed": 0.2, "invented": 0, "shape": about(0.12)}
+    assert (high["class"], high["lost"]["shape"]) == ("to 40 %", about(0.02))
+
+
+def test_pixels_counted_together_and_tiles_one_by_one():
+    # Areas of a tile: 2 of 4 and 6 shared; nothing of 0 and 4; an empty tile with 2 invented.
+    tiles = pd.DataFrame({"shared": [0.2, 0, 0], "predicted": [0.4, 0, 0.2], "salt": [0.6, 0.4, 0]})
+    tiles["score"] = tiles["raw_score"] = 0.0
+    pooled = scores.pooled(tiles)
+    assert pooled["pixels"] == {
+        "dice": about(0.4 / 1.6),
+        "iou": about(0.2 / 1.4),
+        "precision": about(1 / 3),
+        "recall": 0.2,
+    }
+    assert pooled["salt_tiles"] == {
+        "tiles": 2,
+        "dice": about(0.4 / 2),
+        "iou": about(0.25 / 2),
+        "precision": 0.25,
+        "recall": about(1 / 6),
+    }
+    assert scores.pooled(tiles[2:])["salt_tiles"] is None
+
+
+def test_the_wall_clock_counts_what_is_side_by_side_once_and_no_pause():
+    assert scores.wall_clock([(0, 10), (5, 12), (6, 7), (20, 21)]) == 13
+    assert scores.wall_clock([]) == 0
+    at = "2026-11-22T10:{}:00+0000".format
+    zone = "2026-11-22T11:05:00+0100"
+    trained = [{"made": at("04"), "seconds": 120}, {"made": zone, "seconds": 120}, {"made": at("59")}]
+    predicted = [{"made": at("20"), "seconds": 60}]
+    assert scores.runtime({"train": trained, "predict": predicted, "other": [{"made": at("00")}]}) == {
+        "train": {"wall": 180, "sum": 240},
+        "predict": {"wall": 60, "sum": 60},
+        "all": {"wall": 240, "sum": 300},
+    }
+
+
+def test_the_command_repeats_the_run(tmp_path):
+    flags = ["--data=sample", "--profile=demo", "--out", str(tmp_path / "an out"), "--run=a", "--fold=1", "--force"]
+    flags += ["--set=train.64.epochs=2", "--add-phase=size=128,epochs=1", "--workers=2"]
+    run, _ = cli.parse("", flags)
+    words = shlex.split(report.command(run))
+    assert words[0] == "./run_all.sh" and "--force" not in words and "--workers" not in words
+    again, _ = cli.parse("", words[1:])
+    assert (again.profile, again.files, again.data, again.folds) == (run.profile, run.files, run.data, run.folds)
+    assert report.command(cli.parse("", ["--data=sample", "--profile=demo"])[0]) == (
+        "./run_all.sh --data sample --profile demo"
+    )
+
+
+@pytest.mark.parametrize("folds", [1, 2, 10])
+def test_curves_have_a_mean_and_a_range_and_follow_one_another(folds):
+    histories = {fold: {name: history(n, 0.8, fold) for name, n in [("128", 60), ("224", 20)]} for fold in range(folds)}
+    histories[0]["224"]["meanap"] -= 0.2
+    svg = ElementTree.fromstring(figures.curves(histories, "score", {"meanap": "score"}))
+    text = ["".join(element.itertext()).strip() for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"128", "224", "80", "epoch"} <= {*text} and ("fold 0" in text) == (folds > 1)
+    strokes = [element.get("style") or "" for element in svg.iter()]
+    assert sum(f"stroke: {figures.BLUE}; stroke-width: 2" in style for style in strokes) == 2, "a mean line a phase"
+    assert sum(f"stroke: {figures.BLUE}; stroke-opacity" in style for style in strokes) == (
+        2 * folds if folds > 1 else 0
+    )
+    assert sum(f"fill: {figures.BLUE}; fill-opacity: 0.2" in style for style in strokes) == (2 if folds > 1 else 0)
 
 
 def scored(*folds: list[float], empty: float = 0.25) -> dict:
     """As in scores.json: tile scores fold by fold, and the share of tiles without salt."""
     tiles = pd.DataFrame({"fold": np.repeat(range(len(folds)), [*map(len, folds)]), "score": np.concatenate(folds)})
     tiles["raw_score"], tiles["salt"] = tiles["score"], np.where(np.arange(len(tiles)) < empty * len(tiles), 0, 0.5)
+    tiles["predicted"] = tiles["shared"] = tiles["salt"]
     histories = dict.fromkeys(range(len(folds)), {})
     return {"out_of_fold": scores.pooled(tiles), "test": None, "folds": scores.per_fold(tiles, histories)}
 
@@ -401,10 +575,59 @@ def test_outline_goes_along_the_edges_of_the_pixels():
     assert outline(mask) == "M2 1H3M2 3H3M2 1V3M3 1V3"
     assert outline(np.ones((4, 5), bool)) == "M0 0H5M0 4H5M0 0V4M5 0V4"  # a full mask is framed
     assert outline(np.zeros((4, 5), bool)) == ""
+    noise = np.random.default_rng(0).random((128, 128)) > 0.5
+    assert len(outline(noise)) < HEAVIEST and outline(noise) == outline(noise[::2, ::2], 2)
 
 
-def test_a_png_is_the_tile():
-    grey = np.random.default_rng(0).integers(0, 256, (101, 101), np.uint8)
-    kind, data = png(grey).split(",")
-    assert kind == "data:image/png;base64"
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), grey)
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+
+
+def test_a_picture_is_the_tile():
+    rng = np.random.default_rng(0)
+    for shape in [(101, 101), (64, 33), (40, 70, 3)]:
+        tile = rng.integers(0, 256, shape, np.uint8)
+        assert picture(tile).startswith("data:image/png;base64,")
+        np.testing.assert_array_equal(np.asarray(decoded(picture(tile))), tile)
+
+
+def test_a_large_tile_is_shown_small_and_light():
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 700, 3), np.uint8)  # nothing is harder to compress
+    assert reduced(noise).shape == (125, 88, 3) and reduced(noise[:LONGEST, :LONGEST]).shape == (LONGEST, LONGEST, 3)
+    uri = picture(reduced(noise))
+    assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 24_000
+    assert decoded(uri).size == (88, 125)
+
+
+def test_heat_is_the_more_opaque_the_higher_the_probability():
+    probs = np.linspace(0, 1, 101 * 101, dtype=np.float16).reshape(101, 101)
+    probs[0, 5] = np.nan
+    layer = np.asarray(decoded(heat(probs)).convert("RGBA"))
+    assert len({*map(tuple, layer[..., :3].reshape(-1, 3))}) == 1, "one colour"
+    opacity = layer[..., 3].ravel().astype(int)
+    assert opacity[0] == opacity[5] == 0 and opacity[-1] == OPACITY
+    np.testing.assert_allclose(opacity / OPACITY, np.nan_to_num(probs).ravel(), atol=0.5 / 15 + 0.01)
+
+
+def test_a_grid_has_a_row_for_each_name_and_a_column_for_each_tile():
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 30), np.uint8)
+    probs = np.zeros((3, 20, 30), np.float16)
+    probs[2] = 1
+    pixels = np.asarray(figures.grid({"image": images, "truth": images > 128, "probability": probs}))
+    assert pixels.shape == (3 * 24 - 4, 84 + 3 * 34 - 4, 3)
+    np.testing.assert_array_equal(pixels[:20, 84 + 34 : 84 + 64], np.repeat(images[1][..., None], 3, -1))
+    np.testing.assert_array_equal(pixels[24:44, -30:, 0] > 0, images[2] > 128)
+    assert pixels[48, 84].tolist() == [68, 1, 84] and pixels[48, -1].tolist() == [253, 231, 36]  # viridis' ends
+    assert (pixels[:, :84] < 255).any(), "the names"
+
+
+def test_the_picture_of_a_run(finished, tmp_path):
+    run, _ = finished
+    file = tmp_path / "tiles.png"
+    picture_tool.main([*run.flags(), "--tiles=3", f"--to={file}"])
+    with Image.open(file) as picture:
+        assert picture.size == (84 + 3 * 105 - 4, 4 * 105 - 4)
+    with pytest.raises(InputError, match="--tiles 99: take 1 to 2"):
+        picture_tool.main([*run.flags(), "--tiles=99", f"--to={file}"])
+    with pytest.raises(InputError, match=r"oof.npy was made with other settings"):
+        picture_tool.main([*run.flags("--fold=0"), f"--to={file}"])

@@ -35,7 +35,7 @@ def learn(drawn, tmp_path):
 
 def probs_of(learn, tiles: np.ndarray) -> torch.Tensor:
     """Past the learner: (n, 1, 101, 101)."""
-    return to_tile(logits_of(learn, tiles)).sigmoid()
+    return to_tile(logits_of(learn, tiles), tiles.shape[1:]).sigmoid()
 
 
 def logits_of(learn, tiles: np.ndarray) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_tta_turns_what_it_has_seen_mirrored_back(learn, drawn):
     probs, masks = learn.tta()
     images = drawn.train_images[::3]
     mirrored_back = logits_of(learn, np.ascontiguousarray(images[..., ::-1])).flip(-1)
-    expected = to_tile((logits_of(learn, images) + mirrored_back) / 2).sigmoid()
+    expected = to_tile((logits_of(learn, images) + mirrored_back) / 2, images.shape[1:]).sigmoid()
     torch.testing.assert_close(probs, expected, atol=1e-4, rtol=0)
     assert not torch.allclose(probs, learn.get_preds()[0], atol=1e-3), "two views are not one"
     np.testing.assert_array_equal(masks[:, 0].numpy() > 0.5, drawn.train_masks[::3])

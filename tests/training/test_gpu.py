@@ -66,7 +66,7 @@ def test_batches_are_made_where_the_model_is(batches):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_every_model_stays_on_the_gpu(batches, name):
     (x, masks), (held_out, truth) = batches
-    model, loss = build(name), LossAtMaskSize(composite(LOSSES["symmetric_lovasz"]))
+    model, loss = build(name), LossAtMaskSize(composite(LOSSES["symmetric_lovasz"]), truth.shape[-2:])
     for precision in ("bf16", "fp16", "fp32"):
         model.train()
         with autocast(precision, GPU):
@@ -77,7 +77,7 @@ def test_a_step_of_every_model_stays_on_the_gpu(batches, name):
         scores = _scores(logits, truth)
         assert trained.device == validated.device == scores.device == GPU and scores.shape == (12,)
         with torch.no_grad(), autocast(precision, GPU):
-            assert to_tile(flip_tta(model, held_out)).device == GPU
+            assert to_tile(flip_tta(model, held_out), truth.shape[-2:]).device == GPU
 
 
 def test_the_hypercolumn_stays_in_the_short_format():
@@ -91,4 +91,4 @@ def test_the_hypercolumn_stays_in_the_short_format():
 def test_no_loss_waits_for_the_gpu(batches, name):
     (x, masks), _ = batches
     model = build(deep_supervision=True, classifier=True, width=4).train()
-    assert LossAtMaskSize(composite(LOSSES[name]))(model(x), masks).device == GPU
+    assert LossAtMaskSize(composite(LOSSES[name]), masks.shape[-2:])(model(x), masks).device == GPU

@@ -1,5 +1,6 @@
 """Training one fold: it learns, its errors are one sentence, and a resumed training equals an uninterrupted one."""
 
+import math
 import random
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from fastai.optimizer import Adam
 from fastai.torch_core import trainable_params
 
 from pipeline.salt.config import Loss, Model, Phase, Train
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import get_data
@@ -39,7 +40,12 @@ def fit(drawn, tmp_path):
     """fit(...) one fold of `drawn` anew, each time from the same weights; a state that was left is found."""
 
     def fit(
-        train: Train = TRAIN, phase: Phase = PHASE, key: str = "key", seed: int = 3, save_every: float = 0.0
+        train: Train = TRAIN,
+        phase: Phase = PHASE,
+        key: str = "key",
+        seed: int = 3,
+        save_every: float = 0.0,
+        deadline: float = math.inf,
     ) -> Fitted:
         torch.manual_seed(0)
         model = checkpoints.build(Model(encoder="test_resnet", weights="none", options={"width": 8}))
@@ -48,7 +54,16 @@ def fit(drawn, tmp_path):
         torch.manual_seed(random.randrange(2**31))  # what was drawn before must not matter
         state = tmp_path / "32.resume.pt"
         fitted = fit_fold(
-            model, dls, phase, train, title="fold 0", seed=seed, resume=state, key=key, save_every=save_every
+            model,
+            dls,
+            phase,
+            train,
+            title="fold 0",
+            seed=seed,
+            resume=state,
+            key=key,
+            save_every=save_every,
+            deadline=deadline,
         )
         state.unlink(missing_ok=True)  # as the stage does
         return fitted
@@ -109,7 +124,7 @@ def test_weights_are_those_of_the_best_and_of_the_last_epoch(fit, drawn):
         model.load_state_dict(weights)
         model.eval()
         with torch.inference_mode():
-            logits = torch.cat([to_tile(model(x)) for x, _ in dls.valid])
+            logits = torch.cat([to_tile(model(x), y.shape[-2:]) for x, y in dls.valid])
         score = tile_scores(logits[:, 0].numpy() > 0, drawn.train_masks[::3]).mean()
         assert score == pytest.approx(row["meanap"], abs=0.005)  # a pixel at the threshold may fall either way
     assert all(w.device.type == "cpu" and w.is_contiguous() for w in fitted.weights["best"].values())
@@ -165,6 +180,39 @@ def test_stopped_twice_and_long_after_the_last_save(fit, monkeypatch, tmp_path):
     straight = fit()
     stopped(fit, monkeypatch, 2)
     stopped(fit, monkeypatch, 4, save_every=1e9)  # goes on from epoch 1, saves nothing
+    assert_same(straight, fit())
+
+
+@pytest.mark.parametrize(
+    "hours, done",
+    [
+        ([1, 1, 1, 1], 3),  # an epoch an hour, 3.5 hours: three fit, a fourth one would not
+        ([1, 2, 0.1, 0.1], 2),  # 0.5 hours are left, and the longest so far took 2
+        ([9, 9, 9, 9], 1),  # the first one is begun in any case
+        ([0.5, 0.5, 0.5, 0.5], 4),
+        ([0.5, 0.5, 0.5, 9], 4),  # nobody knew; it has ended, so it counts
+    ],
+)
+def test_a_training_ends_after_the_epoch_that_still_fits_and_goes_on_bit_for_bit(
+    fit, monkeypatch, tmp_path, hours, done
+):
+    straight, clock = fit(), [1000.0]
+    after_batch = EpochLog.after_batch
+
+    def passes(self):
+        after_batch(self)
+        if not self.training:  # one batch of validation an epoch
+            clock[0] += 3600 * hours[self.epoch]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochLog, "after_batch", passes)
+        patch.setattr("time.time", lambda: clock[0])
+        if done == len(hours):
+            assert_same(straight, fit(save_every=1e9, deadline=1000 + 3600 * 3.5))
+            return
+        with pytest.raises(Stopped, match=f"fold 0, after epoch {done} of 4: .*the same command goes on"):
+            fit(save_every=1e9, deadline=1000 + 3600 * 3.5)
+    assert torch.load(tmp_path / "32.resume.pt", weights_only=True)["epochs"] == done
     assert_same(straight, fit())
 
 

@@ -1,7 +1,7 @@
 """Launches the work on several folds: in this process, in one process per GPU, or on a Ray cluster.
 
 A job is the command line that does a part of a stage, such as a fold with all its phases. Jobs are
-independent, and write below --out; only strings go to a worker, and only an error message comes back. An engine is
+independent, and write below --out; only strings go to a worker, and only how it ended comes back. An engine is
 called with the stage's module, each job by its title, and how many may run at once (None: as many as there are GPUs).
 """
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.distributed import visible_gpus
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.progress import MARK, RELAY, StatusLine
 
 GRACE = 20.0  # seconds a worker has to clean up before it is killed
@@ -21,12 +21,13 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
     """`python -m <stage> <job>` for each; worker i has GPU i mod their number, the CPU's threads are shared out.
 
     The first job that fails stops the others and is an InputError; run again, they go on from what they have saved.
+    After one that --max-hours ends no other begins, and what is raised is Stopped.
     """
     gpus = visible_gpus()
     workers = min(workers or len(gpus) or 1, len(jobs))
     where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
     print(f"engine   {workers} processes on {where}: {', '.join(jobs)}", flush=True)
-    waiting, running, status = list(jobs), dict[int, _Worker](), StatusLine()
+    waiting, running, status, late = list(jobs), dict[int, _Worker](), StatusLine(), False
     with _terminating_like_ctrl_c():
         try:
             while waiting or running:
@@ -37,13 +38,17 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
                         relay = {RELAY: "1"} if status.is_terminal else {}
                         environment = _environment(gpu, workers) | relay
                         running[i] = _Worker(title, [stage, *jobs[title]], environment, status)
-                running = {i: worker for i, worker in running.items() if worker.is_working()}
+                ended = [i for i, worker in running.items() if not worker.is_working()]
+                if any([running.pop(i).process.returncode == Stopped.status for i in ended]):
+                    late, waiting = True, []
                 time.sleep(0.05)
         finally:
             for worker in running.values():
                 worker.stop()
             for worker in running.values():
                 worker.wait()
+    if late:
+        raise Stopped("the hours of --max-hours are over; the same command goes on")
 
 
 def python_path() -> str:
@@ -69,11 +74,11 @@ class _Worker:
         self.echo.start()
 
     def is_working(self) -> bool:
-        """False when it has done its job; InputError when it could not."""
+        """False when it has done its job, or as much of it as fitted; InputError when it could not."""
         if self.process.poll() is None:
             return True
         self.wait()
-        if status := self.process.returncode:
+        if (status := self.process.returncode) not in (0, Stopped.status):
             reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
             raise InputError(self.error or f"{self.title}: its process {reason}; the same command goes on from there")
         return False

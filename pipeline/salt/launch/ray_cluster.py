@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from pipeline.salt.artifacts import CODE
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 
 RETRIES = 3  # times a job is given to another worker when its own is lost
 
@@ -16,7 +16,8 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
 
     The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with
-    another one, a training from its last saved epoch. A job that fails ends them all and is an InputError.
+    another one, a training from its last saved epoch. A job that fails ends them all and is an InputError; after one
+    that --max-hours ends no other begins, and what is raised is Stopped.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes the same epoch of two folds for one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
@@ -35,7 +36,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
         # max_calls: a process for each job, because an idle one would keep its memory on the GPU.
         remote: Any = ray.remote  # its types know no dict of options
         task = remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
-        waiting, running = list(jobs), dict[Any, str]()
+        waiting, running, late = list(jobs), dict[Any, str](), False
         while waiting or running:
             while waiting and len(running) < workers:
                 title = waiting.pop(0)
@@ -43,23 +44,30 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
             done = ray.wait([*running])[0][0]
             title = running.pop(done)
             try:
-                error = ray.get(done)
+                outcome = ray.get(done)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as e:
                 raise InputError(
                     f"{title}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
                     "Ray's logs, and run the same command again to go on"
                 ) from e
-            if error:
-                raise InputError(error)
+            if isinstance(outcome, InputError):
+                raise outcome
+            if isinstance(outcome, Stopped):
+                late, waiting = True, []
+    if late:
+        raise Stopped("the hours of --max-hours are over; the same command goes on")
 
 
-def run_job(stage: str, job: list[str]) -> str:
-    """Run the stage in this process, a worker's. Returns the message of its InputError, '' if there was none."""
+def run_job(stage: str, job: list[str]) -> InputError | Stopped | None:
+    """Run the stage in this process, a worker's. Returns what it ended with, None if with its end."""
     try:
         importlib.import_module(stage).main(job)
+    except Stopped as e:
+        print(f"stopped  {e}")
+        return e
     except InputError as e:
-        return str(e)
-    return ""
+        return e
+    return None
 
 
 def share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dict[str, float]]:

@@ -4,19 +4,24 @@ A chart takes its colours from the report's CSS (currentColor, --soft and --line
 """
 
 import base64
+import html
 import io
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-# Ten colours that stay apart for colour-blind readers too. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
-COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+# Colours that stay apart for colour-blind readers too. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
+BLUE, ORANGE, RED, GREY = "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2"
+HEAT, OPACITY = (216, 27, 96), 150  # of the probability over an image; of 255, where it is 1
+KINDS = {"missed": BLUE, "invented": ORANGE, "shape": GREY}  # of error
+
+# px of a picture's side, bytes of a PNG or an outline: the page stays below 2 MB even where images and masks are noise.
+LONGEST, HEAVIEST = 128, 12_000
 
 INK, SOFT, LINE = "#010203", "#010204", "#010205"  # placeholders, replaced by CSS when the SVG is written
 CSS = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
@@ -42,10 +47,6 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib's types know every key by its name
 }
 
 
-def colour(fold: int) -> str:
-    return COLOURS[fold % len(COLOURS)]
-
-
 @matplotlib.rc_context(STYLE)
 def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) -> str:
     """SVG of the out-of-fold score of each fold, its best and last epoch, their mean, and references.
@@ -59,14 +60,7 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
         at, [end["best"]["score"] for end in ends], marker="^", facecolor="none", edgecolor=INK, label="best epoch"
     )
     ax.scatter(at, [end["last"]["score"] for end in ends], marker="_", s=90, color=INK, label="last epoch")
-    ax.scatter(
-        at,
-        [fold["score"] for fold in folds],
-        s=60,
-        color=[colour(fold["fold"]) for fold in folds],
-        zorder=3,
-        label="out of fold",
-    )
+    ax.scatter(at, [fold["score"] for fold in folds], s=60, color=BLUE, zorder=3, label="out of fold")
     ax.set_xticks(at, [str(fold["fold"]) for fold in folds])
     ax.set_xlim(-0.6, len(folds) - 0.4)
     for score in references.values():
@@ -91,29 +85,23 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(histories: dict[int, dict[str, pd.DataFrame]], what: str) -> str:
-    """SVG of the loss (what='loss') or score (what='score') per epoch, a colour a fold, the phases in a row."""
-    figure, ax = _axes("epoch", what)
-    lines: dict[str, dict[str, Any]]
-    lines = {"loss": {"train_loss": (0, (2, 1.5)), "valid_loss": "-"}, "score": {"meanap": "-"}}
-    for fold, phases in histories.items():
-        before = 0
-        for history in phases.values():
-            for column, style in lines[what].items():
-                ax.plot(
-                    before + history["epoch"],
-                    history[column],
-                    linestyle=style,
-                    color=colour(fold),
-                    linewidth=1.4,
-                    marker="." if len(history) == 1 else "",
-                )
-            if what == "score":
-                best = history.loc[history["meanap"].idxmax()]
-                ax.plot(before + best["epoch"], best["meanap"], "o", color=colour(fold), markersize=5)
-            before += len(history)
+def curves(histories: dict[int, dict[str, pd.DataFrame]], y: str, columns: dict[str, str]) -> str:
+    """SVG of columns of the histories per epoch, the phases in a row: mean of the folds, their range, each fold thin.
+
+    histories  fold -> phase -> what callbacks.EpochLog keeps;  columns  column -> its name in the legend
+    Of several folds' scores, the one that ends a phase lowest has its fold's number at its end.
+    """
+    figure, ax = _axes("epoch", y)
     before = 0
-    for i, (phase, history) in enumerate(next(iter(histories.values())).items()):
+    phases = list(next(iter(histories.values())))
+    for i, phase in enumerate(phases):
+        for (column, label), colour in zip(columns.items(), (BLUE, ORANGE), strict=False):
+            table = pd.DataFrame({fold: each[phase].set_index("epoch")[column] for fold, each in histories.items()})
+            epochs, marker = before + table.index, "." if len(table) == 1 else ""
+            if len(histories) > 1:
+                ax.fill_between(epochs, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
+                ax.plot(epochs, table, color=colour, linewidth=0.6, alpha=0.55, marker=marker)
+            ax.plot(epochs, table.mean(axis=1), color=colour, linewidth=2, marker=marker, label="" if i else label)
         if i:
             ax.axvline(before + 0.5, color=SOFT, linewidth=1, linestyle=":")
         ax.annotate(
@@ -125,10 +113,26 @@ def learning_curves(histories: dict[int, dict[str, pd.DataFrame]], what: str) ->
             textcoords="offset points",
             color=SOFT,
         )
-        before += len(history)
+        before += len(table)
+        if len(histories) > 1 and "meanap" in columns:
+            lowest = table.iloc[-1].idxmin()
+            ax.annotate(
+                f"fold {lowest}",
+                (before, table[lowest].iloc[-1]),
+                xytext=(0, -4),
+                textcoords="offset points",
+                fontsize=9,
+                ha="right",
+                va="top",
+                color=SOFT,
+            )
+    if len(columns) > 1:
+        figure.legend(loc="outside upper left", ncols=len(columns), fontsize=9, handletextpad=0.5, columnspacing=1)
     ax.set_xlim(0.5, before + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure, f"The {what} of every fold over the epochs of all phases; the table of folds has the numbers.")
+    last = table.mean(axis=1).iloc[-1]
+    words = f"{y} per epoch of the phases {', '.join(phases)}, mean and range of {len(histories)} folds"
+    return _svg(figure, f"{words}; in the last epoch {columns[column]} is {last:.4g}.")
 
 
 @matplotlib.rc_context(STYLE)
@@ -136,8 +140,8 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
     """SVG of the score against the threshold, the chosen one marked."""
     figure, ax = _axes("threshold on the probability", "out-of-fold score")
     ax.axvline(chosen, color=SOFT, linewidth=1, linestyle=":")
-    ax.plot(list(scores), list(scores.values()), color=COLOURS[0], marker=".")
-    ax.plot(chosen, scores[chosen], "o", color=COLOURS[2], markersize=8)
+    ax.plot(list(scores), list(scores.values()), color=BLUE, marker=".")
+    ax.plot(chosen, scores[chosen], "o", color=RED, markersize=8)
     ax.annotate(
         f"{chosen:g}: {scores[chosen]:.4f}",
         (chosen, 0),
@@ -155,7 +159,7 @@ def classes(rows: list[dict]) -> str:
     bars = ax.bar(
         [row["class"].removeprefix("to ").removesuffix(" %") for row in rows],
         [row["score"] for row in rows],
-        color=COLOURS[0],
+        color=BLUE,
         width=0.75,
     )
     ax.bar_label(bars, [f"{row['tiles']:,}" for row in rows], fontsize=9, color=SOFT, padding=2)
@@ -168,26 +172,88 @@ def classes(rows: list[dict]) -> str:
     )
 
 
-def png(grey: np.ndarray) -> str:
-    """(H, W) uint8 -> data URI."""
-    file = io.BytesIO()
-    Image.fromarray(np.asarray(grey)).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+@matplotlib.rc_context(STYLE)
+def losses(rows: list[dict]) -> str:
+    """SVG of what each class of salt share takes from the score, by kind of error; rows: see scores.per_class."""
+    figure, ax = _axes("salt in the tile: none, or up to … % of it", "part of the score that is lost")
+    names, bottom = [row["class"].removeprefix("to ").removesuffix(" %") for row in rows], np.zeros(len(rows))
+    totals = {kind: sum(row["lost"][kind] for row in rows) for kind in KINDS}
+    for kind, colour in KINDS.items():
+        part = np.array([row["lost"][kind] for row in rows])
+        label = f"{'wrong shape' if kind == 'shape' else kind} {totals[kind]:.4f}"
+        ax.bar(names, part, bottom=bottom, color=colour, width=0.75, label=label)
+        bottom += part
+    figure.legend(loc="outside upper left", ncols=3, fontsize=9, handletextpad=0.5, columnspacing=1)
+    each = ", ".join(f"{row['class']} {part:.4f}" for row, part in zip(rows, bottom, strict=True))
+    return _svg(figure, f"Part of the score that is lost, by salt share: {each}.")
 
 
-def outline(mask: np.ndarray) -> str:
-    """SVG path along the edges between salt and not, in px; what lies outside the tile is not salt. (H, W) bool."""
+def reduced(tile: np.ndarray) -> np.ndarray:
+    """Every n-th pixel of a tile (H, W, ...) whose longer side is over LONGEST px, else the tile."""
+    n = -(-max(tile.shape[:2]) // LONGEST)
+    return np.asarray(tile[::n, ::n])
+
+
+def picture(image: np.ndarray) -> str:
+    """(H, W) or (H, W, 3) uint8 -> data URI: PNG, or JPEG where that would be heavy."""
+    png = _data_uri(image, "PNG", optimize=True)
+    return png if len(png) <= HEAVIEST * 4 / 3 else _data_uri(image, "JPEG", quality=80)
+
+
+def heat(probs: np.ndarray) -> str:
+    """(H, W) probabilities in [0, 1] -> data URI of a PNG in one colour, more opaque where higher, to lie on a tile."""
+    levels = 16  # 4 bits a pixel
+    layer = Image.fromarray((np.nan_to_num(probs.astype(np.float32)) * (levels - 1)).round().astype(np.uint8), "P")
+    layer.putpalette(HEAT * levels)
+    return _data_uri(
+        layer, "PNG", optimize=True, bits=4, transparency=bytes(OPACITY * i // (levels - 1) for i in range(levels))
+    )
+
+
+def grid(rows: dict[str, np.ndarray]) -> Image.Image:
+    """Tiles side by side, a row for each name: images (n, H, W) or (n, H, W, 3) uint8, masks bool, probabilities float.
+
+    Probabilities are coloured by viridis, from dark at 0 to yellow at 1.
+    """
+    viridis = matplotlib.colormaps["viridis"]
+    gap, left = 4, 84  # px; left of the tiles there is room for the names
+    cells = [[reduced(tile) for tile in tiles] for tiles in rows.values()]
+    height, width = cells[0][0].shape[:2]
+    size = left + len(cells[0]) * (width + gap) - gap, len(cells) * (height + gap) - gap
+    picture = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    for row, (name, tiles) in enumerate(zip(rows, cells, strict=True)):
+        top = row * (height + gap)
+        draw.text((2, top + height // 2), name, "black", font, "lm")
+        for column, tile in enumerate(tiles):
+            shown = viridis(tile.astype(float), bytes=True)[..., :3] if tile.dtype.kind == "f" else tile
+            picture.paste(Image.fromarray(shown), (left + column * (width + gap), top))
+    return picture
+
+
+def outline(mask: np.ndarray, scale: int = 1) -> str:
+    """SVG path along the edges between salt and not, in px; what lies outside the tile is not salt. (H, W) bool.
+
+    Where the path would be heavy, every second pixel is looked at; scale: how many px one of this mask stands for.
+    """
     framed = np.pad(mask, 1)
-    across = _runs(framed[1:, 1:-1] != framed[:-1, 1:-1])
-    down = _runs((framed[1:-1, 1:] != framed[1:-1, :-1]).T)
-    return "".join([*(f"M{a} {y}H{b}" for y, a, b in across), *(f"M{x} {a}V{b}" for x, a, b in down)])
+    across = [edge * scale for edge in _runs(framed[1:, 1:-1] != framed[:-1, 1:-1])]
+    down = [edge * scale for edge in _runs((framed[1:-1, 1:] != framed[1:-1, :-1]).T)]
+    path = "".join([*(f"M{a} {y}H{b}" for y, a, b in across), *(f"M{x} {a}V{b}" for x, a, b in down)])
+    return path if len(path) <= HEAVIEST else outline(mask[::2, ::2], 2 * scale)
 
 
-def _runs(edges: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(row, start, end) of each run of True."""
+def _runs(edges: np.ndarray) -> np.ndarray:
+    """(n, 3) row, start, end of each run of True."""
     changes = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, starts), (_, ends) = np.nonzero(changes == 1), np.nonzero(changes == -1)
-    return zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    return np.stack([rows, starts, ends], axis=1)
+
+
+def _data_uri(image: np.ndarray | Image.Image, kind: str, **options) -> str:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _axes(x: str, y: str):
@@ -205,6 +271,8 @@ def _svg(figure: Figure, words: str) -> str:
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
+    rounded = re.compile(r"(\d+\.\d)\d+")  # a tenth of a point is seen by nobody, and half of the bytes
+    text = re.sub(r' d="[^"]*"', lambda d: rounded.sub(r"\1", d.group()), text)
     for mark, ink in CSS.items():
         text = text.replace(mark, ink)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(words)}" ', 1)

@@ -15,22 +15,30 @@ def render(
     defaults: dict[str, object],
     *,
     real: bool,
+    own: bool = False,
 ) -> str:
     """The report's HTML.
 
     results    what scores.json holds;  histories  fold -> phase -> what callbacks.EpochLog keeps
     examples   kind of example -> `pictures`
     defaults   the profile's settings before any change, by the names that --set takes
-    real       the tiles are the competition's, so that the article's score and the medals mean something
+    real       the tiles are not generated
+    own        they are not the competition's, so that neither the article's score nor the medals mean something
     """
     thresholds = {float(threshold): score for threshold, score in results["thresholds"].items()}
-    references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real else {}
+    references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real and not own else {}
     charts = {
         "folds": figures.fold_scores(results["folds"], results["out_of_fold"]["mean"], references),
-        "loss": figures.learning_curves(histories, "loss"),
-        "score": figures.learning_curves(histories, "score"),
+        "loss": figures.curves(
+            histories, "loss", {"train_loss": "in training", "valid_loss": "on the fold's own tiles"}
+        ),
+        "score": figures.curves(histories, "score", {"meanap": "score"}),
+        "lr": figures.curves(histories, "learning rate", {"lr": "learning rate"}),
+        "speed": figures.curves(histories, "tiles/s", {"tiles_per_second": "tiles/s"}),
+        "memory": figures.curves(histories, "peak memory, GiB", {"memory": "GiB"}),
         "thresholds": figures.thresholds(thresholds, results["threshold"]),
         "classes": figures.classes(results["classes"]),
+        "losses": figures.losses(results["classes"]),
     }
     settings = results["settings"]
     changed = {name: defaults.get(name, "unset") for name, value in settings.items() if defaults.get(name) != value}
@@ -53,23 +61,37 @@ def render(
         examples=examples,
         thresholds=thresholds,
         best_threshold=best_threshold(thresholds),
+        has_depths=any(tile["z"] is not None for kind in examples.values() for tile in kind),
         real=real,
+        own=own,
         sections=sections,
         changed=changed,
         article=scores.ARTICLE,
-        colour=figures.colour,
+        kinds=figures.KINDS,
+        heat=figures.HEAT,
     )
 
 
 def pictures(table: pd.DataFrame, predictions: Predictions) -> list[dict]:
-    """For each tile what the report shows: its row, its image, the outlines of truth (if known) and prediction."""
-    return [
-        {
-            **row,
-            "predicted": mask.mean(),
-            "image": figures.png(predictions.images[i]),
-            "truth_path": "" if predictions.truth is None else figures.outline(predictions.truth[i]),
-            "predicted_path": figures.outline(mask),
-        }
-        for (i, row), mask in zip(table.to_dict("index").items(), predictions.masks(table), strict=True)
-    ]
+    """For each tile what the report shows: its row, its image, the outlines of truth (if known) and prediction, probs.
+
+    What is larger than figures.LONGEST is shown smaller. z is None where the depth is not known.
+    """
+    shown = []
+    for (i, row), mask in zip(table.to_dict("index").items(), predictions.masks(table), strict=True):
+        image = figures.reduced(predictions.images[i])
+        truth = None if predictions.truth is None else figures.reduced(predictions.truth[i])
+        shown.append(
+            {
+                **row,
+                "z": row["z"] if pd.notna(row.get("z")) else None,
+                "predicted": mask.mean(),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "image": figures.picture(image),
+                "heat": figures.heat(figures.reduced(predictions.probs[i])),
+                "truth_path": "" if truth is None else figures.outline(truth),
+                "predicted_path": figures.outline(figures.reduced(mask)),
+            }
+        )
+    return shown

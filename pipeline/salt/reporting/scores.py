@@ -5,6 +5,7 @@ A table has one row a tile; its index is the tile's row in the arrays that go wi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from pipeline.salt import submission
 from pipeline.salt.config import Submit
 from pipeline.salt.folds import coverage_class
-from pipeline.salt.metrics import iou, tile_scores
+from pipeline.salt.metrics import iou, overlap, tile_scores
 
 # What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
 ARTICLE: dict[str, Any] = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
@@ -24,7 +25,7 @@ MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderb
 class Predictions:
     """The predictions for N tiles, and how a submission makes masks of them.
 
-    images  (N, H, W) uint8 grey;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
+    images  (N, H, W) or (N, H, W, 3) uint8;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
     truth   (N, H, W) bool, None where unknown;  all three possibly memory maps
     """
 
@@ -41,7 +42,10 @@ class Predictions:
 
 
 def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """`table` and, for each tile: salt and predicted (shares in [0, 1]), iou, score; raw_score is before the rules."""
+    """`table` and, for each tile: salt, predicted and shared, iou, score; raw_score is before the rules.
+
+    salt, predicted and shared are the parts in [0, 1] of the tile that truth, prediction and both of them cover.
+    """
     assert predictions.truth is not None
     parts = []
     for start in range(0, len(table), submission.TILES_AT_ONCE):  # the arrays are larger than memory should be
@@ -53,6 +57,7 @@ def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
                 {
                     "salt": truth.mean(axis=(1, 2)),
                     "predicted": masks.mean(axis=(1, 2)),
+                    "shared": (masks & truth).mean(axis=(1, 2)),
                     "iou": iou(masks, truth),
                     "score": tile_scores(masks, truth),
                     "raw_score": tile_scores(raw, truth),
@@ -64,12 +69,23 @@ def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
 
 
 def pooled(tiles: pd.DataFrame) -> dict:
-    """Mean score of scored tiles, the same before the rules, and what empty masks alone would score."""
+    """Mean score of scored tiles, the same before the rules, what empty masks alone would score, and `overlap`s.
+
+    pixels      Dice, IoU, precision and recall of the pixels of all tiles counted together
+    salt_tiles  their means over the tiles whose truth has salt, of which there are `tiles`; None where there is none
+    """
+    areas = ["shared", "predicted", "salt"]
+    with_salt = tiles[tiles["salt"] > 0]
+    by_tile = overlap(*(with_salt[area] for area in areas)) if len(with_salt) else {}
     return {
         "tiles": len(tiles),
         "score": _mean(tiles["score"]),
         "without_rules": _mean(tiles["raw_score"]),
         "all_empty": _mean(tiles["salt"] == 0),
+        "pixels": {name: _mean(value) for name, value in overlap(*(tiles[area].sum() for area in areas)).items()},
+        "salt_tiles": {"tiles": len(with_salt), **{name: _mean(values) for name, values in by_tile.items()}}
+        if by_tile
+        else None,
     }
 
 
@@ -133,12 +149,33 @@ def spread(scores: list[float]) -> dict:
 
 
 def per_class(tiles: pd.DataFrame) -> list[dict]:
-    """Tiles and mean score of each class of salt share that occurs: 'none', 'to 10 %' .. 'to 100 %'."""
-    classes = tiles.groupby(coverage_class(tiles["salt"]))["score"]
-    return [
-        {"class": f"to {10 * number} %" if number else "none", "tiles": len(score), "score": _mean(score)}
-        for number, score in classes
-    ]
+    """Each class of salt share that occurs, 'none', 'to 10 %' .. 'to 100 %': its tiles, their score and their errors.
+
+    missed, invented, both  tiles with salt and none predicted, with none and some predicted, with salt in both
+    score_both              mean score of the last, None where there is none: how well the shape is met
+    lost                    by kind of error ('missed', 'invented', 'shape') its part of what all the tiles together
+                            lack to a score of 1; over all classes and kinds it adds up to that
+    """
+    rows = []
+    for number, own in tiles.groupby(coverage_class(tiles["salt"])):
+        salt, predicted = own["salt"] > 0, own["predicted"] > 0
+        kinds = {"missed": salt & ~predicted, "invented": ~salt & predicted, "shape": salt & predicted}
+        both = own["score"][kinds["shape"]]
+        rows.append(
+            {
+                "class": f"to {10 * number} %" if number else "none",
+                "tiles": len(own),
+                "score": _mean(own["score"]),
+                "missed": int(kinds["missed"].sum()),
+                "invented": int(kinds["invented"].sum()),
+                "both": len(both),
+                "score_both": _mean(both) if len(both) else None,
+                "lost": {
+                    kind: round(float((1 - own["score"][some]).sum() / len(tiles)), 6) for kind, some in kinds.items()
+                },
+            }
+        )
+    return rows
 
 
 def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> dict:
@@ -177,10 +214,47 @@ def machines(sidecars: list[dict]) -> dict:
     packages = dict.fromkeys(name for each in versions for name in each)
     return {
         "seconds": round(sum(sidecar["seconds"] for sidecar in sidecars), 1),
-        "device": _distinct(sidecar["device"] for sidecar in sidecars),
-        "host": _distinct(sidecar["host"] for sidecar in sidecars),
-        "versions": {name: _distinct(each.get(name, "none") for each in versions) for name in packages},
+        "device": distinct(sidecar["device"] for sidecar in sidecars),
+        "host": distinct(sidecar["host"] for sidecar in sidecars),
+        "versions": {name: distinct(each.get(name, "none") for each in versions) for name in packages},
     }
+
+
+def runtime(work: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """For each kind of work, and for 'all' of it, its seconds by the clock on the wall and added up; sidecars by kind.
+
+    A piece of work ended when its sidecar was `made`, and began `seconds` before: by the clock on the wall, what was
+    done side by side counts once, and pauses do not. A training that was stopped and went on counts as if it had not
+    been stopped. Sidecars without seconds, of an earlier version, are left out.
+    """
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for kind, sidecars in work.items():
+        ends = [
+            (datetime.fromisoformat(each["made"]).timestamp(), each["seconds"])
+            for each in sidecars
+            if "seconds" in each
+        ]
+        spans[kind] = [(end - seconds, end) for end, seconds in ends]
+    spans["all"] = [span for each in spans.values() for span in each]
+    return {
+        kind: {"wall": round(wall_clock(each), 1), "sum": round(sum(end - start for start, end in each), 1)}
+        for kind, each in spans.items()
+        if each
+    }
+
+
+def wall_clock(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans (start, end) lasted."""
+    total, reached = 0.0, -np.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def distinct(words: Iterable[str | None]) -> str:
+    """The words that are known, each once: 'a, b'."""
+    return ", ".join(dict.fromkeys(word for word in words if word))
 
 
 def _epochs(history: pd.DataFrame) -> dict:
@@ -190,10 +264,6 @@ def _epochs(history: pd.DataFrame) -> dict:
         "seconds": round(float(history["seconds"].sum()), 1),
         **{name: {"epoch": int(row["epoch"]), "score": float(row["meanap"])} for name, row in rows.items()},
     }
-
-
-def _distinct(words: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(words))
 
 
 def _mean(values) -> float:

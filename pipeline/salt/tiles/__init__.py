@@ -1,23 +1,21 @@
-"""The competition's tiles: reading, checking, caching, resizing, batching; and generated ones."""
+"""Tiles: reading the competition's and one's own, checking, caching, resizing, batching; and generated ones."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-SIDE = 101  # px, of every image and mask
-
 
 @dataclass(frozen=True)
 class Tiles:
     """A data set: N labelled (train) tiles and M test tiles, decoded; the arrays may be read-only memory maps.
 
-    train_images  (N, 101, 101) uint8 grey
-    train_masks   (N, 101, 101) bool, True where there is salt
-    test_images   (M, 101, 101) uint8 grey
-    table         id, split ('train' or 'test'), z, coverage (salt share in [0, 1], NaN for test), black (bool):
-                  N train rows sorted by id, then M test rows in the order of sample_submission.csv
-    test_truth    (M, 101, 101) bool masks of the test tiles where they are known (generated tiles), else None
+    train_images  (N, H, W) uint8 grey, or (N, H, W, 3) RGB; H and W are the set's own, 101 for Kaggle's
+    train_masks   (N, H, W) bool, True where there is salt
+    test_images   (M, H, W) or (M, H, W, 3) uint8, as train_images
+    table         id, split ('train' or 'test'), z (depth, NaN where unknown), coverage (salt share in [0, 1], NaN for
+                  test), black (bool): N train rows sorted by id, then M test rows in the order of the submission
+    test_truth    (M, H, W) bool masks of the test tiles where they are known (generated tiles), else None
     """
 
     train_images: np.ndarray

@@ -1,6 +1,6 @@
 """Augmentation of a training batch: the article's Flip, Zoom, Rotate and Brightness, and warps, in one grid sample.
 
-The three channels of a tile are equal, so one is augmented; image and mask go through the same sample.
+A grey tile has one channel here, an RGB one three; image and mask go through the same sample.
 """
 
 import math
@@ -15,19 +15,19 @@ from pipeline.salt.config import Augment
 def augment_batch(images: Tensor, masks: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
     """Flip, zoom, warp and brighten each tile at random and on its own, on its device, by torch's global random state.
 
-    images  (B, 1, S, S) uint8   -> (B, 1, S, S) float32 in [0, 1]
+    images  (B, C, S, S) uint8   -> (B, C, S, S) float32 in [0, 1]
     masks   (B, 1, S, S) bool    -> (B, 1, S, S) float32 in {0, 1}
     A warp that is not used draws no random numbers. The definitions of Flip, Zoom, Rotate and Brightness are fastai's,
     https://docs.fast.ai/vision.augment.html
     """
-    both = torch.cat([images.float() / 255, masks.float()], dim=1)  # (B, 2, S, S)
+    both = torch.cat([images.float() / 255, masks.float()], dim=1)  # (B, C + 1, S, S)
     affine = _affine(len(images), augment, images.device)
     if augment.rotate or augment.stretch > 1 or augment.shear or augment.shift:
         grid, padding = F.affine_grid(_warped(affine, augment), list(both.shape), align_corners=False), "reflection"
     else:
         grid, padding = _grid(affine, images.shape[-1]), "border"
     moved = F.grid_sample(both, grid, padding_mode=padding, align_corners=False)
-    return _brighten(moved[:, :1], augment), (moved[:, 1:] > 0.5).float()
+    return _brighten(moved[:, :-1], augment), (moved[:, -1:] > 0.5).float()
 
 
 def _affine(n: int, augment: Augment, device: torch.device) -> Tensor:

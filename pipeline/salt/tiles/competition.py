@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from pipeline.salt import rle
 from pipeline.salt.errors import InputError
-from pipeline.salt.tiles import SIDE, Tiles, files
+from pipeline.salt.tiles import Tiles, files
 from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
 
 __all__ = ["find", "hint", "inputs", "is_sample", "read"]
 
+SIDE = 101  # px, of every image and mask
 SLUG = "tgs-salt-identification-challenge"
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
 LISTED = 20  # pairs of equal pictures in a remark

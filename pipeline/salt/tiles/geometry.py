@@ -1,4 +1,4 @@
-"""Resizing: 101 px tiles to a model's input and its logits back, in batches, on whatever device they are.
+"""Resizing: tiles of any size to a model's square input and its logits back, in batches, on whatever device they are.
 
 All maps are bilinear with pixel areas aligned (align_corners=False), as PIL's resize is.
 """
@@ -9,25 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.salt.tiles import SIDE
+
+def channels_first(tiles: Tensor) -> Tensor:
+    """(B, H, W) grey, or masks -> (B, 1, H, W);  (B, H, W, 3) RGB -> (B, 3, H, W)."""
+    return tiles.unsqueeze(1) if tiles.ndim == 3 else tiles.permute(0, 3, 1, 2).contiguous()
 
 
 def to_square(tiles: Tensor, size: int) -> Tensor:
-    """(B, 1, 101, 101) uint8 grey -> (B, 1, size, size) uint8, within rounding of PIL's bilinear resize."""
-    if tiles.shape[-1] == size:
+    """(B, C, H, W) uint8 -> (B, C, size, size) uint8, within rounding of PIL's bilinear resize."""
+    if tuple(tiles.shape[-2:]) == (size, size):
         return tiles
     square = F.interpolate(tiles.float(), size=(size, size), mode="bilinear", antialias=True)
     return square.round_().clamp_(0, 255).byte()
 
 
 def mask_to_square(masks: Tensor, size: int) -> Tensor:
-    """(B, 1, 101, 101) bool -> (B, 1, size, size) bool, nearest pixel."""
+    """(B, 1, H, W) bool -> (B, 1, size, size) bool, nearest pixel."""
     return F.interpolate(masks.byte(), size=(size, size), mode="nearest-exact").bool()
 
 
-def to_tile(logits: Tensor, size: int | Sequence[int] = SIDE) -> Tensor:
-    """(B, 1, S, S) logits -> (B, 1, 101, 101) float32 logits, back at the size Kaggle scores."""
-    shape = (size, size) if isinstance(size, int) else tuple(size)
+def to_tile(logits: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, 1, S, S) logits -> (B, 1, H, W) float32 logits, back at the tiles' own size, at which they are scored."""
+    shape = tuple(shape)
     if tuple(logits.shape[-2:]) == shape:
         return logits.float()
     if not len(logits):  # CUDA's kernel refuses to begin
@@ -36,10 +39,10 @@ def to_tile(logits: Tensor, size: int | Sequence[int] = SIDE) -> Tensor:
 
 
 def to_model_input(square: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(B, 1, S, S) grey, uint8 or float in [0, 1] -> (B, 3, S, S) float, normalised, channels last.
+    """(B, 1, S, S) grey or (B, 3, S, S) RGB, uint8 or float in [0, 1] -> (B, 3, S, S) float, normalised, channels last.
 
     mean, std  (3,) of the encoder's ImageNet training, in units of [0, 1]
     """
-    grey = square.float() / 255 if square.dtype == torch.uint8 else square
-    x = (grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    share = square.float() / 255 if square.dtype == torch.uint8 else square
+    x = (share - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     return x.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """fastai DataLoaders over the decoded tiles: resized once, augmented a batch at a time on the model's device.
 
 fastai's own methods work on them: dls.test_dl, and learn.predict, get_preds, validate, show_results, export. Their
-items are tiles, (101, 101) uint8 grey.
+items are tiles of the set's size, (H, W) uint8 grey or (H, W, 3) RGB.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 
 from pipeline.salt.config import Augment
-from pipeline.salt.tiles import SIDE, Tiles
+from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.augment import augment_batch
-from pipeline.salt.tiles.geometry import mask_to_square, to_model_input, to_square
+from pipeline.salt.tiles.geometry import channels_first, mask_to_square, to_model_input, to_square
 
 Stats = tuple[Sequence[float], Sequence[float]]  # mean and std of the three channels, in units of [0, 1]
 
@@ -25,13 +25,14 @@ Stats = tuple[Sequence[float], Sequence[float]]  # mean and std of the three cha
 class TileDataset:
     """Tiles at the size of the model's input, as tensors that stay on one device.
 
-    images  (N, 101, 101) uint8, become (N, 1, size, size);  ids  (N,)
-    masks   (N, 101, 101) bool, become (N, 1, 101, 101), where Kaggle scores, or with resize_masks (N, 1, size, size);
+    images  (N, H, W) or (N, H, W, 3) uint8, become (N, C, size, size);  ids  (N,)
+    masks   (N, H, W) bool, become (N, 1, H, W), where tiles are scored, or with resize_masks (N, 1, size, size);
             None: unknown
+    shape   of one image: (H, W) or (H, W, 3)
     """
 
     def __init__(self, images, masks, ids, size: int, *, resize_masks: bool = False, device=None):
-        self.size, self.ids = size, list(ids)
+        self.size, self.ids, self.shape = size, list(ids), images.shape[1:]
         self.images = to_square(_tensor(images, device), size)
         self.masks = None if masks is None else _tensor(masks, device)
         if resize_masks and self.masks is not None:
@@ -46,7 +47,7 @@ class TileDataset:
 
     def of(self, tiles: Sequence[np.ndarray], device) -> "TileDataset":
         """A dataset of other tiles, without masks, at the same size."""
-        images = np.stack(tiles) if len(tiles) else np.zeros((0, SIDE, SIDE), np.uint8)
+        images = np.stack(tiles) if len(tiles) else np.zeros((0, *self.shape), np.uint8)
         return TileDataset(images, None, map(str, range(len(images))), self.size, device=device)
 
     def new_empty(self) -> "TileDataset":
@@ -73,7 +74,7 @@ class TileLoader(DataLoader):
         super().__init__(dataset, bs=bs, **defaults | kwargs)
 
     def new(self, dataset: TileDataset | Sequence[np.ndarray] | None = None, cls=None, **kwargs) -> "TileLoader":
-        """A loader with the same settings but for `kwargs`, of other tiles, (101, 101) uint8, where they are given."""
+        """A loader with the same settings but for `kwargs`, of other tiles of the same shape where they are given."""
         if dataset is not None and not isinstance(dataset, TileDataset):
             dataset = self.dataset.of(dataset, self.device)
         return super().new(dataset, cls, **{"stats": self.stats, "augment": self.augment} | kwargs)
@@ -89,9 +90,13 @@ class TileLoader(DataLoader):
         return to_model_input(images, self.mean, self.std), *(mask.float() for mask in masks)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9, full: bool = True) -> list[tuple[np.ndarray, ...]]:
-        """A batch as (image, mask) pairs to look at: (S, S) grey in [0, 1], (h, w) bool; logits over 0 are salt."""
-        mean, std = self.mean[0].to(b[0].device), self.std[0].to(b[0].device)
-        parts = [b[0][:max_n, 0].float() * std + mean, *(y[:max_n, 0] > 0 for y in b[1:])]
+        """A batch as (image, mask) pairs to look at: (S, S) grey or (S, S, 3) RGB in [0, 1], (h, w) bool.
+
+        Logits over 0 are salt.
+        """
+        mean, std = self.mean.to(b[0].device), self.std.to(b[0].device)
+        images = b[0][:max_n].float().permute(0, 2, 3, 1) * std + mean
+        parts = [images if len(self.dataset.shape) == 3 else images[..., 0], *(y[:max_n, 0] > 0 for y in b[1:])]
         return list(zip(*(part.cpu().numpy() for part in parts), strict=True))
 
     def show_batch(self, b: Sequence[Tensor] | None = None, max_n: int = 12, columns: int = 6):
@@ -124,7 +129,7 @@ def get_data(
     folds    id, fold: the rows of tiles.train_table, in their order
     size     px, side of the model's input;  bs  tiles per training batch (validation takes twice as many)
     stats    mean and std of the three channels that the model's encoder was trained with, in units of [0, 1]
-    extra    (n, 101, 101) images, their masks and ids to train on as well, never to validate on: pseudo-labelled tiles
+    extra    n more images, their masks and ids, to train on as well, never to validate on: pseudo-labelled tiles
     """
     inside = (folds["fold"] == fold_id).to_numpy()
     ids = folds["id"].to_numpy()
@@ -140,12 +145,12 @@ def get_data(
 
 
 def _tensor(tiles: np.ndarray, device) -> Tensor:
-    """(N, 101, 101) -> (N, 1, 101, 101) on the device."""
-    return torch.from_numpy(np.ascontiguousarray(tiles)).unsqueeze(1).to(device or "cpu")
+    """(N, H, W) or (N, H, W, 3) -> (N, C, H, W) on the device."""
+    return channels_first(torch.from_numpy(np.ascontiguousarray(tiles))).to(device or "cpu")
 
 
 def _draw(samples: Sequence[tuple[np.ndarray, ...]], columns: int, predicted: Sequence[np.ndarray] = ()):
-    """A grid of images (S, S), the outlines of their masks (h, w), and of the predicted ones, over them."""
+    """A grid of images (S, S) or (S, S, 3); over them the outlines of their masks (h, w), and of the predicted ones."""
     from matplotlib import pyplot as plt
 
     rows = -(-len(samples) // columns)
@@ -154,13 +159,13 @@ def _draw(samples: Sequence[tuple[np.ndarray, ...]], columns: int, predicted: Se
         ax.axis("off")
     for i, (image, *masks) in enumerate(samples):
         ax, size = axes.flat[i], len(image)
-        ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
+        ax.imshow(image.clip(0, 1), cmap="gray", vmin=0, vmax=1, extent=(0, size, size, 0))
         outlines = [(mask, "#ff9f1c") for mask in masks] + [(mask, "#35c8ff") for mask in predicted[i : i + 1]]
         for mask, colour in outlines:
             if mask.any() and not mask.all():
-                centres = (np.arange(len(mask)) + 0.5) * size / len(mask)
-                ax.contourf(centres, centres, mask, levels=[0.5, 1.5], colors=colour, alpha=0.2)
-                ax.contour(centres, centres, mask, levels=[0.5], colors=colour, linewidths=1.5)
+                y, x = ((np.arange(n) + 0.5) * size / n for n in mask.shape)
+                ax.contourf(x, y, mask, levels=[0.5, 1.5], colors=colour, alpha=0.2)
+                ax.contour(x, y, mask, levels=[0.5], colors=colour, linewidths=1.5)
         if masks:
             ax.set_title(f"salt {masks[0].mean():.0%}", fontsize=8)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.salt import rle
-from pipeline.salt.tiles import SIDE
+from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.synthetic_section import make_section
 
 BLACK, EMPTY = 0.02, 0.39  # shares of all tiles, as in Kaggle's 4,000; black tiles are empty too

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelStepException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 
@@ -246,14 +246,17 @@ class Resume(Callback):
     path   the state's file; it goes away when the training ends
     key    what the training is made from; a state with another key is not used
     every  seconds between saves: at most so much work is lost
+    deadline  time.time() by which the training is to end: it does so, saved, after the epoch that still fits
+    `stopped` then says where it has ended, '' otherwise.
     On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
     """
 
     order = KeepBest.order + 1
 
-    def __init__(self, path: Path, key: str, every: float = 120.0):
-        self.path, self.key, self.every = path, key, every
+    def __init__(self, path: Path, key: str, every: float = 120.0, deadline: float = math.inf):
+        self.path, self.key, self.every, self.deadline = path, key, every, deadline
         self.state, self.saved = None, time.perf_counter()
+        self.longest, self.stopped = 0.0, ""  # seconds of an epoch
 
     def load(self) -> int:
         """How many epochs are done already; the state is put in place when training begins."""
@@ -273,6 +276,9 @@ class Resume(Callback):
         self.state = state
         return state["epochs"]
 
+    def before_epoch(self):
+        self.began = time.time()
+
     def before_train(self):
         if self.state is None:
             return
@@ -283,13 +289,21 @@ class Resume(Callback):
             callback.load_state_dict(state["callbacks"][callback.name])
 
     def after_epoch(self):
-        done = self.epoch + 1
-        due = is_main_process() and time.perf_counter() - self.saved >= self.every
-        if self.state is not None or done == self.n_epoch or not due:
+        if self.state is not None or self.epoch + 1 == self.n_epoch:
             return
+        self.longest = max(self.longest, time.time() - self.began)
+        late = self._agreed(time.time() + self.longest > self.deadline)
+        if is_main_process() and (late or time.perf_counter() - self.saved >= self.every):
+            self.save()
+        if late:
+            self.stopped = f"after epoch {self.epoch + 1} of {self.n_epoch}"
+            raise CancelFitException
+
+    def save(self) -> None:
+        """The state after this epoch, in place of an earlier one."""
         state = {
             "key": self.key,
-            "epochs": done,
+            "epochs": self.epoch + 1,
             "model": get_model(self.model).state_dict(),
             "optimizer": self.opt.state_dict(),
             "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
@@ -297,6 +311,14 @@ class Resume(Callback):
         with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
             torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say that the disk is full
         self.saved = time.perf_counter()
+
+    def _agreed(self, late: bool) -> bool:
+        """What the main process says: all that train this model go on, or all stop."""
+        if world_size() == 1 or self.deadline == math.inf:
+            return late
+        answer = torch.tensor(int(late), device=self.dls.device)
+        torch.distributed.broadcast(answer, src=0)
+        return bool(answer)
 
     def _stateful(self) -> list[Stateful]:
         return [callback for callback in self.learn.cbs if isinstance(callback, Stateful)]

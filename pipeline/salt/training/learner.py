@@ -11,8 +11,9 @@ One training step, in order, with the file of each part:
 """
 
 import contextlib
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import move_, resolve_precision
 from pipeline.salt.distributed import world_size
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import flip_tta
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
@@ -78,15 +79,17 @@ def fit_fold(
     resume: Path,
     key: str,
     save_every: float = 120.0,
+    deadline: float = math.inf,
 ) -> Fitted:
     """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
     title  what the lines on the screen begin with;  seed  of everything random here
     key    what this training is made from;  save_every  seconds between saved states
+    Raises Stopped where an epoch more would end after `deadline`, in seconds as time.time() has them.
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
-    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every)
+    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every, deadline)
     average = WeightAverage(train.average)
     averaging = [average] * (train.average > 0)
     learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state])
@@ -96,6 +99,8 @@ def fit_fold(
             fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)
         else:
             learn.fit_one_cycle(phase.epochs, learn.one_cycle_rates(phase.lr), start_epoch=done)
+    if state.stopped:
+        raise Stopped(f"{title}, {state.stopped}: one more would not fit into --max-hours; the same command goes on")
     weights = {"best": best.weights, "last": model.state_dict()}
     if averaging:
         weights["average"] = average.weights
@@ -150,15 +155,15 @@ class LossAtMaskSize:
     fastai's get_preds and predict take from it what makes probabilities and masks of logits.
     """
 
-    def __init__(self, loss: Callable[[Any, Tensor], Tensor]):
-        self.loss = loss
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor], shape: Sequence[int]):
+        self.loss, self.shape = loss, shape  # (H, W) of a tile
 
     def __call__(self, logits: Any, masks: Tensor) -> Tensor:
         return self.loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 
     def activation(self, logits: Tensor) -> Tensor:
         """(B, 1, S, S) logits -> (B, 1, H, W) probabilities, at the tiles' size."""
-        return to_tile(logits).sigmoid()
+        return to_tile(logits, self.shape).sigmoid()
 
     def decodes(self, probs: Tensor) -> Tensor:
         """Probabilities -> masks (bool)."""
@@ -179,7 +184,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
     return TileLearner(
         dls,
         model,
-        loss_func=LossAtMaskSize(composite(LOSSES[train.loss])),
+        loss_func=LossAtMaskSize(composite(LOSSES[train.loss]), dls.valid.dataset.shape[:2]),
         splitter=partial(with_and_without_decay, split),
         opt_func=FUSED_ADAM,
         lr=phase.lr,

@@ -46,6 +46,6 @@ def write(files: Files, fold: int, tiles: Tiles, probs: np.ndarray, rule: Pseudo
 
 
 def read(files: Files, fold: int, tiles: Tiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Images (n, H, W) uint8, masks (n, H, W) bool and ids of fold k's pseudo-labelled tiles."""
+    """Images (n, H, W) or (n, H, W, 3) uint8, masks (n, H, W) bool and ids of fold k's pseudo-labelled tiles."""
     table = pd.read_csv(files.pseudo(fold, "tiles.csv"), dtype={"row": int, "id": str})
     return tiles.test_images[table["row"].to_numpy()], np.load(files.pseudo(fold, "masks.npy")), table["id"].tolist()

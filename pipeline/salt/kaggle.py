@@ -1,0 +1,94 @@
+"""Kaggle's notebooks: where input is mounted, where output goes, and what an earlier session's output has of a run.
+
+Input is read-only, and mounted as input/<slug>, input/competitions/<slug>, input/datasets/<owner>/<slug> or
+input/notebooks/<owner>/<slug>; so everything is searched for. https://www.kaggle.com/docs/notebooks
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.salt import artifacts
+from pipeline.salt.run import Files
+
+ROOT = Path(os.environ.get("SALT_KAGGLE", "/kaggle"))  # the notebooks' tests have one of their own
+INPUT, WORKING = ROOT / "input", ROOT / "working"
+
+
+def on_kaggle() -> bool:
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def competition_mounts() -> list[Path]:
+    """The mounted folders that may hold the competition's tiles."""
+    return sorted(path.parent for path in INPUT.glob("**/sample_submission.csv*"))
+
+
+def earlier_outputs(run: str) -> list[Path]:
+    """The mounted outputs of sessions that have worked on this run, and data sets made of such; the newest first."""
+    folders = INPUT.glob(f"**/folds/{run}/folds.csv")
+    return sorted({path.parents[2] for path in folders}, key=lambda out: _newest(out / "folds" / run), reverse=True)
+
+
+def adopt(files: Files) -> dict[Path, int]:
+    """Link what earlier sessions made of this run to where it would be made here; {output: number of its files}.
+
+    Nothing is copied, and nothing written through a link: what is made anew takes its place. A finished artifact is
+    then fresh or not as any other one is, and the state of an unfinished training is gone on from. What lies here
+    already stays; of several outputs the newest one's counts. A link whose output is no longer attached goes away.
+    """
+    for link in _links(files):
+        if not link.exists():
+            link.unlink()
+    adopted = {}
+    for out in earlier_outputs(files.run):
+        theirs = replace(files, out=out)
+        pairs = [
+            (here / source.relative_to(there), source)
+            for here, there in zip(files.folders, theirs.folders, strict=True)
+            for source in _worth_keeping(there)
+        ]
+        new = [(target, source) for target, source in pairs if not target.exists()]
+        for target, source in new:
+            _link(target, source)
+            if artifacts.sidecar_of(source).exists():
+                _link(artifacts.sidecar_of(target), artifacts.sidecar_of(source))
+        if new:
+            adopted[out] = len(new)
+    return adopted
+
+
+def keep(files: Files) -> int:
+    """Put the file in the place of each link, so that this session's output alone has the whole run. Returns how many.
+
+    InputError where the disk is too small for that; the links that are left stay.
+    """
+    links = [*_links(files)]
+    for link in links:
+        with artifacts.replacing(link) as tmp:
+            shutil.copyfile(link, tmp)
+    return len(links)
+
+
+def _worth_keeping(folder: Path) -> Iterator[Path]:
+    """Finished artifacts, and states of unfinished trainings."""
+    for path in sorted(folder.rglob("*")):
+        if not path.name.startswith(".") and (path.name.endswith(".resume.pt") or artifacts.read_sidecar(path)):
+            yield path
+
+
+def _links(files: Files) -> Iterator[Path]:
+    return (path for folder in files.folders for path in sorted(folder.rglob("*")) if path.is_symlink())
+
+
+def _link(target: Path, source: Path) -> None:
+    with artifacts.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a sidecar that has lost its artifact
+        target.symlink_to(source)
+
+
+def _newest(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,1 @@
+"""Pictures of any size: read by rows, segmented by overlapping windows, written by rows."""

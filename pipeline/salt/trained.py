@@ -1,0 +1,273 @@
+"""A trained run as a library: from its folder to masks and probabilities of any image.
+
+    from pipeline import load_run
+
+    run = load_run("folds/demo")
+    masks, probs = run.predict("tile.png")
+
+The folder is folds/<run>, or a copy of it that has at least fold_<k>/<phase>*.safetensors with their .json: these say
+which model it is and how it was trained. Which weights predict:
+
+phase  the one that oof.npy was predicted with; without oof.npy the last one, from which no other was trained
+epoch  likewise; without oof.npy what the profile named in the weights' .json says ('best' where it has gone)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from pipeline.salt import artifacts
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.config import PROFILES, Augment, Model, Phase, Predict, Profile, Train
+from pipeline.salt.errors import InputError
+from pipeline.salt.inference import mean_logits, prediction_arguments, probabilities
+from pipeline.salt.overrides import named_settings
+from pipeline.salt.run import RunFolder, Weights
+from pipeline.salt.training import checkpoints
+
+Source = str | Path | np.ndarray
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The models of a run's folds, ready to predict on the first GPU, or on the CPU.
+
+    name       of its folder
+    profile    what the weights' sidecars say: sections model, augment, train with the phase of the weights, predict
+    models     by fold
+    weights    'fold_0/96.safetensors' -> hash of its content
+    tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on; None where that is not known
+    threshold  on the probability: the submission's if there is one, else 0.5
+    """
+
+    name: str
+    profile: Profile
+    models: dict[int, nn.Module]
+    weights: dict[str, str]
+    tile: tuple[int, ...] | None
+    threshold: float
+    arguments: dict[str, Any]  # of inference.mean_logits
+
+    def predict(self, images: Source | Sequence[Source], threshold: float | None = None) -> tuple[Any, Any]:
+        """Masks and probabilities of salt, as arrays (masks bool, probs float16 in [0, 1]).
+
+        images     a file or an array (H, W) or (H, W, 3): both results are (H, W)
+                   an array (N, H, W) or (N, H, W, 3), or a list of files and arrays: both are (N, H, W); two lists of
+                   arrays (H, W) where the images differ in size
+                   uint8 grey or RGB, whichever it was trained on: RGB becomes grey as Pillow's "L", grey three channels
+        threshold  a pixel is salt where its probability is above it; None: the run's
+
+        Any size: an image is resized to the square that the models were trained on, and its logits back; the mean
+        logit of all folds and both mirror images counts, as in the stage `predict`. A picture much larger than the
+        tiles loses its detail this way: tools.segment is for those. The submission's rules for black tiles and full
+        masks are not applied. InputError for what is no such image.
+        """
+        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and _is_one(images)):
+            masks, probs = self.predict([images], threshold)
+            return masks[0], probs[0]
+        arrays = [self.with_channels(image) for image in _arrays(images)]
+        shapes = [array.shape for array in arrays]
+        results: list[np.ndarray] = [np.empty(0)] * len(arrays)
+        for shape in dict.fromkeys(shapes):
+            rows = [row for row, other in enumerate(shapes) if other == shape]
+            predicted = probabilities(self.logits(np.stack([arrays[row] for row in rows]), self.name))
+            for row, probs in zip(rows, predicted, strict=True):
+                results[row] = probs
+        masks = [probs > (self.threshold if threshold is None else threshold) for probs in results]
+        return (np.stack(masks), np.stack(results)) if len({*shapes}) == 1 else (masks, results)
+
+    def logits(self, images: np.ndarray, title: str = "") -> np.ndarray:
+        """Mean logit of all folds and views, (N, H, W) float32, of uint8 images (N, *tile) but for their H and W.
+
+        title  of a progress bar; '': none
+        """
+        return mean_logits([*self.models.values()], images, title, **self.arguments)
+
+    def with_channels(self, image: np.ndarray) -> np.ndarray:
+        """(H, W) grey or (H, W, 3) RGB, uint8 -> whichever the models were trained on."""
+        is_rgb, trained_on_rgb = image.ndim == 3, self.tile is not None and len(self.tile) == 3
+        if is_rgb and not trained_on_rgb:
+            return np.asarray(Image.fromarray(image).convert("L"))
+        return np.repeat(image[..., None], 3, axis=-1) if trained_on_rgb and not is_rgb else image
+
+
+def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedRun:
+    """The trained run in a folder: folds/<run>, or a copy of it.
+
+    folds  those to use; None: all that are there
+    The models stay in memory, a file's size each. InputError where there are no weights, where a file is damaged,
+    where folds are of different models, where a newer version of the code made them.
+    """
+    place = RunFolder(Path(folder))
+    files = place.weights()
+    if not files:
+        raise InputError(_no_weights(place.path))
+    there = sorted({weights.fold for weights in files})
+    chosen = there if folds is None else sorted({*folds})
+    if not chosen or (missing := [fold for fold in chosen if fold not in there]):
+        which = f"no fold {missing[0]}" if chosen else "none in folds=[]"
+        raise InputError(f"{display_path(place.path)}: there is {which}; it has {_listed(there)}")
+    sidecars = {weights: sidecar for weights, path in files.items() if (sidecar := artifacts.read_sidecar(path))}
+    phase, predict = _how_to_predict(place, sidecars)
+    profiles: dict[int, Profile] = {}
+    models: dict[int, nn.Module] = {}
+    hashes: dict[str, str] = {}
+    tile: tuple[int, ...] | None = None
+    for fold in chosen:
+        weights = Weights(fold, phase, predict.checkpoint)
+        if weights not in sidecars:
+            file = f"{weights.name}.json" if weights in files else weights.name
+            raise InputError(
+                f"{display_path(place.path)}: fold {fold} has no {file}; train it to its end, copy that file too, "
+                "or choose other folds with folds=[...]"
+            )
+        if damage := artifacts.damage_of(files[weights]):
+            raise InputError(f"{damage}; copy it again, or train fold {fold} again with --force")
+        sidecar = sidecars[weights]
+        profiles[fold], hashes[str(weights)] = _profile(files[weights], sidecar, predict), sidecar["sha256"]
+        _check_same(place.path, profiles)
+        tile = tuple(sidecar["tile"]) if "tile" in sidecar else None
+        models[fold] = checkpoints.load(files[weights], checkpoints.build(profiles[fold].model))
+    profile = profiles[chosen[0]]
+    arguments = prediction_arguments(profile, profile.train.last)
+    arguments["device"] = arguments.pop("devices")[0]
+    return TrainedRun(
+        place.path.resolve().name, profile, models, hashes, tile or _tile(place), _threshold(place), arguments
+    )
+
+
+# ---- what the folder says
+
+
+def _no_weights(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{display_path(folder)}: there is no such folder; name folds/<run>, or a copy of it"
+    below = sorted(path.parents[1] for path in folder.glob("**/fold_*/*.safetensors"))
+    hint = f"{display_path(below[0])} has some" if below else "train the run first, or copy its fold_<k>/ into it"
+    return f"{display_path(folder)} has no trained weights (fold_<k>/<phase>.safetensors); {hint}"
+
+
+def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[str, Predict]:
+    """Name of the phase whose weights predict, and section predict of the profile."""
+    if oof := artifacts.read_sidecar(place.oof):
+        predict = _section(Predict, oof["settings"]["predict"], place.oof)
+        [phase] = {used.phase for name in oof["inputs"] if (used := Weights.parse(name))}
+        return phase, predict
+    earlier = {
+        used.phase for sidecar in sidecars.values() for name in sidecar["inputs"] if (used := Weights.parse(name))
+    }
+    phases = sorted({weights.phase for weights in sidecars} - earlier)
+    if not phases:
+        raise InputError(f"{display_path(place.path)}: no weights have their .json beside them; copy these files too")
+    if len(phases) > 1:
+        raise InputError(
+            f"{display_path(place.path)} has weights of the phases {_listed(phases)}, none of which was trained from "
+            "the other; leave those of one"
+        )
+    names = {sidecar.get("profile", "") for weights, sidecar in sidecars.items() if weights.phase == phases[0]}
+    [name] = names if len(names) == 1 else [""]  # folds of several profiles are refused later, if they differ
+    predict = PROFILES[name].predict if name in PROFILES else Predict()
+    if not any((weights.phase, weights.epoch) == (phases[0], predict.checkpoint) for weights in sidecars):
+        predict = replace(predict, checkpoint="best")
+    return phases[0], predict
+
+
+def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
+    """What a weights file's sidecar says of its training."""
+    settings = sidecar["settings"]
+    train = {key: value for key, value in settings["train"].items() if key != "phase"}
+    phase = _section(Phase, settings["train"]["phase"], path)
+    return Profile(
+        name=sidecar.get("profile", ""),
+        run_folds=1,
+        model=_section(Model, settings["model"], path),
+        augment=_section(Augment, settings["augment"], path),
+        train=_section(Train, train | {"phases": (phase,)}, path),
+        predict=predict,
+    )
+
+
+def _section(kind: type[T], values: dict, path: Path) -> T:
+    """A section of the settings. InputError for one that this code does not know."""
+    if unknown := sorted(values.keys() - {field.name for field in fields(kind)}):  # type: ignore[arg-type]
+        raise InputError(
+            f"{display_path(path)} was made by a newer version of the code, with the setting "
+            f"{unknown[0]}={values[unknown[0]]!r}; update this one"
+        )
+    return kind(**values)
+
+
+def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:
+    """InputError where the last of the folds was trained otherwise than the first."""
+    first, last = next(iter(profiles)), next(reversed(profiles))
+    one, other = named_settings(profiles[first]), named_settings(profiles[last])
+    if changes := [name for name in {**one, **other} if one.get(name) != other.get(name)]:
+        name = changes[0]
+        raise InputError(
+            f"{display_path(folder)} mixes models: {name} is {one.get(name)!r} in fold {first} and "
+            f"{other.get(name)!r} in fold {last}; choose those of one kind with folds=[...]"
+        )
+
+
+def _tile(place: RunFolder) -> tuple[int, ...] | None:
+    """Shape of the tiles, for weights whose sidecar is of an older version: oof.npy has it, but for the channels."""
+    return np.load(place.oof, mmap_mode="r").shape[1:] if artifacts.read_sidecar(place.oof) else None
+
+
+def _threshold(place: RunFolder) -> float:
+    """The threshold of the submission that was made from this folder's oof.npy; 0.5 where there is none."""
+    oof, submission = artifacts.read_sidecar(place.oof), artifacts.read_sidecar(place.submission)
+    same = oof and submission and submission["inputs"].get(place.oof.name) == oof["sha256"]
+    return float(submission["threshold"]) if submission and same else 0.5
+
+
+def _listed(values: Sequence) -> str:
+    return ", ".join(map(str, values))
+
+
+# ---- images
+
+
+def _is_one(array: np.ndarray) -> bool:
+    """Whether it is (H, W) or (H, W, 3), and not (N, H, W) or (N, H, W, 3)."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
+
+
+def _arrays(images: Sequence[str | Path | np.ndarray] | np.ndarray) -> list[np.ndarray]:
+    """Images as (H, W) or (H, W, 3) uint8 each."""
+    if isinstance(images, np.ndarray) and not images.ndim:
+        raise InputError("an image is (H, W) grey or (H, W, 3) RGB, and this is a single number")
+    if not len(images):
+        raise InputError("there is no image to predict")
+    arrays = [_read(image) if isinstance(image, str | Path) else np.asarray(image) for image in images]
+    for array in arrays:
+        if array.dtype != np.uint8:
+            raise InputError(
+                f"an image is uint8, 0 to 255, and this one is {array.dtype}; scale it to that range first"
+            )
+        if not _is_one(array) or 0 in array.shape:
+            raise InputError(f"an image is (H, W) grey or (H, W, 3) RGB, and this one is {array.shape}")
+    return arrays
+
+
+def _read(path: str | Path) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 of a picture file."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+                raise InputError(
+                    f"{path}: its pixels are {image.mode}, not 8-bit grey or RGB; tools.segment scales such pictures"
+                )
+            return np.asarray(
+                image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in ("1", "LA") else "RGB")
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise InputError(f"{path} cannot be read as a picture ({e})") from e

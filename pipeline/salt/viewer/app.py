@@ -1,0 +1,110 @@
+"""The viewer's server: one page, its files, and the gallery as JSON and bytes. Nothing in a request names a file."""
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+
+import pandas as pd
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pipeline.salt.viewer.gallery import Gallery, first_bits, salt_classes
+
+FILES = {"page.html": "text/html", "view.css": "text/css", "view.js": "text/javascript", "paint.js": "text/javascript"}
+HOSTS = ["localhost", "127.0.0.1"]  # a page of another site that resolves to this machine has another name
+TILES_AT_ONCE = 128  # in one answer: 5 MB at 101 px
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",  # the next run may be served on the same port
+}
+
+
+def build_app(gallery: Gallery) -> Starlette:
+    """The app, to be served on localhost alone.
+
+    /            the page, /view.css, /view.js, /paint.js
+    /api/run     the run, its thresholds, the columns of its tiles
+    /api/scores  ?threshold=0.5: score and predicted share of each tile, mean score of each split
+    /api/pixels  ?tiles=0,5,7: what Gallery.pixels gives
+    """
+    run = describe(gallery)
+
+    def scores(request: Request) -> Response:
+        try:
+            index = gallery.thresholds.index(float(request.query_params["threshold"]))
+        except (KeyError, ValueError):
+            raise HTTPException(400, "threshold: one of those in /api/run") from None
+        scores, predicted = gallery.scores(index)
+        columns = {"score": _json(pd.Series(scores)), "predicted": predicted.tolist()}
+        return JSONResponse({**columns, "pooled": gallery.pooled(scores)})
+
+    def pixels(request: Request) -> Response:
+        try:
+            tiles = [int(tile) for tile in request.query_params["tiles"].split(",", TILES_AT_ONCE)]
+        except (KeyError, ValueError):
+            tiles = []
+        if not tiles or len(tiles) > TILES_AT_ONCE or not all(0 <= tile < len(gallery.tiles) for tile in tiles):
+            said = f"tiles: 1 to {TILES_AT_ONCE} numbers from 0 to {len(gallery.tiles) - 1}, with commas between"
+            raise HTTPException(400, said)
+        return Response(gallery.pixels(tiles), media_type="application/octet-stream")
+
+    folder = resources.files("pipeline.salt.viewer")
+    return Starlette(
+        routes=[
+            *(
+                Route("/" if name == "page.html" else f"/{name}", _file((folder / name).read_bytes(), kind))
+                for name, kind in FILES.items()
+            ),
+            Route("/api/run", lambda request: JSONResponse(run)),
+            Route("/api/scores", scores),
+            Route("/api/pixels", pixels),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False), Middleware(AddHeaders)],
+    )
+
+
+def describe(gallery: Gallery) -> dict:
+    """What the page knows of the run from the start, as JSON values: columns of the tiles, null where unknown."""
+    columns = gallery.tiles.assign(salt_class=salt_classes(gallery.tiles["coverage"]))
+    height, width, channels = gallery.shape
+    return {
+        "name": gallery.name,
+        "about": gallery.about,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "thresholds": [{"value": value, "first_bits": first_bits(value)} for value in gallery.thresholds],
+        "start": gallery.start,
+        "rules": {"black_empty": gallery.rules.black_empty, "full_empty": gallery.rules.full_empty},
+        "tiles": {name: _json(column) for name, column in columns.items() if name != "row"},
+    }
+
+
+class AddHeaders:
+    """Middleware that adds HEADERS to every answer."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        async def send_with_headers(message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _file(content: bytes, kind: str) -> Callable[[Request], Response]:
+    return lambda request: Response(content, media_type=kind)
+
+
+def _json(column: pd.Series) -> list:
+    return column.astype(object).where(column.notna(), None).tolist()

@@ -1,0 +1,179 @@
+"""What the viewer shows: the tiles of a run with their numbers, their pixels, and their scores at every threshold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.salt import artifacts, stages
+from pipeline.salt.config import Submit
+from pipeline.salt.folds import coverage_class
+from pipeline.salt.metrics import score_of_counts
+from pipeline.salt.progress import progress_bar
+from pipeline.salt.run import Run
+from pipeline.salt.submission import TILES_AT_ONCE
+from pipeline.salt.tiles import cache
+
+THRESHOLDS = tuple(k / 100 for k in range(1, 100))
+NUMBERS = np.arange(2**16, dtype=np.uint16).view(np.float16)  # every float16 by its bits; those in [0, 1] ascend
+ONE = int(np.float16(1).view(np.uint16))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Arrays of the out-of-fold tiles, or of the test tiles; they may be memory maps.
+
+    images  (N, H, W) grey or (N, H, W, 3) RGB uint8;  probs  (N, H, W) float16 in [0, 1]
+    truth   (N, H, W) bool, None where unknown
+    """
+
+    images: np.ndarray
+    probs: np.ndarray
+    truth: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of N tiles, and so their scores at T thresholds in no time.
+
+    found, hits  (N, T) int32 with a probability above each threshold; and of these, salt in truth
+    salt         (N,) int32 salt in truth, -1 where unknown;  pixels  all of a tile's
+    """
+
+    found: np.ndarray
+    hits: np.ndarray
+    salt: np.ndarray
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The tiles of a run.
+
+    name, about  of the run
+    splits       'oof' and 'test', the arrays
+    tiles        one row a tile: id, split, row (in the split's arrays), fold, z, coverage, black, disagreement,
+                 uncertainty (mean over the pixels of 4 p (1 - p), in [0, 1]); NaN where unknown
+    counts       of these tiles at `thresholds`, which ascend;  start  index of the submission's
+    rules        what a submission leaves empty
+    """
+
+    name: str
+    about: str
+    splits: dict[str, Split]
+    tiles: pd.DataFrame
+    counts: Counts
+    thresholds: tuple[float, ...]
+    start: int
+    rules: Submit
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, channels) of an image."""
+        height, width, *channels = self.splits["test"].images.shape[1:]
+        return height, width, *(channels or [1])
+
+    def scores(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the masks that a submission would hold at thresholds[index]: scores and predicted, both (N,).
+
+        scores  in [0, 1], NaN where truth is unknown;  predicted  share of pixels in [0, 1]
+        """
+        counts, found = self.counts, self.counts.found[:, index]
+        empty = self.tiles["black"].to_numpy() & self.rules.black_empty
+        empty = empty | (self.rules.full_empty & (found == counts.pixels))
+        found, hits = (np.where(empty, 0, some) for some in (found, counts.hits[:, index]))
+        scores = score_of_counts(hits, found + counts.salt.clip(0) - hits)
+        return np.where(counts.salt < 0, np.nan, scores), found / counts.pixels
+
+    def pooled(self, scores: np.ndarray) -> dict[str, float | None]:
+        """Mean of `scores` over each split, rounded as in scores.json; None where truth is unknown."""
+        of_split = {split: scores[(self.tiles["split"] == split).to_numpy()] for split in self.splits}
+        return {
+            split: round(float(own.mean()), 6) if len(own) and np.isfinite(own).all() else None
+            for split, own in of_split.items()
+        }
+
+    def pixels(self, indices: list[int]) -> bytes:
+        """Bytes of these tiles: all probabilities (little-endian float16), all images, then all truth (0 or 1)."""
+        rows = self.tiles["row"].to_numpy()[indices]
+        splits = [self.splits[split] for split in self.tiles["split"].to_numpy()[indices]]
+        probs = [split.probs[row].astype("<f2").tobytes() for split, row in zip(splits, rows, strict=True)]
+        images = [split.images[row].tobytes() for split, row in zip(splits, rows, strict=True)]
+        truths = [
+            bytes(self.counts.pixels) if split.truth is None else split.truth[row].tobytes()
+            for split, row in zip(splits, rows, strict=True)
+        ]
+        return b"".join([*probs, *images, *truths])
+
+
+def load(run: Run) -> Gallery:
+    """The gallery of a finished run; every probability is read once. InputError if `predict` has not been run."""
+    products = [stages.folds(run), *stages.predictions(run)]
+    for product in products:
+        product.require()
+    folds, (oof, test) = pd.read_csv(products[0].path), (np.load(p.path, mmap_mode="r") for p in products[1:])
+    tiles = cache.read(run.files)
+    splits = {
+        "oof": Split(tiles.train_images, oof, tiles.train_masks),
+        "test": Split(tiles.test_images, test, tiles.test_truth),
+    }
+    labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
+    unlabelled = tiles.test_table.assign(disagreement=np.nan)
+    disagreement = stages.disagreement(run)
+    if artifacts.read_sidecar(disagreement.path):  # runs of earlier versions have none
+        disagreement.require()
+        unlabelled["disagreement"] = pd.read_csv(disagreement.path)["disagreement"]
+    parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
+    table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
+    submitted = artifacts.read_sidecar(stages.submission(run).path) or {}
+    rules = run.profile.submit
+    threshold = submitted.get("threshold", rules.threshold)
+    threshold = 0.5 if isinstance(threshold, str) else threshold
+    thresholds = tuple(sorted({*THRESHOLDS, threshold}))
+    counts, uncertainty = count(splits, table, thresholds)
+    coverage = np.where(counts.salt < 0, np.nan, counts.salt / counts.pixels)
+    return Gallery(
+        name=run.files.run,
+        about=f"profile {run.profile.name}, tiles of {run.files.source}",
+        splits=splits,
+        tiles=table.assign(coverage=coverage, uncertainty=uncertainty),
+        counts=counts,
+        thresholds=thresholds,
+        start=thresholds.index(threshold),
+        rules=rules,
+    )
+
+
+def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float, ...]) -> tuple[Counts, np.ndarray]:
+    """Counts of the tiles in `table` (split, row), and the mean over the pixels of 4 p (1 - p) for each, (N,)."""
+    exceeded = np.array([t < NUMBERS for t in thresholds]).sum(axis=0, dtype=np.uint8)  # thresholds below each float16
+    p = np.where(NUMBERS <= 1, NUMBERS, 0.5).astype(np.float32).clip(0)  # NaN is as uncertain as can be
+    spread = 4 * p * (1 - p)
+    levels = len(thresholds) + 1
+    parts = []
+    with progress_bar(len(table), "counting") as bar:
+        for name, rows in table.groupby("split", sort=False)["row"]:
+            split = splits[name]
+            for start in range(0, len(rows), TILES_AT_ONCE):
+                some = rows.iloc[start : start + TILES_AT_ONCE].to_numpy()
+                bits = np.asarray(split.probs[some]).view(np.uint16).reshape(len(some), -1)
+                truth = np.zeros(bits.shape, bool) if split.truth is None else split.truth[some].reshape(bits.shape)
+                group = (2 * np.arange(len(some))[:, None] + truth) * levels + exceeded[bits]
+                histogram = np.bincount(group.ravel(), minlength=2 * len(some) * levels).reshape(-1, 2, levels)
+                above = histogram[..., ::-1].cumsum(axis=-1)[..., ::-1].astype(np.int32)
+                salt = np.full(len(some), -1, np.int32) if split.truth is None else above[:, 1, 0]
+                parts.append((above.sum(axis=1)[:, 1:], above[:, 1, 1:], salt, spread[bits].mean(axis=1)))
+                bar.update(len(some))
+    found, hits, salt, uncertainty = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Counts(found, hits, salt, splits["test"].probs[0].size), uncertainty
+
+
+def first_bits(threshold: float) -> int:
+    """Bits of the smallest float16 in [0, 1] that is above `threshold`; one more than those of 1 where none is."""
+    above = NUMBERS[: ONE + 1] > threshold
+    return int(above.argmax()) if above.any() else ONE + 1
+
+
+def salt_classes(coverage: pd.Series) -> pd.Series:
+    """Class 0..10 of each tile's salt share as the report has it, NaN where unknown."""
+    return pd.Series(coverage_class(coverage.fillna(0)), coverage.index).where(coverage.notna())

@@ -1,0 +1,236 @@
+"""Write the Kaggle notebooks, their metadata, and the data set with the code that they need.
+
+    python -m pipeline.tools.notebook                          kaggle/
+    python -m pipeline.tools.notebook --weights DIR            ... with ImageNet weights from a folder or a file
+    python -m pipeline.tools.notebook --profile attention      ... that train with another profile than blog
+    python -m pipeline.tools.notebook --push                   ... and hand data set and notebook to the kaggle client
+
+writes  kaggle/tgs_salt.ipynb, kernel-metadata.json            trains, predicts, submits, reports
+        kaggle/inference/, the same two                        predicts and submits, with folds trained elsewhere
+        kaggle/dataset/: code/, weights/, dataset-metadata.json
+
+The stages are those of run_all.sh. No wheel is needed: Kaggle's image lacks pretrainedmodels alone, and there timm's
+copy of the same encoder is used.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from pipeline.salt import artifacts, cli
+from pipeline.salt.artifacts import CODE, display_path
+from pipeline.salt.config import PROFILES
+from pipeline.salt.errors import InputError
+from pipeline.salt.tiles import competition
+
+ROOT = CODE.parent
+NOBODY = "INSERT_USERNAME"
+DATASET, NOTEBOOK, INFERENCE = "tgs-salt-code", "tgs-salt", "tgs-salt-inference"
+CODE_FILES = ("pipeline", "run_all.sh", "environment.sh", "LICENSE")
+HOURS = 11  # of the 12 that Kaggle gives a session with a GPU: the last one is for predicting and saving
+
+INTRO = """# Salt segmentation: {what}
+
+**Before you run it** (the second cell below says what is missing):
+
+- *Add Input*: the competition *TGS Salt Identification Challenge* (accept its rules first), {inputs}.
+- *Settings > Accelerator*: **GPU T4 x2**. *Internet* may stay off.
+- Then *Run All*, or *Save Version > Save & Run All*, which goes on when the browser is closed.
+
+{more}
+"""
+GO_ON = (
+    f"A session lasts 12 hours at most. After {HOURS} the training ends by itself, and everything is saved in the "
+    "output of this notebook. In the next session add that output to the input, and run it again: it is found, and "
+    "gone on from."
+)
+SETUP = """import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+FLAGS = "{flags}"  # of every stage; some others: --profile blog  --fold 0  --run NAME  --set train.epochs=5
+
+code = next((file.parent for file in sorted(Path("/kaggle/input").glob("**/run_all.sh"))), None)
+if code is None:  # mounted as it was uploaded: zips
+    for packed in sorted(Path("/kaggle/input").glob("**/code.zip"))[:1]:
+        code = Path(tempfile.mkdtemp(), "code")
+        for part in packed.parent.glob("*.zip"):
+            shutil.unpack_archive(part, code.with_name(part.stem))
+assert code, "the code is not there: Add Input > Your Work > Datasets > TGS salt code"
+sys.path.insert(0, str(code))"""
+BEGIN = """from pipeline.tools.session import Session
+
+session = Session(FLAGS)
+session.preflight()"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    def add(parser):
+        parser.add_argument("--user", metavar="NAME", help="your name on Kaggle (default: asked of the kaggle client)")
+        parser.add_argument("--push", action="store_true", help="hand both to the kaggle client")
+
+    run, args = cli.parse(__doc__, argv, add, ("profile", "weights"))
+    user = args.user or _kaggle_user() or NOBODY
+    folder = ROOT / "kaggle"
+    if not (ROOT / "run_all.sh").exists():
+        raise InputError(f"{ROOT} is no clone of the repository; the notebooks are written in one")
+    profile = f"--profile {args.profile}" if args.profile else ""
+    inference = folder / "inference" / "tgs_salt_inference.ipynb"
+    _write_notebook(folder / "tgs_salt.ipynb", training_cells(profile), user, NOTEBOOK, [])
+    _write_notebook(inference, inference_cells(profile), user, INFERENCE, [f"{user}/{NOTEBOOK}"])
+    chosen = [run.profile] if args.profile else [p for p in PROFILES.values() if p.needs_gpu]
+    _write_dataset(folder / "dataset", weights_at_hand([p.model.encoder for p in chosen], run.weights), user)
+    commands = [
+        ["kaggle", "datasets", "create", "--dir-mode", "zip", "-p", display_path(folder / "dataset")],
+        ["kaggle", "kernels", "push", "-p", display_path(folder)],
+    ]
+    if user == NOBODY:
+        print(f"note     your name on Kaggle goes where {NOBODY} stands: log in with its client, or give --user NAME")
+    if args.push:
+        _push(commands, user)
+    else:
+        print("next     " + "\n         ".join(" ".join(command) for command in commands))
+
+
+def stages() -> list[tuple[str, list[str], str]]:
+    """(stage, its own flags, what it makes) of each line of run_all.sh."""
+    lines = re.findall(r'^stage (\w+) +([^"]*)"\$@" +# (.*)$', (ROOT / "run_all.sh").read_text(), re.MULTILINE)
+    return [(name, flags.split(), re.sub(r" {2,}", "  ", about)) for name, flags, about in lines]
+
+
+def training_cells(flags: str) -> list[str]:
+    """The cells of the notebook that does everything; those that begin with # are text."""
+    inputs = "and the data set *TGS salt code*; later also this notebook's own output"
+    return [
+        INTRO.format(what="training", inputs=inputs, more=GO_ON),
+        SETUP.format(flags=f"--max-hours {HOURS} {flags}".strip()),
+        BEGIN,
+        "# From tiles to a submission\n\nThe stages of `run_all.sh`, each with what it reads and makes.",
+        *(_call(*stage) for stage in stages()),
+        "session.show_report()",
+        "session.finish()",
+    ]
+
+
+def inference_cells(flags: str) -> list[str]:
+    """The cells of the notebook that predicts with folds trained before."""
+    inputs = (
+        "the data set *TGS salt code*, and the trained folds: the output of the training notebook, or a data set of it"
+    )
+    more = (
+        "Nothing is trained. `FLAGS` are those of the training (`--run`, `--profile`, `--set` ...), and `--fold K` for "
+        "each fold to use, where not all are there."
+    )
+    named = ("prepare", "predict", "submit")
+    return [
+        INTRO.format(what="inference", inputs=inputs, more=more),
+        SETUP.format(flags=flags),
+        BEGIN,
+        *(_call(*stage) for stage in stages() if stage[0] in named),
+        "session.finish()",
+    ]
+
+
+def _call(name: str, flags: list[str], about: str) -> str:
+    return f"session.stage({', '.join(json.dumps(word) for word in [name, *flags])})  # {about}"
+
+
+def _write_notebook(path: Path, cells: list[str], user: str, slug: str, kernels: list[str]) -> None:
+    """The notebook, and beside it the kernel-metadata.json that `kaggle kernels push` wants."""
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {
+        "cells": [_cell(i, text) for i, text in enumerate(cells)],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    metadata = {
+        "id": f"{user}/{slug}",
+        "title": slug.replace("-", " "),  # Kaggle makes the slug of it
+        "code_file": path.name,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "machine_shape": "NvidiaTeslaT4",  # two; else Kaggle gives a P100, for which its torch has no code
+        "dataset_sources": [f"{user}/{DATASET}"],
+        "competition_sources": [competition.SLUG],
+        "kernel_sources": kernels,
+    }
+    for file, content in ((path, notebook), (path.parent / "kernel-metadata.json", metadata)):
+        _write_json(file, content)
+    print(f"notebook {display_path(path)}: {len(cells)} cells")
+
+
+def _cell(i: int, text: str) -> dict:
+    of_code: dict = {} if text.startswith("#") else {"execution_count": None, "outputs": []}
+    return {
+        "cell_type": "code" if of_code else "markdown",
+        "id": f"cell-{i}",
+        "metadata": {},
+        **of_code,
+        "source": text.strip().splitlines(keepends=True),
+    }
+
+
+def _write_dataset(folder: Path, weights: list[Path], user: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "code").mkdir(parents=True)
+    for name in CODE_FILES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder / "code")
+    for file in weights:
+        (folder / "weights").mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / "weights" / file.name)
+    metadata = {"title": "TGS salt code", "id": f"{user}/{DATASET}", "licenses": [{"name": "other"}]}
+    _write_json(folder / "dataset-metadata.json", metadata)
+    print(
+        f"dataset  {display_path(folder)}: the code, " + (", ".join(f.name for f in weights) or "no ImageNet weights")
+    )
+    if not weights:
+        print("note     no ImageNet weights are at hand: give --weights FILE, or have Internet on in the notebook")
+
+
+def weights_at_hand(encoders: list[str], source: Path | None) -> list[Path]:
+    """The files with ImageNet's weights for these encoders that a training here would find without a connection."""
+    from pipeline.salt.models.encoders.weights import find_weights
+
+    return sorted({file for encoder in encoders if (file := find_weights(encoder, source))})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with artifacts.replacing(path) as tmp:
+        tmp.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _kaggle_user() -> str | None:
+    """The name that the kaggle client is logged in with; None where it is not installed, or not logged in."""
+    if shutil.which("kaggle") is None:
+        return None
+    answer = subprocess.run(["kaggle", "config", "view"], check=False, capture_output=True, text=True)
+    found = re.search(r"username: (\S+)", answer.stdout)
+    return found[1] if found and found[1] != "None" else None
+
+
+def _push(commands: list[list[str]], user: str) -> None:
+    """Run the commands: a new version of the data set where there is one. InputError where the client does not."""
+    typed = " && ".join(" ".join(command) for command in commands)
+    if user == NOBODY or shutil.which("kaggle") is None:
+        raise InputError(f"--push needs the kaggle client (pip install kaggle), logged in; then, by hand: {typed}")
+    create, push = commands
+    known = subprocess.run(["kaggle", "datasets", "status", f"{user}/{DATASET}"], check=False, capture_output=True)
+    if known.returncode == 0:
+        create = ["kaggle", "datasets", "version", "-m", artifacts.code_version(), *create[3:]]
+    for command in (create, push):
+        if subprocess.run(command, check=False).returncode:
+            raise InputError(f"`{' '.join(command)}` failed; what the kaggle client says stands above")
+
+
+if __name__ == "__main__":
+    cli.start(main)

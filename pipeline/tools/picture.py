@@ -1,0 +1,57 @@
+"""Draw tiles of a run in a grid, for a page or a talk: image, truth, probability and predicted mask.
+
+    python -m pipeline.tools.picture --profile demo
+    python -m pipeline.tools.picture --profile demo --tiles 4 --to docs/images/tiles.png
+
+reads   folds/<run>/oof.npy, submissions/<run>/submission.csv.gz (its threshold), data/cache/<source>/
+Each tile is predicted by the model that never saw it. Their shares of salt go from 0 to 0.9; how they
+scored does not matter.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.errors import InputError
+from pipeline.salt.tiles import cache
+
+FLAGS = ("data", "out", "profile", "run", "fold", *cli.MODEL_FLAGS[1:])
+
+
+def main(argv: list[str] | None = None) -> None:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--tiles", type=int, default=6, help="how many (default: 6)")
+        parser.add_argument("--to", type=Path, metavar="FILE", help="where the PNG goes (default: <run>.png)")
+
+    run, args = cli.parse(__doc__, argv, add, FLAGS)
+    from pipeline.salt.reporting import figures, scores
+
+    tiles, products = cache.read(run.files), (stages.predictions(run)[0], stages.submission(run))
+    for product in products:
+        product.require()
+    probs, table = np.load(products[0].path, mmap_mode="r"), tiles.train_table
+    threshold = (artifacts.read_sidecar(products[1].path) or {})["threshold"]
+    predictions = scores.Predictions(tiles.train_images, probs, tiles.train_masks, threshold, run.profile.submit)
+    known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values("id")
+    if not 1 <= args.tiles <= len(known):
+        raise InputError(f"--tiles {args.tiles}: take 1 to {len(known)}, which is how many the run has predicted")
+    shares = known["coverage"].to_numpy() - np.linspace(0, 0.9, args.tiles)[:, None]
+    chosen = known.iloc[np.abs(shares).argmin(axis=1)]
+    picture = figures.grid(
+        {
+            "image": tiles.train_images[chosen.index],
+            "truth": tiles.train_masks[chosen.index],
+            "probability": probs[chosen.index],
+            "mask": predictions.masks(chosen),
+        }
+    )
+    path = args.to or Path(f"{run.files.run}.png")
+    with artifacts.replacing(path) as tmp:
+        picture.save(tmp, optimize=True)
+    print(f"drawn    {path}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,109 @@
+"""Segment pictures of any size with a trained run: overlapping windows, blended, all folds, flip TTA.
+
+    python -m pipeline.tools.segment section.png
+    python -m pipeline.tools.segment section.tif map.npy --run blog --fold 0 --to results/
+    python -m pipeline.tools.segment volume.sgy --inline 1200            --crossline likewise; needs segyio
+
+reads   PNG, JPG, TIFF, .npy, SEG-Y; the weights in folds/<run>/ (of all folds there, or those that --fold names)
+writes  submissions/<run>/segment/<name>/, or a folder <name>/ in the one named by --to:
+          mask.png         0 and 255, where the probability is above the threshold of the run's submission, else 0.5
+          overlay.png      the picture with salt tinted and outlined, 4,096 px at most
+          probability.tif  float32 in [0, 1], tiled
+
+A window is as many px of the picture as the tiles were that the run was trained on; --side makes it larger or smaller,
+for a picture of another scale. Memory grows with a picture's width, not with its height.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.salt import artifacts, cli
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.errors import InputError
+from pipeline.salt.progress import progress_bar
+from pipeline.salt.sections import reading, windows, writing
+from pipeline.salt.sections.reading import Picture
+
+if TYPE_CHECKING:
+    from pipeline.salt.trained import TrainedRun
+
+
+def main(argv: list[str] | None = None) -> None:
+    def add(parser):
+        parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures, or SEG-Y volumes")
+        line = parser.add_mutually_exclusive_group()
+        line.add_argument("--inline", type=int, metavar="N", help="of a SEG-Y volume, by its number")
+        line.add_argument("--crossline", type=int, metavar="N", help="likewise")
+        parser.add_argument("--side", type=int, metavar="PX", help="side of a window (default: of the run's tiles)")
+        parser.add_argument("--to", type=Path, metavar="DIR", help="where results go (default: below submissions/)")
+
+    run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run", "fold"))
+    if args.side is not None and args.side < 2:
+        raise InputError(f"--side {args.side}: a window has 2 px or more")
+    if len({path.stem for path in args.images}) < len(args.images):
+        raise InputError("two pictures have the same name, by which their results are called; give them one at a time")
+
+    from pipeline.salt.trained import load_run
+
+    trained = load_run(run.files.folder, run.folds if args.fold is not None else None)
+    tile = (args.side, args.side) if args.side else trained.tile
+    if tile is None:
+        raise InputError("the weights do not say how large the tiles were that they were trained on; give --side PX")
+    to = args.to or run.files.result("segment")
+    for path in args.images:
+        with reading.open_picture(path, args.inline, args.crossline) as picture:
+            segment(picture, trained, (tile[0], tile[1]), to / picture.name)
+
+
+def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], folder: Path) -> None:
+    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px."""
+    from pipeline.salt.inference import probabilities
+
+    height, width = picture.shape[:2]
+    shape = height, width
+    if picture.scale:
+        print(f"scale    {picture.name}: {picture.scale}")
+    settings = {"picture": picture.name, "shape": picture.shape, "scale": picture.scale, "window": window}
+    origin = artifacts.Origin(settings | {"threshold": trained.threshold}, trained.weights)
+    salt_pixels = 0
+
+    def rows(top: int, bottom: int) -> np.ndarray:
+        return trained.with_channels(picture.rows(top, bottom))
+
+    def logits() -> Iterator[np.ndarray]:
+        with progress_bar(height, picture.name) as bar:
+            for band in windows.blend(rows, shape, window, trained.logits):
+                yield band
+                bar.update(len(band))
+
+    def probability_bands() -> Iterator[np.ndarray]:
+        """Bands of probabilities, each once it is in the mask and in the overlay."""
+        nonlocal salt_pixels
+        top = 0
+        for band in windows.regroup(logits(), writing.TILE):
+            probs = probabilities(band)
+            salt = probs > trained.threshold
+            mask.write(salt)
+            overlay.write(picture.rows(top, top + len(band)), salt)
+            top, salt_pixels = top + len(band), salt_pixels + int(salt.sum())
+            yield probs
+
+    with contextlib.ExitStack() as stack:
+        names = ("mask.png", "overlay.png", "probability.tif")
+        paths = [stack.enter_context(artifacts.publish(folder / name, origin)) for name in names]
+        mask = stack.enter_context(writing.MaskPng(paths[0], shape))
+        overlay = writing.Overlay(shape)
+        writing.write_probability(paths[2], probability_bands(), shape)
+        overlay.save(paths[1])
+    print(
+        f"segment  {display_path(folder)}: {height:,} x {width:,} px, folds {', '.join(map(str, trained.models))}, "
+        f"{salt_pixels / (height * width):.1%} salt"
+    )
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,165 @@
+"""A Kaggle session: whether all it needs is there, the stages one by one until its time is up, the results.
+
+    python -m pipeline.tools.session        versions, a convolution on each GPU, disk, what is mounted, what to attach
+
+prints  a line for each; one that needs something done begins with `choose` or `attach`
+The notebooks that tools.notebook writes call `Session`.
+"""
+
+import gzip
+import html
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+from pipeline.salt import artifacts, cli, kaggle
+from pipeline.salt.artifacts import CODE
+from pipeline.salt.distributed import visible_gpus
+from pipeline.salt.errors import InputError, Stopped
+from pipeline.salt.launch.local import python_path
+from pipeline.salt.run import Run
+
+WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that tools.notebook makes
+
+
+def main(argv: list[str] | None = None) -> None:
+    run, _ = cli.parse(__doc__, argv)
+    print("versions " + ", ".join(f"{name} {version}" for name, version in artifacts.versions().items()))
+    _print_gpus()
+    run.files.out.mkdir(parents=True, exist_ok=True)
+    print(f"disk     {run.files.out}: {shutil.disk_usage(run.files.out).free / 1e9:.1f} GB free")
+    print(f"code     {CODE.parent}")
+    _print_input(run)
+    print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason}); folds {', '.join(map(str, run.folds))}")
+
+
+def _print_gpus() -> None:
+    import torch
+
+    from pipeline.salt.device import try_out
+
+    choose = "choose   Settings > Accelerator > GPU T4 x2"
+    if not visible_gpus():
+        print(f"gpu      there is none\n{choose}, if you mean to train")
+    elif not torch.cuda.is_available():
+        print(f"gpu      there is one, and torch {torch.__version__} cannot use it\n{choose}")
+    for i in range(torch.cuda.device_count()):
+        device = torch.device("cuda", i)
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        try:
+            try_out(device)
+            print(f"gpu      {i}: {name}, {memory / 2**30:.0f} GiB; a convolution on it works")
+        except InputError:
+            print(f"gpu      {i}: {name}; torch {torch.__version__} has no kernels for it\n{choose}")
+
+
+def _print_input(run: Run) -> None:
+    """What is mounted where, of what a run reads."""
+    from pipeline.salt.models.encoders.weights import find_weights
+
+    if run.data:
+        print(f"tiles    {run.data}")
+    else:
+        print(
+            "tiles    Kaggle's are not there; generated ones are used\n"
+            "attach   Add Input > Competitions > TGS Salt Identification Challenge (accept its rules first)"
+        )
+    encoder = run.profile.model.encoder
+    if run.profile.model.weights == "imagenet":
+        if weights := find_weights(encoder, run.weights):
+            print(f"weights  {weights}")
+        else:
+            print(
+                f"weights  ImageNet's for {encoder} are not there; they are needed to train, not to predict\n"
+                "attach   a data set with them (python -m pipeline.tools.notebook --weights FILE makes one), or have "
+                "Settings > Internet on"
+            )
+    outputs = kaggle.earlier_outputs(run.files.run)
+    for out in outputs:
+        files = [*(out / "folds" / run.files.run).glob("fold_*/*")]
+        trained, states = (sum(path.name.endswith(end) for path in files) for end in (".csv.json", ".resume.pt"))
+        print(f"earlier  {out}: run {run.files.run}, {trained} trainings finished, {states} under way")
+    if not outputs:
+        print(f"earlier  no session's output has a run {run.files.run}: this one begins it")
+
+
+class Session:
+    """What the cells of a notebook call, in this order: preflight, each stage, show_report, finish.
+
+    flags   of the stages, as on a command line
+    A stage runs in a process of its own, so that none keeps a GPU's memory. After one that ends early, because the
+    time of --max-hours is over or because it fails, the others wait; the notebook itself ends well, so that Kaggle
+    keeps its output.
+    """
+
+    def __init__(self, flags: str = ""):
+        self.flags = [f"--started={time.time():.0f}", *shlex.split(flags)]
+        if "--weights" not in flags and WEIGHTS.is_dir():
+            self.flags.append(f"--weights={WEIGHTS}")
+        self.late, self.failed = False, ""
+
+    def preflight(self) -> None:
+        """Versions, GPUs, disk, what is mounted where, what to attach."""
+        self.stage("tools.session")
+
+    def stage(self, name: str, *flags: str) -> None:
+        """Run a stage and print what it prints."""
+        if self.late or self.failed:
+            print(
+                f"waits    {name}: " + ("for the next session" if self.late else f"{self.failed} has failed, see above")
+            )
+            return
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", f"pipeline.{name}", *self.flags, *flags],
+            env=os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        self.late = process.returncode == Stopped.status
+        self.failed = name if process.returncode and not self.late else ""
+
+    def show_report(self) -> None:
+        """The report's page, in the notebook."""
+        if self.late or self.failed:
+            print("waits    the report")
+            return
+        from IPython.display import HTML, display
+
+        page = html.escape(self._run().files.result("report.html").read_text(encoding="utf-8"))
+        display(HTML(f'<div><iframe srcdoc="{page}" style="width: 100%; height: 900px; border: 0"></iframe></div>'))
+
+    def finish(self) -> None:
+        """The submission where Kaggle looks for it, or what to do next; all of the run in this session's output."""
+        if self.failed:
+            print(f"failed   {self.failed}: what is wrong stands above; mend it, and run the notebook again")
+            return
+        files = self._run().files
+        try:
+            if count := kaggle.keep(files):
+                print(f"kept     {count} files of earlier sessions: this output alone has the whole run")
+        except InputError as e:
+            print(f"note     {e}; the next session needs this output and the earlier ones")
+        if self.late:
+            print(
+                "stopped  The time of this session is over; all that is done is in its output. To go on: Save Version, "
+                "open the notebook again, Add Input > Your Work > this notebook's output, Run All."
+            )
+            return
+        with artifacts.replacing(files.kaggle_submission) as tmp:
+            tmp.write_bytes(gzip.decompress(files.result("submission.csv.gz").read_bytes()))
+        print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
+
+    def _run(self) -> Run:
+        return cli.parse(__doc__, self.flags)[0]
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,199 @@
+"""Pictures as rows of bytes: every format gives the pixels that were written, and numbers become grey as it says."""
+
+import builtins
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from pipeline.salt.errors import InputError
+from pipeline.salt.sections import reading
+from pipeline.salt.sections.reading import open_picture
+
+RNG = np.random.default_rng(0)
+GREY, RGB = RNG.integers(0, 256, (37, 53), dtype=np.uint8), RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def whole(path, **line) -> np.ndarray:
+    """The picture, read in bands of 10 rows."""
+    with open_picture(path, **line) as picture:
+        bands = [picture.rows(top, min(top + 10, picture.shape[0])) for top in range(0, picture.shape[0], 10)]
+        image = np.concatenate(bands)
+        assert image.shape == picture.shape and image.dtype == np.uint8 and picture.name.startswith(path.stem)
+    return image
+
+
+def save(path, image: np.ndarray, **options):
+    if path.suffix == ".npy":
+        np.save(path, image)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack", **options)
+    else:
+        Image.fromarray(image).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("image", [GREY, RGB], ids=["grey", "rgb"])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.png", {}),
+        ("a.npy", {}),
+        ("a.tif", {}),
+        ("a.tif", {"compression": "zlib"}),
+        ("a.tif", {"tile": (16, 16)}),
+        ("a.tif", {"byteorder": ">", "bigtiff": True}),
+    ],
+)
+def test_bytes_stay_as_they_are(tmp_path, image, name, options):
+    path = save(tmp_path / name, image, **options)
+    assert np.array_equal(whole(path), image)
+    with open_picture(path) as picture:
+        assert picture.scale == ""
+
+
+def test_colour_planes_palettes_and_bits(tmp_path):
+    tifffile.imwrite(tmp_path / "p.tif", np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(whole(tmp_path / "p.tif"), RGB)
+    palette = Image.fromarray(GREY).convert("P")
+    palette.save(tmp_path / "p.png")
+    assert np.array_equal(whole(tmp_path / "p.png"), np.asarray(palette.convert("RGB")))
+    Image.fromarray(GREY > 99).save(tmp_path / "b.png")
+    assert np.array_equal(whole(tmp_path / "b.png"), (GREY > 99) * np.uint8(255))
+    Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "a.png")
+    assert np.array_equal(whole(tmp_path / "a.png"), RGB)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_other_numbers_become_grey_by_percentiles(tmp_path, kind, suffix):
+    # 0 .. 1000, each once: the 0.5th percentile is 5, the 99.5th 995
+    values = np.arange(1001).reshape(7, 143)
+    path = save(tmp_path / f"a{suffix}", values.astype(kind))
+    expected = ((values - 5) * 255 / 990).round().clip(0, 255)
+    assert np.array_equal(whole(path), expected)
+    with open_picture(path) as picture:
+        assert picture.scale == "values 5 to 995 (0.5th to 99.5th percentile) as grey 0 to 255"
+
+
+def test_16_bit_pngs_are_not_clipped_but_scaled(tmp_path):
+    values = (np.arange(1001).reshape(7, 143) * 60).astype(np.uint16)
+    assert np.array_equal(
+        whole(save(tmp_path / "a.png", values)), ((values - 300.0) * 255 / 59400).round().clip(0, 255)
+    )
+
+
+def test_what_is_not_a_number_is_black_and_does_not_count(tmp_path):
+    values = np.arange(1001, dtype=np.float32).reshape(7, 143)
+    holes = values.copy()
+    holes[3] = np.nan
+    image = whole(save(tmp_path / "a.npy", np.vstack([values, holes[3:4], np.full((1, 143), np.inf, np.float32)])))
+    assert (image[7] == 0).all() and (image[8] == 255).all() and np.array_equal(image[:7], whole_of(values, tmp_path))
+    with pytest.raises(InputError, match="no finite value"):
+        whole(save(tmp_path / "b.npy", holes[3:4]))
+
+
+def whole_of(values, folder):
+    return whole(save(folder / "values.npy", values))
+
+
+def test_a_constant_is_black(tmp_path):
+    assert not whole(save(tmp_path / "a.npy", np.full((4, 5), 7.5))).any()
+
+
+def test_percentiles_of_a_huge_picture_are_of_a_part(tmp_path, monkeypatch):
+    values = RNG.normal(size=(300, 400))
+    path = save(tmp_path / "a.npy", values)
+    exact = whole(path).astype(int)
+    monkeypatch.setattr(reading, "PIXELS_LOOKED_AT", 10_000)
+    assert 0 < np.abs(whole(path) - exact).max() < 8
+
+
+def test_pillows_limit_is_lifted_for_the_picture_and_stays_for_others(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", GREY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+    assert np.array_equal(whole(path), GREY) and Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("none.png", None, "there is no such file"),
+        ("a.png", b"no picture", "cannot be read as a picture"),
+        ("a.tif", b"no picture", "cannot be read as TIFF"),
+        ("a.npy", b"no array", "cannot be read as an array"),
+        ("a.sgy", b"no volume", "cannot be read as a SEG-Y volume"),
+        ("a.npy", np.zeros((3, 4, 5)), r"\(H, W\) grey or \(H, W, 3\) RGB, and this is \(3, 4, 5\)"),
+        ("a.npy", np.zeros((0, 4)), r"this is \(0, 4\)"),
+        ("a.npy", np.zeros((3, 4), complex), "real numbers, and this is complex128"),
+        ("a.npy", np.array([[None]]), "cannot be read as an array"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path, name, content, says):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(InputError, match=says) as caught:
+        whole(path)
+    assert path.stem in str(caught.value)
+
+
+def test_a_picture_has_no_lines(tmp_path):
+    with pytest.raises(InputError, match="--inline and --crossline are of SEG-Y volumes"):
+        whole(save(tmp_path / "a.png", GREY), inline=3)
+
+
+# ---- SEG-Y
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """4 inlines (1 to 4), 5 crosslines (1 to 5), 60 samples: amplitude = inline * 1000 + crossline * 100 + sample."""
+    segyio = pytest.importorskip("segyio")
+    inlines, crosslines, samples = np.meshgrid(range(1, 5), range(1, 6), range(60), indexing="ij")
+    values = ((inlines * 1000 + crosslines * 100 + samples) * (-1) ** samples).astype(np.float32)
+    segyio.tools.from_array3D(tmp_path / "cube.sgy", values)
+    return tmp_path / "cube.sgy", values
+
+
+@pytest.mark.parametrize("line", [{"inline": 3}, {"crossline": 5}])
+def test_a_line_has_traces_across_samples_down_and_keeps_its_zero(volume, line):
+    path, values = volume
+    section = (values[2] if "inline" in line else values[:, 4]).T
+    clip = np.percentile(np.abs(section), 99)
+    assert section.shape == ((60, 5) if "inline" in line else (60, 4))
+    image = whole(path, **line)
+    assert np.array_equal(image, ((section + clip) * 255 / (2 * clip)).round().clip(0, 255))
+    assert (image[::2] > 128).all() and (image[1::2] < 127).all()
+    with open_picture(path, **line) as picture:
+        [(kind, number)] = line.items()
+        assert picture.name == f"cube_{kind}_{number}" and "99th percentile" in picture.scale
+
+
+def test_the_range_of_lines_is_said(volume):
+    for line, says in [
+        ({}, "choose a line of --inline 1 to 4 and --crossline 1 to 5"),
+        ({"inline": 9}, "no inline 9; there is --inline 1 to 4"),
+        ({"crossline": 0}, "no crossline 0; there is --crossline 1 to 5"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            whole(volume[0], **line)
+
+
+def test_without_segyio_a_sentence_says_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "a.segy").write_bytes(b"")
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "segyio":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match="segyio.*is not installed.*pip install segyio"):
+        whole(tmp_path / "a.segy", inline=1)

@@ -1,0 +1,204 @@
+"""The notebooks, executed: in a made-up /kaggle, read-only and without a network, in one session and in several."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nbclient
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import make_folds, predict, prepare, train
+from pipeline.salt.artifacts import CODE
+from pipeline.tools import notebook
+
+ROOT = CODE.parent
+SLUG = "tgs-salt-identification-challenge"
+LAYOUTS = {  # where the competition, the data set and an earlier session's output are mounted
+    "plain": (SLUG, "tgs-salt-code", "tgs-salt"),
+    "by kind and owner": (f"competitions/{SLUG}", "datasets/somebody/tgs-salt-code", "notebooks/somebody/tgs-salt"),
+}
+OFFLINE = """
+import socket
+connect = socket.socket.connect
+def only_here(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        with open({log!r}, "a") as f:
+            f.write(f"{{address}}\\n")
+        raise OSError("there is no network here")
+    return connect(self, address)
+socket.socket.connect = only_here
+"""
+
+
+@dataclass(frozen=True)
+class Kaggle:
+    """A made-up /kaggle. run(notebook, flags) executes a notebook in it, in a new session."""
+
+    root: Path
+    offline: Path
+
+    def run(self, cells: nbformat.NotebookNode, flags: str) -> str:
+        """What the notebook prints, errors too. /kaggle/input is as before, and nobody has asked for the network."""
+        cells = nbformat.from_dict(json.loads(json.dumps(cells).replace("/kaggle/", f"{self.root}/")))
+        setup = cells.cells[1]
+        setup.source = re.sub('^FLAGS = ".*"', f"FLAGS = {flags!r}", setup.source, flags=re.MULTILINE)
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        environment |= {
+            "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+            "SALT_KAGGLE": str(self.root),
+            "PYTHONPATH": str(self.offline),
+            "PYTHONDONTWRITEBYTECODE": "1",  # input is read-only there; root may write anywhere
+            "IPYTHONDIR": str(self.root / "ipython"),
+        }
+        before = tree(self.root / "input")
+        client = nbclient.NotebookClient(cells, timeout=300, allow_errors=True)
+        with contextlib.chdir(self.root / "working"):
+            client.execute(env=environment, cwd=str(self.root / "working"))
+        outputs = [output for cell in cells.cells for output in cell.get("outputs", [])]
+        assert tree(self.root / "input") == before, "it is read-only"
+        assert not (self.offline / "asked").exists(), (self.offline / "asked").read_text()
+        return "".join(output.get("text", "") + str(output.get("evalue", "")) + html_of(output) for output in outputs)
+
+    def next_session(self, mount: str) -> None:
+        """Save the version, attach its output, open the notebook again."""
+        target = self.root / "input" / mount
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.root / "working").rename(target)
+        (self.root / "working").mkdir()
+
+
+def html_of(output) -> str:
+    return output.get("data", {}).get("text/html", "")
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))}
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / name, as_version=4)
+
+
+@pytest.fixture
+def kaggle(tmp_path) -> Kaggle:
+    offline = tmp_path / "offline"
+    offline.mkdir()
+    (offline / "sitecustomize.py").write_text(OFFLINE.format(log=str(offline / "asked")))
+    for folder in ("input", "working"):
+        (tmp_path / "kaggle" / folder).mkdir(parents=True)
+    return Kaggle(tmp_path / "kaggle", offline)
+
+
+@pytest.fixture
+def flags(empty) -> str:
+    """Of the tiny run, as a notebook has them."""
+    return "--profile demo " + " ".join(f"--set {setting}" for setting in empty.settings)
+
+
+def attach(kaggle: Kaggle, competition: Path, layout: str, packed: bool) -> None:
+    """The competition's tiles and the data set with the code; packed: as zips."""
+    tiles, code, _ = (kaggle.root / "input" / mount for mount in LAYOUTS[layout])
+    shutil.copytree(competition, tiles)
+    (tiles / "test_truth.csv").unlink()  # Kaggle's tiles come without
+    code.mkdir(parents=True)
+    copied = code / "code"
+    for name in notebook.CODE_FILES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copied.mkdir(exist_ok=True)
+        copy(ROOT / name, copied / name)
+    if packed:
+        shutil.make_archive(str(code / "code"), "zip", copied)
+        shutil.rmtree(copied)
+    else:
+        for split in ("train", "test"):
+            shutil.unpack_archive(tiles / f"{split}.zip", tiles / split)
+            (tiles / f"{split}.zip").unlink()
+
+
+def artifacts_of(out: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(out.rglob("*")) if path.suffix in (".npy", ".safetensors"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in files if not path.name.startswith(".")}
+
+
+def test_the_notebooks_are_what_the_builder_makes_of_the_stages(tmp_path, monkeypatch):
+    """To mend a failure: python -m pipeline.tools.notebook."""
+    committed = {name: (ROOT / "kaggle" / name).read_bytes() for name in NOTEBOOK_FILES}
+    for name in notebook.CODE_FILES:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    monkeypatch.setattr(notebook.shutil, "which", lambda name: None)
+    notebook.main([])
+    assert {name: (tmp_path / "kaggle" / name).read_bytes() for name in NOTEBOOK_FILES} == committed
+    assert (tmp_path / "kaggle/dataset/code/pipeline/salt/reporting/report.html.jinja").exists()
+    for name in NOTEBOOK_FILES[::2]:
+        nbformat.validate(nbformat.read(ROOT / "kaggle" / name, as_version=4))
+    said = re.findall(r'^stage (.+?) +"\$@"', (ROOT / "run_all.sh").read_text(), re.MULTILINE)
+    assert [" ".join([name, *flags]) for name, flags, _ in notebook.stages()] == said and len(said) == 8
+
+
+NOTEBOOK_FILES = [
+    "tgs_salt.ipynb",
+    "kernel-metadata.json",
+    "inference/tgs_salt_inference.ipynb",
+    "inference/kernel-metadata.json",
+]
+
+
+def test_the_training_notebook_is_stopped_by_its_budget_and_the_next_session_goes_on(kaggle, made_once, empty, flags):
+    """An epoch in the first session, the rest in the second; bit for bit what one session gives."""
+    attach(kaggle, made_once, "by kind and owner", packed=False)
+    cells, mount = read("kaggle/tgs_salt.ipynb"), LAYOUTS["by kind and owner"][2]
+    first = kaggle.run(cells, f"--max-hours 0 {flags}")
+    assert "stopped  fold 0  32 px, after epoch 1 of 8" in first and "waits    predict" in first, first
+    assert "Add Input > Your Work > this notebook's output" in first and "error:" not in first
+    working = kaggle.root / "working"
+    assert (working / "folds/demo/fold_0/32.resume.pt").exists() and not (working / "submission.csv").exists()
+
+    kaggle.next_session(mount)
+    second = kaggle.run(cells, f"--max-hours 9 {flags}")
+    assert f"earlier  {kaggle.root / 'input' / mount}: run demo, 0 trainings finished, 1 under way" in second, second
+    assert "epoch  1/8" not in second.split("fold 1")[0] and "fold 0  32 px  epoch  2/8" in second
+    assert "<iframe" in second and f"ready    {working}/submission.csv" in second and "error:" not in second
+    assert not [path for path in working.rglob("*") if path.is_symlink()], "its output alone has the whole run"
+    submission = pd.read_csv(working / "submission.csv", dtype=str, keep_default_na=False)
+    sample = pd.read_csv(made_once / "sample_submission.csv", dtype=str)
+    assert submission["id"].tolist() == sample["id"].tolist() and list(submission) == ["id", "rle_mask"]
+
+    straight = replace(empty, data=made_once)
+    straight(prepare, make_folds, train, predict)
+    ours, theirs = artifacts_of(working), artifacts_of(straight.out)
+    assert {name.replace(SLUG, "tiny"): content for name, content in ours.items()} == {
+        name: content for name, content in theirs.items() if not name.endswith("truth.npy")
+    }
+
+
+def test_the_inference_notebook_predicts_with_attached_folds_from_zips(kaggle, made_once, empty, flags):
+    attach(kaggle, made_once, "plain", packed=True)
+    trained = replace(empty, data=made_once)
+    trained(prepare, make_folds, train)
+    shutil.copytree(trained.out / "folds", kaggle.root / "input/salt-folds/folds")
+    trained(predict)
+    said = kaggle.run(read("kaggle/inference/tgs_salt_inference.ipynb"), flags)
+    working = kaggle.root / "working"
+    assert "epoch" not in said and "error:" not in said and (working / "submission.csv").exists(), said
+    ours, theirs = (np.load(out / "submissions/demo/test.npy") for out in (working, trained.out))
+    assert np.array_equal(ours, theirs)
+
+
+def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggle, made_once):
+    """Wrong flags: the stage's sentence stands there once, the others wait."""
+    attach(kaggle, made_once, "plain", packed=True)
+    shutil.rmtree(kaggle.root / "input" / SLUG)
+    said = kaggle.run(read("kaggle/inference/tgs_salt_inference.ipynb"), "--profile demo")
+    assert "attach   Add Input > Competitions > TGS Salt Identification Challenge" in said, said
+    assert "GPU T4 x2" in said and "GB free" in said and "this one begins it" in said
+    assert "error: " in said and "make_folds first" in said and "waits    submit: predict has failed" in said
+    assert "mend it, and run the notebook again" in said and "Traceback" not in said

@@ -28,7 +28,11 @@ from pipeline import __main__ as overview  # noqa: E402
 from pipeline.salt import cli, config, overrides, stages  # noqa: E402
 from pipeline.salt.config import PROFILES  # noqa: E402
 
-PAGES = {"README.md": "index.md", "EXPERIMENTS.md": "experiments.md"}  # outside docs/, and what they are called inside
+PAGES = {
+    "README.md": "index.md",
+    "EXPERIMENTS.md": "experiments.md",
+    "CONTRIBUTING.md": "contributing.md",
+}  # outside docs/, and what they are called inside
 NOUNS = ("losses", "metrics", "rle", "folds", "submission")  # modules of pure functions, for whoever wants one of them
 
 

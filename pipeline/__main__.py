@@ -10,6 +10,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import time
 from collections import Counter
 
 from pipeline.salt import artifacts, cli, stages
@@ -60,9 +61,10 @@ def run_command(name: str, flags: list[str]) -> None:
         importlib.import_module(modules[name]).main(flags)
         return
     cli.parse(RUN, flags)  # --help, and what is wrong with the flags, before anything is done
+    started = f"--started={time.time()}"  # the hours of --max-hours are those of all stages together
     for command in ALL:
         stage, *own = command.split()
-        importlib.import_module(modules[stage]).main([*own, *flags])
+        importlib.import_module(modules[stage]).main([started, *own, *flags])
 
 
 def commands() -> dict[str, str]:

@@ -2,14 +2,17 @@
 
     python -m pipeline.make_folds
     python -m pipeline.make_folds --force --set folds.scheme=coverage     split anew
+    python -m pipeline.make_folds --set folds.file=my.csv --set folds.k=4      by your own csv: id, fold 0..3
 
 reads   data/cache/<source>/tiles.csv
 writes  folds/<run>/folds.csv: id, fold, coverage, z
 """
 
+from pathlib import Path
+
 from pipeline.salt import artifacts, cli, stages
-from pipeline.salt.folds import SCHEMES
-from pipeline.salt.tiles import cache
+from pipeline.salt.folds import split
+from pipeline.salt.tiles import cache, own_folds
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,13 +23,18 @@ def main(argv: list[str] | None = None) -> None:
     stages.keep([product], run.force)  # models may have been trained on it
     tiles = cache.read(run.files).train_table
     table = tiles[["id", "coverage", "z"]].copy()
-    table.insert(1, "fold", SCHEMES[settings.scheme](tiles, settings.k, settings.seed))
+    if settings.file:
+        fold, how = own_folds.read(Path(settings.file), tiles, settings.k), f"by {settings.file}"
+    else:
+        fold = split(tiles, settings.scheme, settings.k, settings.seed)
+        how = f"scheme {settings.scheme}, seed {settings.seed}"
+    table.insert(1, "fold", fold)
     with artifacts.publish(product.path, product.origin(), profile=run.profile.name) as tmp:
         table.to_csv(tmp, index=False)
     sizes = table["fold"].value_counts()
     print(
         f"split    {artifacts.display_path(product.path)}: {settings.k} folds of {sizes.min()} to {sizes.max()} tiles, "
-        f"scheme {settings.scheme}, seed {settings.seed}"
+        + how
     )
 
 

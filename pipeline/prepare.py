@@ -2,8 +2,9 @@
 
     python -m pipeline.prepare                       data/, Kaggle's mount, or the built-in sample
     python -m pipeline.prepare --data DIR            a folder with Kaggle's zips, or the same unpacked
+    python -m pipeline.prepare --data DIR --set tiles.side=128 --set tiles.stride=64      images of your own, cut
 
-reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_submission.csv
+reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_submission.csv; or images/, masks/, test/
 writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ where there is no data
 On Kaggle it first links what an earlier session, whose output is attached, has made of this run.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from pipeline.salt import artifacts, cli, kaggle, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import cache, competition
+from pipeline.salt.tiles import cache, competition, folder
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +25,10 @@ def main(argv: list[str] | None = None) -> None:
     products = stages.tiles(run)
     if stages.up_to_date([products[name] for name in cache.NAMES], run.force):
         return
-    tiles, remarks = competition.read(run.data or make_sample(run))
+    if run.own_data and run.data:
+        tiles, remarks = folder.read(run.data, run.profile.tiles)
+    else:
+        tiles, remarks = competition.read(run.data or make_sample(run))
     for remark in remarks:
         print(f"note     {remark}")
     cache.write(tiles, run.files, products["tiles.csv"].origin(), remarks=remarks)

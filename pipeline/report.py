@@ -18,9 +18,9 @@ import pandas as pd
 
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.artifacts import display_path
-from pipeline.salt.config import PROFILES
+from pipeline.salt.config import profile_named
 from pipeline.salt.overrides import named_settings
-from pipeline.salt.run import SAMPLE, Run
+from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 EXAMPLES = 6  # tiles of each kind
@@ -106,8 +106,8 @@ def write(run: Run) -> None:
     some = test_tiles[~test_tiles["black"]]
     examples = {kind: html.pictures(rows, labelled) for kind, rows in scores.examples(oof_tiles, EXAMPLES).items()}
     examples["test"] = html.pictures(some.sample(min(2 * EXAMPLES, len(some)), random_state=SEED), unlabelled)
-    defaults = named_settings(PROFILES[profile.name])
-    text = html.render(results, histories, examples, defaults, real=files.source != SAMPLE)
+    defaults = named_settings(profile_named(profile.name, run.own_data))
+    text = html.render(results, histories, examples, defaults, real=run.data is not None, own=run.own_data)
     with artifacts.publish(in_html.path, in_html.origin()) as tmp:
         tmp.write_text(text, encoding="utf-8")
 

@@ -351,7 +351,7 @@ def test_any_text_is_taken_or_refused_in_words(text, prefix):
 
 
 def test_settings_are_plain_and_whole():
-    assert asdict(DEMO.folds) == {"scheme": "coverage", "k": 3, "seed": 42}
+    assert asdict(DEMO.folds) == {"file": "", "scheme": "coverage", "k": 3, "seed": 42}
     assert asdict(DEMO.train)["phases"][0] == {
         "name": "64",
         "size": 64,

@@ -34,7 +34,7 @@ ROOMS = {
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
     "run": {"config", "errors"},
-    "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
+    "tiles": {"artifacts", "config", "errors", "rle", "run", "sections", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},

@@ -18,12 +18,13 @@ from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
 from pipeline.salt.run import SAMPLE, Files, Run
-from pipeline.salt.tiles import competition
+from pipeline.salt.tiles import competition, folder
 
 FLAGS: dict[str, dict] = {
     "data": {
         "metavar": "DIR",
-        "help": "folder with Kaggle's files, zipped or not, or 'sample' (default: data/, Kaggle's mount, the sample)",
+        "help": "folder with Kaggle's files, zipped or not, or with images/ and masks/ of your own, or 'sample' "
+        "(default: data/, Kaggle's mount, the sample)",
     },
     "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the current folder)"},
     "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
@@ -107,7 +108,14 @@ def run_from(args: argparse.Namespace) -> Run:
         weights = _folder("--weights", args.weights)
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
-    profile = changed(appended(profile_named(name), *args.add_phase), *settings)
+    own_data = data is not None and folder.find(data)
+    profile = changed(appended(profile_named(name, own_data), *args.add_phase), *settings)
+    if profile.tiles.side != "whole" and not own_data:
+        raise InputError(f"tiles.side={profile.tiles.side}: only images of your own are cut; leave it out")
+    if profile.tiles.side != "whole" and (profile.submit.black_empty or profile.submit.full_empty):
+        raise InputError(
+            "submit.black_empty and submit.full_empty are for whole images, not for cut ones; leave them out"
+        )
     model, own = profile.model, profile_named(name).model
     check_options(model.name, model.options)
     if (model.name, model.encoder) != (own.name, own.encoder):  # to look at an encoder of timm's takes torch
@@ -127,6 +135,7 @@ def run_from(args: argparse.Namespace) -> Run:
         profile=profile,
         files=Files(out, SAMPLE if data is None else data.name or "tiles", title),
         data=data,
+        own_data=own_data,
         folds=folds,
         force=bool(args.force),
         weights=weights,
@@ -203,18 +212,20 @@ def _data(named: str | None, out: Path) -> Path | None:
     if named == SAMPLE:
         return None
     if named is not None:
-        folder = _folder("--data", named)
-        if not folder.is_dir():
+        path = _folder("--data", named)
+        if not path.is_dir():
             raise InputError(f"--data {named}: there is no such folder")
-        if not competition.find(folder):
+        if not (competition.find(path) or folder.find(path)):
             raise InputError(
-                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...); "
-                + (competition.hint(folder) or f"get them with: {competition.DOWNLOAD}")
+                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...), and no "
+                "images/ and masks/ of your own; "
+                + (competition.hint(path) or folder.hint(path) or f"get Kaggle's with: {competition.DOWNLOAD}")
             )
-        return folder
+        return path
     places = [out / "data", Path("data").resolve(), *(competition_mounts() if on_kaggle() else [])]
     # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
-    return next((folder for folder in places if competition.find(folder) and not competition.is_sample(folder)), None)
+    found = (path for path in places if competition.find(path) or folder.find(path))
+    return next((path for path in found if not competition.is_sample(path)), None)
 
 
 def _default_profile(data: Path | None) -> tuple[str, str]:

@@ -37,9 +37,18 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How images of one's own become tiles."""
+
+    side: Annotated[int, Limits(32, 4096)] | Literal["whole"] = "whole"  # px, of the square tiles images are cut into
+    stride: Annotated[int, Limits(8, 4096)] | Literal["side"] = "side"  # px from one tile to the next; side: no overlap
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folds:
     """Which fold holds out which tile."""
 
+    file: str = ""  # csv with id and fold, in place of a scheme
     scheme: Literal["kfold", "coverage"] = "kfold"  # keys of salt.folds.SCHEMES
     k: Annotated[int, Limits(2, 10**4)] = 10
     seed: Seed = 42
@@ -152,8 +161,8 @@ class Submit:
     """How probabilities become masks."""
 
     threshold: Share | Literal["search"] = 0.5  # on the probability; search: the best on the out-of-fold predictions
-    black_empty: bool = True  # an all-black tile has no salt: true of every such training tile
-    full_empty: bool = True  # no training mask is full: inside salt all is labelled empty
+    black_empty: bool = True  # an all-black tile has no salt: true of every such training tile of Kaggle's
+    full_empty: bool = True  # no training mask of Kaggle's is full: inside salt all is labelled empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +175,7 @@ class Profile:
     workers: Count = 1  # of them at once where there is no GPU
     needs_gpu: bool = False  # a CPU would take a week
     sample: Sample = Sample()
+    tiles: Tiling = Tiling()
     folds: Folds = Folds()
     model: Model = Model()
     augment: Augment = Augment()
@@ -268,8 +278,14 @@ PROFILES = {
 }
 
 
-def profile_named(name: str) -> Profile:
-    """The profile of this name; InputError if there is none."""
+def profile_named(name: str, own_data: bool = False) -> Profile:
+    """The profile of this name; for one's own data without the rules on empty masks, which are true of Kaggle's tiles.
+
+    InputError if there is none.
+    """
     if name not in PROFILES:
         raise InputError(f"no profile is called {name!r}; {did_you_mean(name, PROFILES)}")
-    return PROFILES[name]
+    profile = PROFILES[name]
+    if own_data:
+        return replace(profile, submit=replace(profile.submit, black_empty=False, full_empty=False))
+    return profile

@@ -8,6 +8,40 @@ import pandas as pd
 from pipeline.salt.errors import InputError
 
 
+def split(tiles: pd.DataFrame, scheme: str, k: int = 10, seed: int = 42) -> np.ndarray:
+    """Fold (N,) 0..k-1 of each row, by a scheme of SCHEMES; of tiles that were cut from images, by `groups` of them.
+
+    tiles  as the scheme needs them, with image and left where they were cut
+    """
+    if "image" not in tiles:
+        return SCHEMES[scheme](tiles, k, seed)
+    names, group = np.unique(groups(tiles, k), return_inverse=True)
+    if len(names) < k:
+        raise InputError(
+            f"{k} folds of {len(names)} groups (images, or strips of their columns of tiles): lower folds.k, or "
+            "tiles.stride"
+        )
+    each = tiles.groupby(group)
+    table = pd.DataFrame(
+        {"id": names, "coverage": each["coverage"].mean(), "z": each["z"].first(), "black": each["black"].all()}
+    )
+    return SCHEMES[scheme](table, k, seed)[group]
+
+
+def groups(tiles: pd.DataFrame, k: int) -> np.ndarray:
+    """Name (N,) of each tile's group, which is one fold's: its image; with fewer images than k, a strip of its columns.
+
+    Tiles of neighbouring strips may share pixels: who trains leaves those out (tiles.cutting.sharing_pixels).
+    """
+    names = tiles["image"].to_numpy(dtype=object)
+    strips = -(-k // tiles["image"].nunique())
+    if strips > 1:
+        for rows in tiles.groupby("image").indices.values():
+            columns, column = np.unique(tiles["left"].to_numpy()[rows], return_inverse=True)
+            names[rows] = [f"{names[rows[0]]}/{number:05}" for number in column * strips // len(columns)]
+    return names
+
+
 def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     """Fold (N,) 0..k-1 of each row, by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
     from sklearn.model_selection import KFold  # two seconds, which --help does without

@@ -89,6 +89,12 @@ def check(profile: Profile) -> None:
         )
     if profile.predict.checkpoint == "average" and not profile.train.average:
         raise InputError(f"profile {profile.name}: predict.checkpoint=average needs train.average above 0")
+    side, stride = profile.tiles.side, profile.tiles.stride
+    if isinstance(stride, int) and (isinstance(side, str) or stride > side):
+        raise InputError(
+            f"profile {profile.name}: tiles.stride={stride} with tiles.side={side}; images are cut where tiles.side is "
+            "a number, and a stride above it would leave gaps"
+        )
     if not 1 <= profile.run_folds <= profile.folds.k:
         raise InputError(
             f"profile {profile.name}: run_folds={profile.run_folds} must be within 1..folds.k={profile.folds.k}"

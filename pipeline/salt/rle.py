@@ -12,7 +12,8 @@ def encode(masks: np.ndarray) -> list[str]:
 
     Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
     """
-    digits = np.array([str(number) for number in range(masks.shape[1] * masks.shape[2] + 1)], dtype=object)
+    pixels = masks.shape[1] * masks.shape[2]
+    digits = np.array([str(number) for number in range(pixels + 1)], dtype=object) if len(masks) > 1 else None
     chunks = (masks[i : i + TILES_AT_ONCE] for i in range(0, len(masks), TILES_AT_ONCE))
     return [code for chunk in chunks for code in _encode_at_once(chunk, digits)]
 
@@ -42,12 +43,13 @@ def decode(rle: str, shape: tuple[int, int]) -> np.ndarray:
     return pixels.reshape(shape, order="F")
 
 
-def _encode_at_once(masks: np.ndarray, digits: np.ndarray) -> list[str]:
+def _encode_at_once(masks: np.ndarray, digits: np.ndarray | None) -> list[str]:
     columns = masks.transpose(0, 2, 1).reshape(len(masks), -1)  # (N, W*H)
     edges = np.diff(columns, axis=1, prepend=False, append=False)  # (N, W*H + 1): a run starts or has just ended
     at = np.flatnonzero(edges)
     numbers = at % edges.shape[1] + 1  # start, end, start, end ... of all tiles
     numbers[1::2] -= numbers[::2]  # ends -> lengths
-    words = digits[numbers].tolist()  # str(), paid once for each number there is
+    # str(), paid once for each number there is; a single mask has fewer runs than pixels
+    words = [str(number) for number in numbers.tolist()] if digits is None else digits[numbers].tolist()
     stops = np.searchsorted(at, np.arange(len(masks) + 1) * edges.shape[1]).tolist()
     return [" ".join(words[start:stop]) for start, stop in pairwise(stops)]

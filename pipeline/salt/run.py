@@ -83,7 +83,7 @@ class Files:
         return self.out / "submission.csv"
 
     def result(self, name: str) -> Path:
-        """name: test.npy | disagreement.csv | submission.csv.gz | report.html | scores.json | segment (a folder)"""
+        """name: test.npy | disagreement.csv | submission.csv.gz | masks.zip | report.html | scores.json | segment/"""
         return self.out / "submissions" / self.run / name
 
 
@@ -136,6 +136,7 @@ class Run:
     """A run as the flags of a stage describe it.
 
     data           folder with the tiles' files, None for the built-in sample
+    own_data       they are images and masks of one's own, not Kaggle's files
     folds          the folds to work on
     force          redo what is up to date, replace what was made with other settings
     weights        where to look for ImageNet weights first, None for the default places
@@ -157,6 +158,7 @@ class Run:
     workers: int | None = None
     deadline: float = math.inf
     flags: tuple[str, ...] = ()
+    own_data: bool = False
 
     def stop_if_late(self, done: str) -> None:
         """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""

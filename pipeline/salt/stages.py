@@ -13,7 +13,7 @@ from pipeline.salt.artifacts import Origin, display_path
 from pipeline.salt.config import Phase
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import competition
+from pipeline.salt.tiles import competition, folder
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def tiles(run: Run) -> dict[str, Product]:
     def settings() -> dict:
         if run.data is None:  # the sample follows from its numbers alone
             return {"sample": asdict(run.profile.sample)}
+        if run.own_data:
+            return {"files": artifacts.hash_of(folder.inputs(run.data)), "tiles": asdict(run.profile.tiles)}
         return {"files": artifacts.hash_of(competition.inputs(run.data))}
 
     names = ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")
@@ -111,8 +113,16 @@ def tiles(run: Run) -> dict[str, Product]:
 
 def folds(run: Run) -> Product:
     """folds.csv."""
-    settings = {"folds": asdict(run.profile.folds)}
-    return Product("folds.csv", run.files.folds, "make_folds", lambda: settings, (tiles(run)["tiles.csv"],))
+
+    def settings() -> dict:
+        section = asdict(run.profile.folds)
+        if file := section.pop("file"):  # what is in it counts, not where it lies
+            if not Path(file).is_file():
+                raise InputError(f"folds.file={file}: there is no such file")
+            section["file"] = artifacts.hash_of(Path(file).read_bytes().hex())
+        return {"folds": section}
+
+    return Product("folds.csv", run.files.folds, "make_folds", settings, (tiles(run)["tiles.csv"],))
 
 
 def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
@@ -177,10 +187,18 @@ def disagreement(run: Run) -> Product:
 
 def submission(run: Run) -> Product:
     """submission.csv.gz."""
+    return _submitted(run, "submission.csv.gz")
+
+
+def masks(run: Run) -> Product:
+    """masks.zip: of images of one's own."""
+    return _submitted(run, "masks.zip")
+
+
+def _submitted(run: Run, name: str) -> Product:
     settings = {"submit": asdict(run.profile.submit)}
     inputs = (*predictions(run), tiles(run)["tiles.csv"], tiles(run)["masks.npy"])
-    path = run.files.result("submission.csv.gz")
-    return Product(path.name, path, "submit", lambda: settings, inputs)
+    return Product(name, run.files.result(name), "submit", lambda: settings, inputs)
 
 
 def report(run: Run) -> list[Product]:
@@ -205,5 +223,5 @@ def table(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
         about = f"{phase.epochs} epochs at {phase.size} px, folds {chosen}"
         yield f"train --phase {phase.name}", about, [trained(run, k, phase)["history"] for k in run.folds]
     yield "predict", "every tile, flip TTA, mean of the folds", [disagreement(run), *predictions(run)]
-    yield "submit", "threshold, rules, run lengths", [submission(run)]
+    yield "submit", "threshold, rules, run lengths", [submission(run), *[masks(run)] * run.own_data]
     yield "report", "one page with scores, curves and tiles", report(run)

@@ -2,11 +2,13 @@
 
 import gzip
 import io
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from pipeline.salt import rle
 from pipeline.salt.config import Submit
@@ -60,12 +62,14 @@ def best_threshold(scores: dict[float, float]) -> float:
     return min(scores, key=lambda threshold: (-scores[threshold], abs(threshold - 0.5)))
 
 
-def write(path: Path, ids: list[str], masks: np.ndarray) -> None:
+def write(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray]) -> None:
     """Write id, rle_mask as gzipped csv, and read it back: ids, their order and every mask must be those given.
 
+    masks  (N, H, W) bool, or a list of (h, w), each of its own size
     The same masks give the same bytes (no time stamp). Raises InputError if what is read back differs.
     """
-    table = pd.DataFrame({"id": ids, "rle_mask": rle.encode(masks)})
+    codes = rle.encode(masks) if isinstance(masks, np.ndarray) else [rle.encode(mask[None])[0] for mask in masks]
+    table = pd.DataFrame({"id": ids, "rle_mask": codes})
     with open(path, "wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as f:
         f.write(table.to_csv(index=False).encode())
     back = read(path.read_bytes())
@@ -74,6 +78,15 @@ def write(path: Path, ids: list[str], masks: np.ndarray) -> None:
     for tile, text, mask in zip(ids, back["rle_mask"], masks, strict=True):
         if not np.array_equal(rle.decode(text, mask.shape), mask):
             raise InputError(f"the run lengths of tile {tile} do not give its mask back; please report this")
+
+
+def write_pngs(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray]) -> None:
+    """Write a zip of <id>.png: 8-bit grey, 255 where there is salt, 0 elsewhere. The same masks give the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:  # PNG is compressed already
+        for name, mask in zip(ids, masks, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(mask * np.uint8(255)).save(file, "PNG")
+            archive.writestr(zipfile.ZipInfo(f"{name}.png"), file.getvalue())
 
 
 def read(gzipped: bytes) -> pd.DataFrame:

@@ -457,7 +457,9 @@ train.main(sys.argv[1:])
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
     model = checkpoints.build(Model(encoder="test_resnet", options={"width": 8}))
-    tiles = Tiles(*(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), None, None)
+    tiles = Tiles(
+        *(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), pd.DataFrame()
+    )
     for size in (32, 48):
         history = pd.read_csv(out / f"folds/demo/fold_{fold}/{size}.csv")
         model.eval().load_state_dict(load_file(out / f"folds/demo/fold_{fold}/{size}.safetensors"))

@@ -400,7 +400,8 @@ def test_what_is_wrong_alike_is_one_line(folder):
     for tile in TRAIN[:2]:
         put(f"train/masks/{tile}.png", png(image(0)))(folder)
     assert faults(folder) == [
-        "train/images: each of the 4 files is 256 x 256 px; a tile is 101 x 101",
+        "train/images: each of the 4 files is 256 x 256 px; a tile is 101 x 101 (but without train.csv and "
+        "sample_submission.csv these are images of your own, of any size)",
         "train/masks: each of 2 (0000000002.png, aa00000001.png) has mode RGB and 256 values; "
         "a mask is grey, 0 and one value for salt",
     ]

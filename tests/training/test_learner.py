@@ -243,7 +243,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         torch.manual_seed(0)
         model = checkpoints.build(Model(encoder="test_resnet", weights="none", options={{"width": 8}}))
         phase = Phase(size=32, batch=12, epochs=4, lr=4e-3)
-        dls = get_data(0, folds, 32, 12, tiles=Tiles(tiles["images"], tiles["masks"], None, None),
+        dls = get_data(0, folds, 32, 12, tiles=Tiles(tiles["images"], tiles["masks"], None, pd.DataFrame()),
                        stats=(model.encoder.mean, model.encoder.std))
         fit_fold(model, dls, phase, Train(phases=(phase,), precision="fp32"), title="", seed=3,
                  resume=Path({str(tmp_path / "32.resume.pt")!r}), key="key", save_every=0)

@@ -33,7 +33,10 @@ def read(files: Files) -> Tiles:
     images, masks, test = (np.load(files.cache(name), mmap_mode="r") for name in NAMES[:3])
     # ids are text, whatever they look like: "0000000002", "12345e6789", "NA"
     table = pd.read_csv(
-        files.cache("tiles.csv"), dtype={"id": str}, keep_default_na=False, na_values={"coverage": [""], "z": [""]}
+        files.cache("tiles.csv"),
+        dtype={"id": str, "image": str},
+        keep_default_na=False,
+        na_values={"coverage": [""], "z": [""]},
     )
     truth = files.cache("truth.npy")
     return Tiles(images, masks, test, table, np.load(truth, mmap_mode="r") if truth.exists() else None)

@@ -19,6 +19,7 @@ __all__ = ["find", "hint", "inputs", "is_sample", "read"]
 
 SIDE = 101  # px, of every image and mask
 SLUG = "tgs-salt-identification-challenge"
+LISTS = ("train.csv", "sample_submission.csv")
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
 LISTED = 20  # pairs of equal pictures in a remark
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,7 +57,7 @@ def read(folder: Path) -> tuple[Tiles, list[str]]:
     _masks("train.csv", train, masks, faults)
     truth = _masks("test_truth.csv", truths, {}, faults)
     order, test_order = sorted(train), list(submission)
-    z = _depths(depths, order + test_order, faults)
+    z = depths_of(depths, order + test_order, faults)
     faults.raise_if_any(folder)
 
     train_images, train_masks, test_images = _stack(images, order), _stack(masks, order), _stack(test, test_order)
@@ -71,7 +72,7 @@ def read(folder: Path) -> tuple[Tiles, list[str]]:
         }
     )
     tiles = Tiles(train_images, train_masks, test_images, table, _stack(truth, test_order) if truth else None)
-    return tiles, _remarks(folder, tiles)
+    return tiles, remarks_of(folder, tiles)
 
 
 def _place(folder: Path, split: str, kind: str) -> str:
@@ -111,7 +112,10 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
         raise InputError(f"{what}; a tile is a PNG: download it again")
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.size != (SIDE, SIDE):
-            raise InputError(f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE}")
+            raise InputError(
+                f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE} (but without {' and '.join(LISTS)} "
+                "these are images of your own, of any size)"
+            )
         return decode(image)
 
 
@@ -150,7 +154,7 @@ def _masks(name: str, codes: dict[str, str], pngs: dict[str, np.ndarray], faults
     return masks
 
 
-def _depths(depths: dict[str, str], ids: list[str], faults: Faults) -> list[int]:
+def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[int]:
     """z of the tiles without fault; depths.csv may have more ids."""
     z = []
     for tile in ids if depths else []:
@@ -167,7 +171,8 @@ def _stack(tiles: dict[str, np.ndarray], ids: list[str]) -> np.ndarray:
     return np.stack([tiles[tile] for tile in ids])
 
 
-def _remarks(folder: Path, tiles: Tiles) -> list[str]:
+def remarks_of(folder: Path, tiles: Tiles) -> list[str]:
+    """What is worth a note and no fault: zips read in place, black tiles, pictures that are there more than once."""
     places = [place for split in ("train", "test") if (place := files.source(folder, split))]
     remarks = [
         f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()

@@ -64,10 +64,12 @@ class Faults:
         """place: a file or folder;  fault: the end of a sentence;  item: the id, file or line in it, its subject."""
         self.faults[place][fault].append(item)
 
+    def total(self) -> int:
+        return sum(len(items) for faults in self.faults.values() for items in faults.values())
+
     def raise_if_any(self, folder: Path) -> None:
         """Raise one InputError with all of them."""
-        total = sum(len(items) for faults in self.faults.values() for items in faults.values())
-        if not total:
+        if not (total := self.total()):
             return
         lines = [f"{total} fault{'s' * (total > 1)} in {folder}: mend or download again what is named here."]
         for place, faults in self.faults.items():
@@ -101,7 +103,7 @@ def find(folder: Path) -> bool:
 
 def is_sample(folder: Path) -> bool:
     """Whether these are generated tiles: they alone come with the truth of their test tiles."""
-    return _table(folder, "test_truth.csv") is not None
+    return table(folder, "test_truth.csv") is not None
 
 
 def hint(folder: Path) -> str:
@@ -117,7 +119,7 @@ def inputs(folder: Path) -> list[tuple[str, int, str]]:
     """(name, size in bytes, digest) of each zip, folder and csv: differs when their content does; decodes nothing."""
     sources: list[tuple[Path, Iterable[bytes | tuple]]]
     sources = [(path, _listing(path)) for split in ("train", "test") if (path := source(folder, split))]
-    tables = [(path, _content(path)) for name in COLUMNS if (path := _table(folder, name))]
+    tables = [(path, _content(path)) for name in COLUMNS if (path := table(folder, name))]
     return [(path.name, path.stat().st_size, _digest(parts)) for path, parts in [*sources, *tables]]
 
 
@@ -129,13 +131,18 @@ def source(folder: Path, split: str) -> Path | None:
 
 def rows(folder: Path, name: str, faults: Faults) -> dict[str, str]:
     """id -> text of the csv's other column, in the order of the file; {} where it cannot be read."""
-    path, column = _table(folder, name), COLUMNS[name]
+    path = table(folder, name)
     if path is None:
-        if fault := _not_a_file(folder / name) or _other_case(folder, name):
+        if fault := not_a_file(folder / name) or _other_case(folder, name):
             faults.add(name, fault)
         elif name not in OPTIONAL:
             faults.add(name, "missing; Kaggle has it beside train.zip")
         return {}
+    return csv_rows(path, COLUMNS[name], faults)
+
+
+def csv_rows(path: Path, column: str, faults: Faults) -> dict[str, str]:
+    """id -> text of the column, in the order of the file; {} where it cannot be read."""
     try:
         header, *lines = list(csv.reader(io.StringIO(_text(path), newline=""))) or [[]]
     except InputError as error:
@@ -198,11 +205,12 @@ def reason(error: Exception) -> str:
 # ---- where things lie
 
 
-def _table(folder: Path, name: str) -> Path | None:
+def table(folder: Path, name: str) -> Path | None:
+    """The csv of this name, or the zip it lies in; None where there is none."""
     return next((path for path in (folder / name, folder / f"{name}.zip") if path.is_file()), None)
 
 
-def _not_a_file(path: Path) -> str:
+def not_a_file(path: Path) -> str:
     """The end of a sentence about a path that a file should have; '' where it has, or nothing is there."""
     if path.is_file():
         return ""
@@ -220,7 +228,7 @@ def _misplaced(folder: Path, split: str) -> str:
     """What to do with a split's tiles that lie under another name or a level too deep; '' where none do."""
     for path in (folder / f"{split}.zip", folder / split):
         if path.is_symlink() and not path.exists():
-            return f"{path.name} {_not_a_file(path)}"
+            return f"{path.name} {not_a_file(path)}"
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_file() and path.name.lower() == f"{split}.zip":
             return f"rename {quoted(path.name)} to {split}.zip"
@@ -251,7 +259,7 @@ def _files(place: Path) -> Iterator[tuple[str, Load]]:
 
 
 def _read_file(path: Path, most: int) -> bytes:
-    if fault := _not_a_file(path):
+    if fault := not_a_file(path):
         raise InputError(fault)
     _check_size(path.stat().st_size, most)
     return path.read_bytes()
@@ -300,19 +308,19 @@ def _text(path: Path) -> str:
 def _listing(place: Path) -> list[tuple[str, int, int]]:
     """(name, size, CRC or time of change) of every PNG in a folder, of every file in a zip."""
     if place.is_dir():
-        return [(path.relative_to(place).as_posix(), *_size_and_time(path)) for path in sorted(place.glob("*/*.png"))]
+        return [(path.relative_to(place).as_posix(), *size_and_time(path)) for path in sorted(place.glob("*/*.png"))]
     with contextlib.suppress(*BROKEN), zipfile.ZipFile(place) as archive:
         return [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
-    return [(place.name, *_size_and_time(place))]  # broken: `pngs` says so
+    return [(place.name, *size_and_time(place))]  # broken: `pngs` says so
 
 
 def _content(path: Path) -> list[bytes | tuple]:
     with contextlib.suppress(InputError, OSError):
         return [_read_file(path, LARGEST_CSV)]
-    return [_size_and_time(path)]  # `rows` says what is wrong
+    return [size_and_time(path)]  # `rows` says what is wrong
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     """Bytes, and nanoseconds of the last change; of the link itself where it leads nowhere."""
     stat = path.stat() if path.exists() else path.lstat()
     return stat.st_size, stat.st_mtime_ns

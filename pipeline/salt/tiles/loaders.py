@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.salt.config import Augment
 from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.augment import augment_batch
+from pipeline.salt.tiles.cutting import sharing_pixels
 from pipeline.salt.tiles.geometry import channels_first, mask_to_square, to_model_input, to_square
 
 Stats = tuple[Sequence[float], Sequence[float]]  # mean and std of the three channels, in units of [0, 1]
@@ -126,14 +127,18 @@ def get_data(
 ) -> DataLoaders:
     """DataLoaders that train on every fold but `fold_id` and validate on it; `dls.show_batch()` draws a batch.
 
+    Of tiles that were cut from images, none that shares a pixel with one of `fold_id` is trained on.
     folds    id, fold: the rows of tiles.train_table, in their order
     size     px, side of the model's input;  bs  tiles per training batch (validation takes twice as many)
     stats    mean and std of the three channels that the model's encoder was trained with, in units of [0, 1]
     extra    n more images, their masks and ids, to train on as well, never to validate on: pseudo-labelled tiles
     """
     inside = (folds["fold"] == fold_id).to_numpy()
+    outside = ~inside
+    if "image" in tiles.table:
+        outside &= ~sharing_pixels(tiles.train_table, inside, tiles.train_masks.shape[1])
     ids = folds["id"].to_numpy()
-    images, masks, names = tiles.train_images[~inside], tiles.train_masks[~inside], ids[~inside]
+    images, masks, names = tiles.train_images[outside], tiles.train_masks[outside], ids[outside]
     if extra is not None:
         more = cast(Sequence[Any], extra)  # mypy takes the items of a mixed tuple for mere objects
         images, masks, names = (np.concatenate(pair) for pair in zip((images, masks, names), more, strict=True))

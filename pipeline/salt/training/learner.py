@@ -155,15 +155,15 @@ class LossAtMaskSize:
     fastai's get_preds and predict take from it what makes probabilities and masks of logits.
     """
 
-    def __init__(self, loss: Callable[[Any, Tensor], Tensor], shape: Sequence[int]):
-        self.loss, self.shape = loss, shape  # (H, W) of a tile
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor], shape: Sequence[int] = ()):
+        self.loss, self.shape = loss, tuple(shape)  # (H, W) of a tile; () leaves probabilities at the logits' size
 
     def __call__(self, logits: Any, masks: Tensor) -> Tensor:
         return self.loss(to_tile(logits, masks.shape[-2:]) if isinstance(logits, Tensor) else logits, masks)
 
     def activation(self, logits: Tensor) -> Tensor:
         """(B, 1, S, S) logits -> (B, 1, H, W) probabilities, at the tiles' size."""
-        return to_tile(logits, self.shape).sigmoid()
+        return to_tile(logits, self.shape or logits.shape[-2:]).sigmoid()
 
     def decodes(self, probs: Tensor) -> Tensor:
         """Probabilities -> masks (bool)."""
@@ -184,7 +184,7 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
     return TileLearner(
         dls,
         model,
-        loss_func=LossAtMaskSize(composite(LOSSES[train.loss]), dls.valid.dataset.shape[:2]),
+        loss_func=LossAtMaskSize(composite(LOSSES[train.loss]), getattr(dls.valid, "shape", ())[:2]),
         splitter=partial(with_and_without_decay, split),
         opt_func=FUSED_ADAM,
         lr=phase.lr,

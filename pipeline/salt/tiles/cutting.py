@@ -1,0 +1,66 @@
+"""Cuts images into square tiles, says which tiles share pixels, and puts predicted tiles together again.
+
+A table of cut tiles has the columns image, top and left: what a tile was cut from, and where, in px.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from pipeline.salt.tiles import Tiles
+
+
+def corners(height: int, width: int, side: int, stride: int) -> list[tuple[int, int]]:
+    """(top, left) of each tile of an image, row by row; the last tile of a row or column is flush with the border."""
+
+    def starts(length: int) -> list[int]:
+        return [*range(0, length - side, stride), length - side]
+
+    return [(top, left) for top in starts(height) for left in starts(width)]
+
+
+def sharing_pixels(table: pd.DataFrame, chosen: np.ndarray, side: int) -> np.ndarray:
+    """(N,) bool: the tiles that are not chosen, and have a pixel in common with one that is.
+
+    table  N cut tiles of `side` px;  chosen  (N,) bool
+    """
+    shared = np.zeros(len(table), bool)
+    corner = table[["top", "left"]].to_numpy()
+    for rows in table.groupby("image").indices.values():
+        covered = np.zeros(corner[rows].max(axis=0) + side, bool)
+        for top, left in corner[rows[chosen[rows]]]:
+            covered[top : top + side, left : left + side] = True
+        for row in rows[~chosen[rows]]:
+            top, left = corner[row]
+            shared[row] = covered[top : top + side, left : left + side].any()
+    return shared
+
+
+def whole_images(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, probabilities (h, w) float32) of each image that has a tile to predict.
+
+    oof, test  (N, H, W), (M, H, W) probabilities of the tiles, NaN where no model predicted
+    Where tiles overlap, their mean; the labelled part of an image is out of fold; NaN where no model predicted.
+    """
+    to_predict = set(tiles.test_table["image"])
+    parts = [(table.groupby("image").indices, table, probs) for table, probs in _pairs(tiles, oof, test)]
+    for name in sorted(to_predict):
+        found = [
+            (table["top"].iloc[row], table["left"].iloc[row], probs[row])
+            for rows, table, probs in parts
+            for row in rows.get(name, [])
+        ]
+        size = np.max([(top + len(tile), left + tile.shape[1]) for top, left, tile in found], axis=0)
+        total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        for top, left, tile in found:
+            part = slice(top, top + len(tile)), slice(left, left + tile.shape[1])
+            known = ~np.isnan(tile)
+            total[part] += np.where(known, tile, 0)
+            count[part] += known
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
+            yield name, total / count
+
+
+def _pairs(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> list[tuple[pd.DataFrame, np.ndarray]]:
+    return [(tiles.train_table, oof), (tiles.test_table, test)]

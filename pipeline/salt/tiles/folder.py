@@ -1,0 +1,368 @@
+"""Reads a data set of one's own from a folder, by its images and masks alone, and checks every file.
+
+    images/  masks/  test/        or, as Kaggle has them,        train/images/  train/masks/  test/images/
+
+An image and its mask have one name, but for the ending: PNG, JPG, TIFF, or .npy with one array. What test/ holds is to
+be predicted; it need not be there, nor need depths.csv (id, z). Images of 8 bits are taken as they are, others become
+grey by percentiles, as sections.reading says. A mask is 0 and one value for salt. Where an image is not labelled, its
+mask has NaN, or 255 beside 0 and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.salt.config import Tiling
+from pipeline.salt.errors import InputError
+from pipeline.salt.sections.reading import from_array
+from pipeline.salt.tiles import Tiles, competition, cutting, files
+from pipeline.salt.tiles.files import Faults
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+OTHER_ENDINGS = files.PICTURES | {".npz", ".sgy", ".segy", ".mat", ".h5", ".jp2"}  # of what may be meant as an image
+OTHER_NAMES = {
+    "images": {"image", "imgs", "img", "pictures", "sections", "x"},
+    "masks": {"mask", "labels", "label", "targets", "truth", "annotations", "y"},
+}
+LARGE = 512  # px: an image with a longer side is rather to be cut than resized as a whole
+UNLABELLED = 2  # in a decoded mask, beside 0 and 1
+
+T = TypeVar("T")
+Mask = tuple[np.ndarray, frozenset[float]]  # (H, W) uint8 of 0, 1 and UNLABELLED; its file's values other than 0
+
+
+def find(folder: Path) -> bool:
+    """Whether the folder holds a set of one's own: images and masks, and none of Kaggle's zips or lists of tiles."""
+    if any((folder / f"{split}.zip").exists() for split in ("train", "test")):
+        return False
+    places = _places(folder)
+    if places["images"].parent != folder and any(files.table(folder, name) for name in competition.LISTS):
+        return False
+    return places["images"].is_dir() or places["masks"].is_dir()
+
+
+def hint(folder: Path) -> str:
+    """For a folder in which `find` finds nothing: what is there under another name or a level too deep, else ''."""
+    if not folder.is_dir():
+        return ""
+    below = _listed(folder)
+    if inner := next((path for path in below if path.is_dir() and find(path)), None):
+        return f"{inner} has images and masks: name that folder"
+    return _renaming(folder)
+
+
+def _renaming(folder: Path) -> str:
+    """What to do with the images or masks that lie in this folder under another name, or packed; else ''."""
+    below, said = _listed(folder), []
+    for kind, names in OTHER_NAMES.items():
+        named = [path for path in below if path.is_dir() and path.name != kind and path.name.lower() in {kind, *names}]
+        said += [f"rename {path.name} to {kind}" for path in named]
+        said += [f"unpack {path.name}" for path in below if path.name.lower() == f"{kind}.zip"]
+    return "; ".join(said)
+
+
+def inputs(folder: Path) -> list[tuple[str, int, int]]:
+    """(name, size in bytes, time of change) of every file that is read: differs when their content does."""
+    paths = [path for place in _places(folder).values() if place.is_dir() for path in sorted(place.iterdir())]
+    if depths := files.table(folder, "depths.csv"):
+        paths.append(depths)
+    return [
+        (path.relative_to(folder).as_posix(), *files.size_and_time(path))
+        for path in paths
+        if path.suffix.lower() in (*ENDINGS, ".csv", ".zip")
+    ]
+
+
+def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
+    """The tiles in the folder, and remarks that are no faults. InputError lists every fault of the files."""
+    faults, places = Faults(), _places(folder)
+    found = {kind: _files(folder, place, kind, faults) for kind, place in places.items()}
+    for kind, other in (("images", "masks"), ("masks", "images")):
+        for name in sorted(found[kind].keys() - found[other].keys() if found[other] else ()):
+            what = "mask" if other == "masks" else "image"
+            more = "; an image without one belongs in test/" * (other == "masks")
+            faults.add(
+                _name(folder, places[kind]), f"has no {what} of its name in {_name(folder, places[other])}/{more}", name
+            )
+    for name in sorted(found["test"].keys() & found["images"].keys()):
+        faults.add(
+            _name(folder, places["test"]), "is among the labelled images too; an id is one image: rename it", name
+        )
+    z = _depths(folder, sorted({*found["images"], *found["test"]}), faults)
+
+    with tqdm(total=sum(map(len, found.values())), desc="decoding images", unit="", disable=None) as bar:
+        images = dict(_decoded(folder, found["images"], image_of, bar, faults))
+        masks = dict(_decoded(folder, found["masks"], _mask_of, bar, faults))
+        test = dict(_decoded(folder, found["test"], image_of, bar, faults))
+    _settle_255_(_name(folder, places["masks"]), masks, found["masks"], faults)
+    for name in sorted(images.keys() & masks.keys()):
+        if (size := images[name].shape[:2]) != masks[name][0].shape:
+            fault = f"is {_px(masks[name][0].shape)}, its image {_px(size)}; they need one size"
+            faults.add(_name(folder, places["masks"]), fault, found["masks"][name].name)
+    for place, some, of in ((places["images"], images, found["images"]), (places["test"], test, found["test"])):
+        _check_sizes(_name(folder, place), some, of, tiling, faults)
+    if tiling.side == "whole":
+        _check_one_size({**images, **test}, faults)
+    faults.raise_if_any(folder)
+    pixels = {**images, **test}
+    del images, test  # so that `_tiles_` can let go of what it has copied
+    tiles = _tiles_(pixels, {name: labels for name, (labels, _) in masks.items()}, z, tiling)
+    if not len(tiles.train_images):
+        raise InputError(f"{folder}: no tile is wholly labelled; label more of the masks, or take a smaller tiles.side")
+    return tiles, _remarks(folder, tiles, masks, tiling)
+
+
+def image_of(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 grey, or (H, W, 3) RGB if the channels differ. InputError for an array that is no image."""
+    if pixels.dtype.kind not in "biuf":
+        raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
+    if pixels.ndim == 3 and pixels.shape[2] in (1, 2, 4):
+        pixels = pixels[..., : 1 if pixels.shape[2] < 3 else 3]  # without transparency
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)) or not pixels.size:
+        raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
+        raise InputError("has no finite value")
+    if pixels.dtype == bool:
+        pixels = pixels * np.uint8(255)
+    pixels = from_array("", pixels).rows(0, len(pixels))  # as tools.segment has it, which a model may meet later
+    grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
+    return pixels[..., 0].copy() if grey else pixels
+
+
+def _mask_of(pixels: np.ndarray) -> Mask:
+    """(H, W) uint8 of 0, 1 (salt) and UNLABELLED, and the values other than 0 that the file has."""
+    if pixels.ndim == 3:
+        colours = pixels[..., : 1 if pixels.shape[2] in (1, 2) else 3]
+        if pixels.shape[2] > 4 or (colours != colours[..., :1]).any():
+            raise InputError("has colours; a mask is 0 and one value for salt")
+        pixels = colours[..., 0]
+    if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
+        raise InputError(f"has the shape {pixels.shape} of {pixels.dtype}; a mask is (rows, columns) of numbers")
+    unknown = np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
+    if pixels.dtype == np.uint8:
+        values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+    else:
+        values = np.unique(pixels[~unknown])
+    salt = frozenset(float(value) for value in values[:300] if value)
+    if len(salt) > 1 and salt != {1, 255}:
+        raise InputError(
+            f"has {len(values)} values; a mask is 0 and one value for salt (255 beside 0 and 1: not labelled); JPG and "
+            "smooth resizing change values"
+        )
+    labels = (pixels != 0).astype(np.uint8)
+    if len(salt) == 2:
+        labels[pixels == 255] = UNLABELLED
+    labels[unknown] = UNLABELLED
+    return labels, salt
+
+
+def _settle_255_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
+    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them; else it is salt, and 1 may not be too."""
+    only_255 = [name for name, (_, salt) in masks.items() if salt == {255}]
+    if any(salt == {1, 255} for _, salt in masks.values()):
+        for name in only_255:
+            labels, salt = masks[name]
+            masks[name] = labels * np.uint8(UNLABELLED), salt
+    elif only_255 and any(salt == {1} for _, salt in masks.values()):
+        for name in only_255:
+            faults.add(
+                place,
+                "has 255 for salt, others have 1; make it one value (255 beside 1 means not labelled)",
+                paths[name].name,
+            )
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    base = folder / "train" if (folder / "train" / "images").is_dir() else folder
+    test = folder / "test"
+    return {
+        "images": base / "images",
+        "masks": base / "masks",
+        "test": test / "images" if (test / "images").is_dir() else test,
+    }
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _name(folder: Path, place: Path) -> str:
+    return place.relative_to(folder).as_posix()
+
+
+def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Path]:
+    """id -> file of a place; what looks like an image and is none is a fault."""
+    name, found = _name(folder, place), dict[str, Path]()
+    if not place.is_dir():
+        if kind != "test":
+            more = _renaming(place.parent)
+            faults.add(name, f"missing; there is no such folder{f': {more}' * bool(more)}")
+        return {}
+    paths = _listed(place)
+    for path in paths:
+        ending = path.suffix.lower()
+        if ending in ENDINGS:
+            if path.stem in found:
+                faults.add(
+                    name, f"is there twice, {found[path.stem].suffix} and {path.suffix}; an id is one file", path.stem
+                )
+            found.setdefault(path.stem, path)
+        elif ending in OTHER_ENDINGS:
+            faults.add(name, f"ends in {path.suffix}; save it as one of {', '.join(ENDINGS)}", path.name)
+    if not found and kind != "test" and not any(path.suffix.lower() in OTHER_ENDINGS for path in paths):
+        inner = next((path.name for path in paths if path.is_dir()), None)
+        more = f"; move what is in {name}/{inner} up into it" if inner else f"; put {', '.join(ENDINGS)} files there"
+        faults.add(name, f"has no files{more}")
+    faults.files[name] = {path.name for path in found.values()}
+    return found
+
+
+def _decoded(
+    folder: Path, paths: dict[str, Path], convert: Callable[[np.ndarray], T], bar: tqdm, faults: Faults
+) -> Iterator[tuple[str, T]]:
+    for name, path in paths.items():
+        bar.update()
+        try:
+            yield name, convert(_load(path))
+        except InputError as error:
+            faults.add(_name(folder, path.parent), str(error), path.name)
+        except files.BROKEN as error:
+            fault = f"cannot be decoded ({files.reason(error)}); make it again, or remove it"
+            faults.add(_name(folder, path.parent), fault, path.name)
+
+
+def _load(path: Path) -> np.ndarray:
+    """The array in a file: (H, W), or (H, W, channels)."""
+    if fault := files.not_a_file(path):
+        raise InputError(fault)
+    if not path.stat().st_size:
+        raise InputError("is empty (0 bytes)")
+    if path.suffix.lower() == ".npy":
+        array = np.load(path, allow_pickle=False)  # what needs pickle may run code
+        if not isinstance(array, np.ndarray):
+            raise InputError("holds several arrays; a file is one image")
+        return array
+    if path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+
+        try:
+            return tifffile.imread(path)
+        except tifffile.TiffFileError as error:
+            raise ValueError(str(error)) from None
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
+    with Image.open(path, formats=["PNG", "JPEG", "TIFF"]) as image:
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB") if image.mode == "P" and path.parent.name != "masks" else image)
+
+
+def _depths(folder: Path, names: list[str], faults: Faults) -> dict[str, float]:
+    if files.table(folder, "depths.csv") is None:
+        return dict.fromkeys(names, float("nan"))
+    before = faults.total()
+    values = competition.depths_of(files.rows(folder, "depths.csv", faults), names, faults)
+    return dict(zip(names, values, strict=True)) if faults.total() == before else {}
+
+
+def _check_sizes(
+    place: str, images: dict[str, np.ndarray], paths: dict[str, Path], tiling: Tiling, faults: Faults
+) -> None:
+    if isinstance(tiling.side, str):
+        return
+    for name, image in images.items():
+        if min(image.shape[:2]) < tiling.side:
+            fault = (
+                f"is {_px(image.shape)}, smaller than tiles.side={tiling.side}; set that lower, or leave the image out"
+            )
+            faults.add(place, fault, paths[name].name)
+
+
+def _check_one_size(images: dict[str, np.ndarray], faults: Faults) -> None:
+    sizes = Counter(image.shape[:2] for image in images.values())
+    if len(sizes) < 2:
+        return
+    listed = ", ".join(f"{count} of {_px(size)}" for size, count in sizes.most_common(4)) + ", ..." * (len(sizes) > 4)
+    smallest = min(min(size) for size in sizes)
+    advice = (
+        f"--set tiles.side={min(256, smallest // 32 * 32)} cuts them into tiles" if smallest >= 32 else "give them one"
+    )
+    faults.add("images", f"differ in size, {listed}; {advice}")
+
+
+def _px(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]} px"  # width first, as for Kaggle's
+
+
+def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict[str, float], tiling: Tiling) -> Tiles:
+    """The data set: images or their tiles, the wholly labelled ones for training, the others to predict.
+
+    Takes images that are not cut out of the dict, which may be as large as half of the memory.
+    """
+    rows = []  # (id, image, top, left, is labelled)
+    for name, image in images.items():
+        for top, left, part in _parts(image.shape, tiling):
+            labelled = name in masks and not (masks[name][part] == UNLABELLED).any()
+            rows.append((name if tiling.side == "whole" else f"{name}_{top:05}_{left:05}", name, top, left, labelled))
+    table = pd.DataFrame(rows, columns=["id", "image", "top", "left", "labelled"])
+    table = table.sort_values(["labelled", "id"], ascending=[False, True], ignore_index=True)
+    colour = any(image.ndim == 3 for image in images.values())
+    height, width = next(iter(images.values())).shape[:2] if isinstance(tiling.side, str) else (tiling.side,) * 2
+    n = int(table["labelled"].sum())
+    stack = np.empty((len(table), height, width, *[3] * colour), np.uint8)
+    salt = np.empty((n, height, width), bool)
+    for i, (name, top, left) in enumerate(zip(table["image"], table["top"], table["left"], strict=True)):
+        part = slice(top, top + height), slice(left, left + width)
+        tile = images.pop(name) if tiling.side == "whole" else images[name][part]
+        stack[i] = tile[..., None] if colour and tile.ndim == 2 else tile
+        if i < n:
+            salt[i] = masks[name][part] == 1
+    columns = {
+        "id": table["id"],
+        "split": np.where(table["labelled"], "train", "test"),
+        "z": table["image"].map(z).astype(float),
+        "coverage": [*salt.mean(axis=(1, 2)), *np.full(len(table) - n, np.nan)],
+        "black": ~np.any(stack, axis=tuple(range(1, stack.ndim))),
+    }
+    if tiling.side != "whole":
+        columns |= {name: table[name] for name in ("image", "top", "left")}
+    return Tiles(stack[:n], salt, stack[n:], pd.DataFrame(columns))
+
+
+def _parts(shape: tuple[int, ...], tiling: Tiling) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    if isinstance(tiling.side, str):
+        yield 0, 0, (slice(None), slice(None))
+        return
+    side = tiling.side
+    for top, left in cutting.corners(
+        shape[0], shape[1], side, side if isinstance(tiling.stride, str) else tiling.stride
+    ):
+        yield top, left, (slice(top, top + side), slice(left, left + side))
+
+
+def _remarks(folder: Path, tiles: Tiles, masks: dict[str, Mask], tiling: Tiling) -> list[str]:
+    height, width = tiles.train_masks.shape[1:]
+    remarks = competition.remarks_of(folder, tiles)
+    if unlabelled := sum((labels == UNLABELLED).any() for labels, _ in masks.values()):
+        remarks.append(f"{unlabelled} images are labelled in part: the tiles with a pixel that is not are predicted")
+    if tiling.side == "whole" and max(height, width) > LARGE:
+        remarks.append(
+            f"the images are {width} x {height} px and are resized to the model's input as they are; "
+            "--set tiles.side=128 cuts them into tiles"
+        )
+    if tiling.side == "whole" and (height, width) == (competition.SIDE, competition.SIDE):
+        lists = " and ".join(competition.LISTS)
+        remarks.append(f"the images have the size of Kaggle's; with {lists} beside them they are the competition's")
+    if (folder / "test" / "masks").is_dir():
+        remarks.append("test/masks is not read: the score is that of the labelled images, out of fold")
+    if not tiles.train_masks.any():
+        remarks.append("all masks are empty: there is no salt to learn")
+    return remarks

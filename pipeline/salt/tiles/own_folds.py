@@ -1,0 +1,31 @@
+"""Reads folds of one's own from a csv (id, fold), and checks every row."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.salt.errors import InputError
+from pipeline.salt.tiles.files import Faults, csv_rows, not_a_file
+
+
+def read(path: Path, tiles: pd.DataFrame, k: int) -> np.ndarray:
+    """Fold (N,) 0..k-1 of each labelled tile, by its id, or its image's where cut. InputError lists every fault."""
+    if not path.is_file():
+        raise InputError(f"folds.file={path}: {not_a_file(path) or 'there is no such file'}")
+    faults, ids = Faults(), tiles["image" if "image" in tiles else "id"]
+    rows, folds = csv_rows(path, "fold", faults), {}
+    for name, text in rows.items():
+        if text.strip().isdecimal() and int(text) < k:
+            folds[name] = int(text)
+        else:
+            faults.add(path.name, f"has the fold {text!r}; a fold is 0 to {k - 1}, and folds.k={k} says how many", name)
+    if rows:
+        for name in sorted({*ids} - rows.keys()):
+            faults.add(path.name, "has no row; every labelled image needs one", name)
+        for name in sorted(rows.keys() - {*ids}):
+            faults.add(path.name, "is no labelled image; remove its row", name)
+    for fold in sorted({*range(k)} - {*folds.values()} if rows else ()):
+        faults.add(path.name, f"has no image in fold {fold}; folds.k={k} means folds 0 to {k - 1}")
+    faults.raise_if_any(path.parent)
+    return ids.map(folds).to_numpy()

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from pipeline.salt.config import Tiling
 from pipeline.salt.errors import InputError
-from pipeline.salt.sections.reading import from_array
 from pipeline.salt.tiles import Tiles, competition, cutting, files
 from pipeline.salt.tiles.files import Faults
 
@@ -120,6 +119,8 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
 
 def image_of(pixels: np.ndarray) -> np.ndarray:
     """(H, W) uint8 grey, or (H, W, 3) RGB if the channels differ. InputError for an array that is no image."""
+    from pipeline.salt.sections.reading import from_array  # tifffile takes a moment, which --help does without
+
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
     if pixels.ndim == 3 and pixels.shape[2] in (1, 2, 4):

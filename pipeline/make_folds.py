@@ -4,6 +4,8 @@
     python -m pipeline.make_folds --force --set folds.scheme=coverage     split anew
     python -m pipeline.make_folds --set folds.file=my.csv --set folds.k=4      by your own csv: id, fold 0..3
 
+With folds.file the folds are those of your own csv: id, fold 0 .. folds.k-1.
+
 reads   data/cache/<source>/tiles.csv
 writes  folds/<run>/folds.csv: id, fold, coverage, z
 """

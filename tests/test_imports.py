@@ -34,7 +34,7 @@ ROOMS = {
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
     "run": {"config", "errors"},
-    "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
+    "tiles": {"artifacts", "config", "errors", "rle", "run", "sections", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "ensemble": {"config", "metrics", "progress", "submission"},
     "inspection": {"errors", "inspection", "models"},

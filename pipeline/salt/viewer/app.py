@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from pipeline.salt.viewer.gallery import Gallery, first_bits, salt_classes
 
-FILES = {"page.html": "text/html", "view.css": "text/css", "view.js": "text/javascript", "paint.js": "text/javascript"}
+SCRIPT = "text/javascript"
+FILES = {"page.html": "text/html", "view.css": "text/css", "view.js": SCRIPT, "paint.js": SCRIPT, "pixels.js": SCRIPT}
 HOSTS = ["localhost", "127.0.0.1"]  # a page of another site that resolves to this machine has another name
 TILES_AT_ONCE = 128  # in one answer: 5 MB at 101 px
 HEADERS = {
@@ -29,7 +30,7 @@ HEADERS = {
 def build_app(gallery: Gallery) -> Starlette:
     """The app, to be served on localhost alone.
 
-    /            the page, /view.css, /view.js, /paint.js
+    /            the page, /view.css and the scripts
     /api/run     the run, its thresholds, the columns of its tiles
     /api/scores  ?threshold=0.5: score and predicted share of each tile, mean score of each split
     /api/pixels  ?tiles=0,5,7: what Gallery.pixels gives

@@ -4,7 +4,7 @@ const TRUTH = [255, 176, 0], MASK = [53, 200, 255]; // the report's colours
 const EDGE = 243; // opacity of a mask's edge, of 256
 const ONE = 0x3c00; // bits of the float16 1.0
 
-// Probability -> colour and opacity, by the bits of the float16: nothing at 0, violet, red, yellow at 1; nothing for NaN.
+// Probability -> colour and opacity, by the bits of the float16: nothing at 0 and for NaN; violet, red, yellow at 1.
 const STOPS = [[60, 20, 120], [150, 30, 140], [230, 70, 80], [255, 165, 40], [255, 245, 150]];
 const RAMP = new Uint8Array(4 * 0x10000);
 for (let bits = 0; bits <= ONE; bits++) {

@@ -2,10 +2,9 @@
 // What comes from the run is written with textContent alone, never as HTML.
 
 import { maskOf, paint } from "./paint.js";
+import { Pixels } from "./pixels.js";
 
 const OVERSCAN = 2; // rows above and below the visible ones that exist, too
-const REQUESTS = 2, AT_ONCE = 32; // for pixels: requests at once, tiles in each
-const MEMORY = 256e6; // bytes of pixels that are kept
 const SPLITS = { oof: "out of fold", test: "test" };
 const LAYERS = { i: "image", t: "truth", p: "probability", m: "mask" }; // by their keys
 const DEFAULTS = { sort: "score", order: "up", split: "oof", fold: "", salt_class: "", layers: "itm", tile: "" };
@@ -66,8 +65,7 @@ async function ask(path) {
 
 function arrange() {
   const keep = selected >= 0 ? shown[selected] : -1;
-  const column = sortColumn();
-  const sign = state.order === "up" ? 1 : -1;
+  const column = sortColumn(), sign = state.order === "up" ? 1 : -1;
   shown = [...Array(total).keys()].filter((i) => ["split", "fold", "salt_class"].every(
     (name) => state[name] === "" || String(tiles[name][i]) === state[name]));
   shown.sort((a, b) => { // what is unknown comes last in either order
@@ -76,9 +74,7 @@ function arrange() {
     return sign * ((x > y) - (x < y)) || a - b;
   });
   selected = shown.indexOf(keep);
-  showShown();
   layOut();
-  for (const [tile, cell] of cells) caption(cell, tile);
 }
 
 const sortColumn = () => scores[state.sort] ?? tiles[state.sort];
@@ -87,7 +83,7 @@ const sortColumn = () => scores[state.sort] ?? tiles[state.sort];
 
 let asked = null; // the threshold that the server is asked for; one question at a time, the last one wins
 
-async function moveThreshold(index, arrangeAfter = true) {
+async function moveThreshold(index) {
   state.threshold = index;
   $("threshold").value = index;
   $("threshold-value").textContent = thresholds[index].value;
@@ -101,69 +97,27 @@ async function moveThreshold(index, arrangeAfter = true) {
   asked = null;
   document.body.dataset.threshold = thresholds[state.threshold].value; // what the scores on the page belong to
   for (const split in SPLITS) $(`score-${split}`).textContent = number(scores.pooled[split]);
-  if (arrangeAfter || !dragging) arrange();
-  else {
-    showShown();
-    for (const [tile, cell] of cells) caption(cell, tile);
-  }
-  showLarge();
+  if (!dragging) arrange();
+  showScores();
 }
 
-function showShown() {
+function showScores() {
   const known = shown.map((i) => scores.score[i]).filter((score) => score !== null);
   $("count").textContent = `${shown.length.toLocaleString("en")} ${shown.length === 1 ? "tile" : "tiles"}`;
   $("score-shown").textContent = number(known.length ? known.reduce((a, b) => a + b) / known.length : null);
+  for (const [tile, cell] of cells) caption(cell, tile);
+  showLarge();
 }
 
 const number = (x, digits = 4) => x === null || x === undefined ? "–" : x.toFixed(digits);
 const percent = (x) => x === null ? "–" : `${(100 * x).toFixed(1)} %`;
 
-// ---- pixels
-
-const kept = new Map(); // tile -> its pixels, the least recently used first
-const area = run.height * run.width, bytes = area * (3 + run.channels);
-const capacity = Math.max(500, MEMORY / bytes);
-const loading = new Set();
-let wanted = [], requests = 0;
-
-function pixelsOf(tile) {
-  const pixels = kept.get(tile);
-  if (pixels) {
-    kept.delete(tile);
-    kept.set(tile, pixels);
-  }
-  return pixels;
-}
-
-async function loadWanted() {
-  const missing = wanted.filter((tile) => !kept.has(tile) && !loading.has(tile)).slice(0, AT_ONCE);
-  if (!missing.length || requests === REQUESTS) return;
-  requests++;
-  missing.forEach((tile) => loading.add(tile));
-  const answer = await ask(`api/pixels?tiles=${missing}`), buffer = answer && await answer.arrayBuffer();
-  missing.forEach((tile) => loading.delete(tile));
-  requests--;
-  if (!buffer) return;
-  const n = missing.length, depth = area * run.channels;
-  missing.forEach((tile, i) => {
-    kept.set(tile, {
-      probs: new Uint16Array(buffer, 2 * area * i, area),
-      image: new Uint8Array(buffer, 2 * area * n + depth * i, depth),
-      truth: tiles.coverage[tile] === null ? null : new Uint8Array(buffer, (2 * area + depth) * n + area * i, area),
-      black: tiles.black[tile],
-    });
-    if (cells.has(tile)) draw(cells.get(tile), tile);
-    if (state.tile === tiles.id[tile]) showLarge();
-  });
-  while (kept.size > capacity) kept.delete(kept.keys().next().value);
-  loadWanted();
-}
-
-const look = (letters = state.layers) =>
-  ({ ...run, firstBits: thresholds[state.threshold].first_bits, layers: new Set([...letters].map((key) => LAYERS[key])) });
-
 // ---- the grid
 
+const pixels = new Pixels(run, ask, (tile) => {
+  if (cells.has(tile)) draw(cells.get(tile), tile);
+  if (state.tile === tiles.id[tile]) showLarge();
+});
 const cells = new Map(), free = []; // tile -> its element; elements for other tiles
 const size = { cell: 150, caption: 24, gap: 10, columns: 1 };
 
@@ -199,28 +153,33 @@ function showVisible() {
       caption(cell, tile);
     }
     cell.dataset.place = place;
-    const x = size.left + (place % size.columns) * (size.cell + size.gap), y = size.gap + Math.floor(place / size.columns) * size.row;
+    const x = size.left + (place % size.columns) * (size.cell + size.gap);
+    const y = size.gap + Math.floor(place / size.columns) * size.row;
     cell.style.transform = `translate(${x}px, ${y}px)`;
     cell.setAttribute("aria-selected", place === selected);
   }
   for (const cell of free.splice(0)) cell.remove();
   grid.setAttribute("aria-activedescendant", selected >= 0 ? `tile-${shown[selected]}` : "");
-  wanted = [...visible.keys()];
-  loadWanted();
+  pixels.want([...visible.keys()]);
 }
 
 function newCell() {
   const cell = document.createElement("div");
   cell.setAttribute("role", "option");
-  cell.append(document.createElement("canvas"), document.createElement("b"), document.createElement("span"), document.createElement("i"));
+  cell.append(...["canvas", "b", "span", "i"].map((name) => document.createElement(name)));
   $("canvas").append(cell);
   return cell;
 }
 
+function look(keys = state.layers) {
+  const layers = new Set([...keys].map((key) => LAYERS[key]));
+  return { ...run, firstBits: thresholds[state.threshold].first_bits, layers };
+}
+
 function draw(cell, tile) {
-  const pixels = pixelsOf(tile);
-  cell.classList.toggle("empty", !pixels);
-  if (pixels) paint(cell.firstChild, pixels, look());
+  const own = pixels.get(tile);
+  cell.classList.toggle("empty", !own);
+  if (own) paint(cell.firstChild, own, look());
 }
 
 function caption(cell, tile) {
@@ -248,9 +207,8 @@ function repaint() { // at most once a frame
 function select(place) {
   if (!shown.length) return;
   selected = Math.min(Math.max(place, 0), shown.length - 1);
-  const top = Math.floor(selected / size.columns) * size.row;
-  if (top < grid.scrollTop) grid.scrollTop = top;
-  if (top + size.row + size.gap > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + size.row + size.gap - grid.clientHeight;
+  const top = Math.floor(selected / size.columns) * size.row, lowest = top + size.row + size.gap - grid.clientHeight;
+  grid.scrollTop = Math.max(lowest, Math.min(top, grid.scrollTop)); // no further than it must
   showVisible();
   if (large.open) open(shown[selected]);
 }
@@ -264,6 +222,7 @@ function open(tile) {
     if (place < 0) { // the filters hide it
       for (const name of ["split", "fold", "salt_class"]) $(name).value = state[name] = "";
       arrange();
+      showScores();
       place = shown.indexOf(tile);
     }
     select(place);
@@ -278,7 +237,7 @@ function showLarge() {
   if (!large.open || tile === undefined) return;
   $("large-id").textContent = tiles.id[tile];
   $("large-id").href = linkTo();
-  const pixels = pixelsOf(tile), facts = {
+  const own = pixels.get(tile), facts = {
     score: number(scores.score[tile], 1),
     IoU: "–",
     "salt in truth": percent(tiles.coverage[tile]),
@@ -290,13 +249,13 @@ function showLarge() {
     "disagreement between folds": percent(tiles.disagreement[tile]),
     place: `${(selected + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
   };
-  if (pixels) {
-    paint($("large-canvas"), pixels, look());
+  if (own) {
+    paint($("large-canvas"), own, look());
     for (const canvas of $("single").querySelectorAll("canvas")) {
-      canvas.parentNode.hidden = canvas.dataset.layer === "t" && !pixels.truth;
-      paint(canvas, pixels, look(canvas.dataset.layer));
+      canvas.parentNode.hidden = canvas.dataset.layer === "t" && !own.truth;
+      paint(canvas, own, look(canvas.dataset.layer));
     }
-    if (pixels.truth) facts.IoU = iou(maskOf(pixels, look().firstBits, run.rules), pixels.truth);
+    if (own.truth) facts.IoU = iou(maskOf(own, look().firstBits, run.rules), own.truth);
   }
   $("large-facts").replaceChildren(...Object.entries(facts).map(([name, value]) => {
     const row = document.createElement("div");
@@ -323,9 +282,9 @@ function follow() {
   notice("");
   moveThreshold(state.threshold).then(() => {
     const tile = indexOf.get(state.tile);
-    if (state.tile && tile === undefined) notice(`There is no tile ${JSON.stringify(state.tile)} among those of this run.`);
-    if (tile !== undefined) open(tile);
-    else if (large.open) large.close();
+    if (tile !== undefined) return open(tile);
+    if (state.tile) notice(`There is no tile ${JSON.stringify(state.tile)} among those of this run.`);
+    if (large.open) large.close();
   });
 }
 
@@ -335,7 +294,7 @@ let dragging = false;
 
 $("threshold").addEventListener("input", (event) => {
   dragging = true;
-  moveThreshold(Number(event.target.value), false);
+  moveThreshold(Number(event.target.value));
 });
 $("threshold").addEventListener("change", (event) => { // let go: now the order may change
   dragging = false;
@@ -349,6 +308,7 @@ for (const name of ["sort", "order", "split", "fold", "salt_class"]) {
     selected = -1;
     grid.scrollTop = 0;
     arrange();
+    showScores();
     writeLink();
   });
 }
@@ -375,11 +335,11 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
   const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -size.columns, ArrowDown: size.columns };
   if (LAYERS[event.key]) $(`layer-${LAYERS[event.key]}`).querySelector("input").click();
-  else if (event.target.matches("input")) return; // the slider has arrow keys of its own
+  else if (event.target === $("threshold")) return; // arrow keys move the slider
   else if (moves[event.key]) select(selected < 0 ? 0 : selected + moves[event.key]);
   else if (event.key === "Home") select(0);
   else if (event.key === "End") select(shown.length - 1);
-  else if (event.key === "Enter" && !large.open && selected >= 0 && !event.target.matches("button")) open(shown[selected]);
+  else if (event.key === "Enter" && event.target.matches("body, #grid") && selected >= 0) open(shown[selected]);
   else return;
   event.preventDefault();
 });

@@ -133,6 +133,19 @@ def test_only_the_folds_that_ran_are_shown(tiny):
     assert gallery.tiles["disagreement"].isna().all(), "one model has nobody to differ from"
 
 
+def test_it_starts_at_the_threshold_of_the_submission(tiny):
+    from pipeline import submit
+
+    search = "--set=submit.threshold=search"
+    assert viewer.load(tiny.parse(search)).start == viewer.THRESHOLDS.index(0.5), "there is no such submission"
+    assert viewer.load(tiny.parse("--set=submit.threshold=0.437")).thresholds[43] == 0.437
+    tiny(submit, extra=(search,))
+    gallery = viewer.load(tiny.parse(search))
+    pooled = [gallery.pooled(gallery.scores(gallery.thresholds.index(t))[0])["oof"] for t in submission.THRESHOLDS]
+    assert gallery.thresholds[gallery.start] != 0.5
+    assert gallery.pooled(gallery.scores(gallery.start)[0])["oof"] == max(pooled)
+
+
 def test_a_run_of_an_earlier_version_has_no_disagreement(tiny):
     stages.disagreement(tiny.parse()).path.unlink()
     assert viewer.load(tiny.parse()).tiles["disagreement"].isna().all()

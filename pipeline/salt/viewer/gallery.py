@@ -125,10 +125,10 @@ def load(run: Run) -> Gallery:
         unlabelled["disagreement"] = pd.read_csv(disagreement.path)["disagreement"]
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
-    submitted = artifacts.read_sidecar(stages.submission(run).path) or {}
-    rules = run.profile.submit
-    threshold = submitted.get("threshold", rules.threshold)
-    threshold = 0.5 if isinstance(threshold, str) else threshold
+    rules, submitted = run.profile.submit, stages.submission(run)
+    sidecar = (artifacts.read_sidecar(submitted.path) if submitted.is_fresh() else None) or {}
+    threshold = sidecar.get("threshold", rules.threshold)
+    threshold = 0.5 if isinstance(threshold, str) else threshold  # to be searched by a submission that is not made yet
     thresholds = tuple(sorted({*THRESHOLDS, threshold}))
     counts, uncertainty = count(splits, table, thresholds)
     coverage = np.where(counts.salt < 0, np.nan, counts.salt / counts.pixels)
@@ -165,7 +165,8 @@ def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float
                 parts.append((above.sum(axis=1)[:, 1:], above[:, 1, 1:], salt, spread[bits].mean(axis=1)))
                 bar.update(len(some))
     found, hits, salt, uncertainty = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Counts(found, hits, salt, splits["test"].probs[0].size), uncertainty
+    height, width = splits["oof"].probs.shape[1:]
+    return Counts(found, hits, salt, height * width), uncertainty
 
 
 def first_bits(threshold: float) -> int:

@@ -68,6 +68,7 @@ def test_everything_is_there(finished):
         "folds/demo/folds.csv",
         "folds/demo/oof.npy",
         "submissions/demo/test.npy",
+        "submissions/demo/disagreement.csv",
         "submissions/demo/submission.csv.gz",
         "submissions/demo/report.html",
     }
@@ -316,6 +317,7 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monke
         "folds/demo/fold_1/48.last.safetensors",
         "folds/demo/oof.npy",
         "submissions/demo/test.npy",
+        "submissions/demo/disagreement.csv",
         "submissions/demo/submission.csv.gz",
     ],
 )

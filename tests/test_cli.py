@@ -130,14 +130,16 @@ def test_no_two_artifacts_share_a_path(parse, tmp_path):
     files = run.files
     paths = [files.cache(n) for n in ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")]
     paths += [files.folds, files.oof]
-    paths += [files.result(n) for n in ("test.npy", "submission.csv.gz", "report.html", "scores.json")]
+    paths += [
+        files.result(n) for n in ("test.npy", "disagreement.csv", "submission.csv.gz", "report.html", "scores.json")
+    ]
     for fold in range(2):
         paths += [files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
         for phase in run.profile.train.phases:
             paths += [files.weights(fold, phase), files.weights(fold, phase, "last"), files.history(fold, phase)]
             paths += [files.resume(fold, phase), files.lr_find(fold, phase)]
     with_sidecars = [*paths, *(p.with_name(p.name + ".json") for p in paths)]
-    assert len(set(with_sidecars)) == len(with_sidecars) == 2 * (11 + 2 * (2 + 4 * 5))
+    assert len(set(with_sidecars)) == len(with_sidecars) == 2 * (12 + 2 * (2 + 4 * 5))
     assert all(p.is_relative_to(tmp_path / "out") for p in paths)
 
 

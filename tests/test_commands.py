@@ -47,6 +47,7 @@ PARSED = {  # flags that are ours and are parsed, and why the command is not car
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--profile": "a GPU, or an hour; the profiles are tested in test_config.py",
     "--engine": "tests/launch starts a cluster",
+    "--port": "may be taken on this machine; tests/viewer asks for free ones",
 }
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
 
@@ -178,6 +179,7 @@ def test_the_commands_are_found_where_they_are_looked_for():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # onnx's and matplotlib's; their own tests look at them
 def test_every_command_runs(where, tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the viewer's ends with Ctrl-C
     (tmp_path / "here").mkdir()
     for line in BLOCKS[where]:
         for words in simple_commands(line):

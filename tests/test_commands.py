@@ -56,8 +56,8 @@ EXCUSED = {  # first words of a line, and why it is not run
 PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
+    "--port": "may be taken on this machine; tests/viewer asks for free ones",
     "notebook": "writes into the repository; tests/test_notebook.py",
-    "view": "serves until it is stopped; tests/viewer",
 }
 INLINE = "within the text"  # these are parsed, and no more: they stand there without what comes before them
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
@@ -212,6 +212,7 @@ def test_the_commands_are_found_where_they_are_looked_for():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # onnx's and matplotlib's; their own tests look at them
 def test_every_command_runs(where, tiny, monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the viewer's ends with Ctrl-C
     monkeypatch.chdir(tiny.out)
     make_inputs()
     for line in BLOCKS[where]:

@@ -110,25 +110,14 @@ def write_ensemble(runs: list[Run], rules: Submit) -> None:
         [np.load(path, mmap_mode="r") for path in paths]
         for paths in ([run.files.oof for run in runs], [run.files.result("test.npy") for run in runs])
     )
-    folds = pd.read_csv(runs[0].files.folds)["fold"]
-    table = tiles.train_table[folds.isin(common_folds(runs))]
-    thresholds = submission.THRESHOLDS if isinstance(rules.threshold, str) else (rules.threshold,)
-    tried = ensemble.choices(len(runs), thresholds)
-    tenths = ensemble.score_choices(table, oof, tiles.train_masks, rules, tried)
-    weights, threshold = tried[ensemble.best(tenths)]
-    own = {}
+    table = tiles.train_table.assign(fold=pd.read_csv(runs[0].files.folds)["fold"])
+    table = table[table["fold"].isin(common_folds(runs))]
+    (weights, threshold), scores = ensemble.search(table, oof, tiles.train_masks, rules)
+    scores["runs"] = {}
     for run, probs in zip(runs, oof, strict=True):
-        at = (artifacts.read_sidecar(stages.submission(run).path) or {})["threshold"]
-        [own[run.files.run]] = submission.score_thresholds(
-            table, probs, tiles.train_masks, run.profile.submit, [at]
-        ).values()
-    scores = {
-        "tiles": len(table),
-        "runs": own,
-        "equal": tenths[: len(thresholds)].mean(axis=1).max() / 10,
-        "chosen": tenths[ensemble.best(tenths)].mean() / 10,
-        "nested": ensemble.nested(tenths, folds[table.index].to_numpy()).mean() / 10,
-    }
+        own = (artifacts.read_sidecar(stages.submission(run).path) or {})["threshold"]
+        of_run = submission.score_thresholds(table, probs, tiles.train_masks, run.profile.submit, [own])
+        scores["runs"][run.files.run] = of_run[own]
 
     black = tiles.test_table["black"].to_numpy()
     masks = np.empty(tiles.test_images.shape[:3], bool)

@@ -29,6 +29,24 @@ class Choice(NamedTuple):
     threshold: float
 
 
+def search(
+    table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit
+) -> tuple[Choice, dict]:
+    """The best choice on these tiles, and their scores: with it (chosen), with equal weights (equal), and `nested`.
+
+    table  as `score_choices` has it, and fold
+    """
+    thresholds = submission.THRESHOLDS if isinstance(rules.threshold, str) else (rules.threshold,)
+    tried = choices(len(probs), thresholds)
+    tenths = score_choices(table, probs, truth, rules, tried)
+    scores = {
+        "equal": tenths[: len(thresholds)].mean(axis=1).max(),
+        "chosen": tenths[best(tenths)].mean(),
+        "nested": nested(tenths, table["fold"].to_numpy()).mean(),
+    }
+    return tried[best(tenths)], {"tiles": len(table)} | {name: float(score) / 10 for name, score in scores.items()}
+
+
 def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
     """What is tried for this many runs, the preferred first: weights near to equal, then thresholds near 0.5."""
     tenths = (parts for parts in product(range(PARTS + 1), repeat=runs) if sum(parts) == PARTS)

@@ -29,9 +29,7 @@ class Choice(NamedTuple):
     threshold: float
 
 
-def search(
-    table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit
-) -> tuple[Choice, dict]:
+def search(table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit) -> tuple[Choice, dict]:
     """The best choice on these tiles, and their scores: with it (chosen), with equal weights (equal), and `nested`.
 
     table  as `score_choices` has it, and fold

@@ -1,5 +1,7 @@
 """Runs side by side: the test against enumeration and scipy's, the page against a parser."""
 
+import contextlib
+import io
 import itertools
 import json
 import shutil
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pipeline import predict, report, submit, train
+from pipeline import make_folds, predict, report, submit, train
 from pipeline.salt import artifacts, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
@@ -107,9 +109,6 @@ def two_runs(tiny):
 
 
 def compared(run, *names: str) -> str:
-    import contextlib
-    import io
-
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         compare.main([*names, "--data=sample", f"--out={run.out}"])
@@ -190,8 +189,6 @@ def test_runs_of_other_tiles_are_not_compared(tiny, made_once):
 
 
 def test_other_folds_are_said(two_runs):
-    from pipeline import make_folds
-
     flags = ("--run=split", "--set=folds.seed=1", "--set=train.epochs=1")
     two_runs(make_folds, train, predict, submit, report, extra=flags)
     assert "Folds differ: a tile was held out with other tiles" in compared(two_runs, "demo", "split")

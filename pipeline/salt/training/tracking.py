@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from types import SimpleNamespace
 
-import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 
@@ -116,8 +115,10 @@ def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
 
     class Tracker(ScheduledOnly, WandbCallback):
         def before_fit(self):
-            with torch.random.fork_rng(devices=[]):  # it looks at a batch
-                super().before_fit()
+            self.learn.gather_args = (
+                dict  # it would draw a batch, and fail on a list of decays; config has all settings
+            )
+            super().before_fit()
 
         def before_train(self):
             self._wandb_epoch, self._wandb_step = self.epoch, self.train_iter - 1

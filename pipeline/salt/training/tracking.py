@@ -129,7 +129,7 @@ def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
     try:
         of_wandb = wandb.init(project=PROJECT, group=run.files.run, name=title, dir=run.files.tracking, config=settings)
     except wandb.Error as e:
-        raise InputError(f"--track wandb: {' '.join(str(e).split())}; or set WANDB_MODE=offline") from e
+        raise InputError(f"--track wandb: {' '.join(str(e).split()).rstrip('.')}; or set WANDB_MODE=offline") from e
     with of_wandb:
         yield Tracker(log_preds=False)
 

@@ -64,23 +64,30 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     if table.empty:
         raise InputError(f"{' and '.join(names)} have predicted no tile in common; there is nothing to test")
     scored = [scores.score_tiles(table, each) for each in predictions]
-    table = table.assign(salt=scored[0]["salt"], **{n: s["score"] for n, s in zip(names, scored, strict=True)})
     pairs = []
-    for name, of_run in zip(names[1:], predictions[1:], strict=True):
-        test = comparison.paired(table[names[0]].to_numpy(), table[name].to_numpy())
+    for i, name in enumerate(names[1:], 1):
+        first, second = (scored[run]["score"].to_numpy() for run in (0, i))
+        test = comparison.paired(first, second)
         words = comparison.in_words(names[0], name, test)
         print(f"\n{name} - {names[0]}: {test['mean']:+.4f} ± {test['se'] or 0:.4f}, p = {test['p']:.2g}\n{words}")
-        gains, losses = comparison.extremes(table, names[0], name, EXAMPLES)
-        pairs.append({"second": name, "test": test, "words": words})
-        pairs[-1] |= {
-            "classes": comparison.by_class(table["salt"].to_numpy(), (table[name] - table[names[0]]).to_numpy()),
-            "scores": table[[names[0], name]].to_numpy(),
-        }
-        for kind, some in {"gains": gains, "losses": losses}.items():
-            both = [
-                html.pictures(some.assign(score=some[n]), p) for n, p in ((names[0], predictions[0]), (name, of_run))
-            ]
-            pairs[-1][kind] = [*zip(*both, strict=True)]
+        pairs.append(
+            {
+                "second": name,
+                "test": test,
+                "words": words,
+                "classes": comparison.by_class(scored[0]["salt"].to_numpy(), second - first),
+                "scores": np.stack([first, second], axis=1),
+                "extremes": [
+                    [
+                        *zip(
+                            *(html.pictures(scored[run].loc[rows.index], predictions[run]) for run in (0, i)),
+                            strict=True,
+                        )
+                    ]
+                    for rows in comparison.extremes(table, second - first, EXAMPLES)
+                ],
+            }
+        )
     print("\n" + "\n".join([*notes, comparison.ON_TOP]))
 
     product = stages.comparison(runs)

@@ -116,13 +116,12 @@ def changed_settings(results: Sequence[dict]) -> list[tuple[str, list[str]]]:
     return [(name, values) for name, values in rows if len({*values}) > 1]
 
 
-def extremes(table: pd.DataFrame, first: str, second: str, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Up to `count` tiles that gain most, and lose most, from the first run's score to the second's; then by id."""
-    change = (table[second] - table[first]).round(1)
-    ordered = table.assign(change=change).sort_values(["change", "id"], ascending=[False, True])
-    gains = ordered[ordered["change"] > 0].head(count)
-    losses = ordered[ordered["change"] < 0].sort_values(["change", "id"]).head(count)
-    return gains, losses
+def extremes(table: pd.DataFrame, difference: np.ndarray, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Up to `count` rows whose difference (N,) is highest above 0, and lowest below it; equal ones by id."""
+    tenths = pd.Series(np.rint(10 * difference), index=table.index)
+    gains = table.assign(size=-tenths)[tenths > 0].sort_values(["size", "id"])
+    losses = table.assign(size=tenths)[tenths < 0].sort_values(["size", "id"])
+    return gains.head(count).drop(columns="size"), losses.head(count).drop(columns="size")
 
 
 def render(names: Sequence[str], rows: dict, notes: Sequence[str], pairs: Sequence[dict]) -> str:
@@ -130,7 +129,8 @@ def render(names: Sequence[str], rows: dict, notes: Sequence[str], pairs: Sequen
 
     rows   'numbers' and 'settings', as the functions above give them
     notes  sentences on what the runs do not share
-    pairs  for each run but the first: second, test, words, and gains and losses as `html.pictures` of both runs
+    pairs  for each run but the first: second, test, words, classes, scores, and `extremes` as (first's, second's)
+           `html.pictures`
     """
     charts = [
         {

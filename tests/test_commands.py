@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -41,12 +43,15 @@ EXCUSED = {  # first words of a line, and why it is not run
     "source": "the environment is that of the tests",
     "unzip": "a download",
     "./run_tests.sh": "runs this",
+    "tensorboard": "a server; tests/training/test_tracking.py reads what it would show",
+    "wandb": "needs an account",
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
 PARSED = {  # flags that are ours and are parsed, and why the command is not carried out
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--profile": "a GPU, or an hour; the profiles are tested in test_config.py",
     "--engine": "tests/launch starts a cluster",
+    "--track": "wandb needs an account; tests/training/test_tracking.py",
 }
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
 
@@ -124,6 +129,14 @@ class OnlyParsed(Exception):
     """The flags are right; the command is not carried out."""
 
 
+def finished_runs(words: list[str]) -> list[str]:
+    """The runs that a command works on together; no other takes several."""
+    if words[:1] == ["compare"]:
+        return list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+    named = [value for flag, value in itertools.pairwise(words) if flag == "--run"]
+    return named if len(named) > 1 else []
+
+
 def carry_out(words: list[str], run, folder: Path) -> str:
     """Run one of our commands on the tiny run. What it prints; InputError or SystemExit where it is wrong."""
     words = small(words)
@@ -136,11 +149,16 @@ def carry_out(words: list[str], run, folder: Path) -> str:
     if {"--run", "--model"} <= named or "--run" in named:  # it trains anew
         settings += ["train.epochs=1", "run_folds=1"]
     base = [f"--data={run.data}", f"--out={run.out}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
+    for name in (several := finished_runs(words)):  # they are there, and have settings of their own
+        for kind in ("folds", "submissions"):
+            if not (run.out / kind / name).exists():
+                shutil.copytree(run.out / kind / "demo", run.out / kind / name)
+    base = base[:2] if several else base
     parse = cli.parse
 
-    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS)):
+    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **several_runs):
         ours = [flag for flag in base if flag[2:].split("=")[0] in flags]
-        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags)
+        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags, **several_runs)
         if only_parse:
             raise OnlyParsed
         return parsed

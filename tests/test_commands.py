@@ -9,9 +9,11 @@ import ast
 import contextlib
 import importlib.util
 import io
+import itertools
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import textwrap
 import zipfile
@@ -51,12 +53,15 @@ EXCUSED = {  # first words of a line, and why it is not run
     "unzip": "a download",
     "wandb login": "needs an account",
     "./run_tests.sh": "runs this",
+    "tensorboard": "a server; tests/training/test_tracking.py reads what it would show",
+    "wandb": "needs an account",
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
 PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
     "--port": "may be taken on this machine; tests/viewer asks for free ones",
+    "--track": "wandb needs an account; tests/training/test_tracking.py",
     "notebook": "writes into the repository; tests/test_notebook.py",
 }
 INLINE = "within the text"  # these are parsed, and no more: they stand there without what comes before them
@@ -160,6 +165,14 @@ class OnlyParsed(Exception):
     """The flags are right; the command is not carried out."""
 
 
+def finished_runs(words: list[str]) -> list[str]:
+    """The runs that a command works on together; no other takes several."""
+    if words[:1] == ["compare"]:
+        return list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+    named = [value for flag, value in itertools.pairwise(words) if flag == "--run"]
+    return named if len(named) > 1 else []
+
+
 def carry_out(words: list[str], run, only_parse: bool) -> None:
     """Give one of our commands in the folder of the tiny run. InputError or SystemExit where it is wrong."""
     words = small(words)
@@ -172,11 +185,16 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
     if "--run" in words:  # it trains anew
         settings.append("train.epochs=1")
     base = [f"--data={run.data}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
+    for name in (several := finished_runs(words)):  # they are there, and have settings of their own
+        for kind in ("folds", "submissions"):
+            if not (run.out / kind / name).exists():
+                shutil.copytree(run.out / kind / "demo", run.out / kind / name)
+    base = base[:1] if several else base
     parse = cli.parse
 
-    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS)):
+    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **several_runs):
         ours = [flag for flag in base if flag[2:].split("=")[0] in flags]
-        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags)
+        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags, **several_runs)
         if only_parse:
             raise OnlyParsed
         return parsed

@@ -87,7 +87,7 @@ class Files:
     @property
     def tracking(self) -> Path:
         """Folder of the logs that --track leaves."""
-        return self.out / "folds" / self.run / "tracking"
+        return self.folder / "tracking"
 
     def result(self, name: str) -> Path:
         """name: test.npy | disagreement.csv | submission.csv.gz | masks.zip | report.html | scores.json | segment/"""

@@ -44,6 +44,7 @@ EXCUSED = {  # first words of a line, and why it is not run
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
 PARSED = {  # flags that are ours and are parsed, and why the command is not carried out
+    "--push": "needs an account; tests/test_notebooks.py has it with a client of its own",
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--profile": "a GPU, or an hour; the profiles are tested in test_config.py",
     "--engine": "tests/launch starts a cluster",

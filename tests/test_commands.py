@@ -53,16 +53,14 @@ EXCUSED = {  # first words of a line, and why it is not run
     "unzip": "a download",
     "wandb login": "needs an account",
     "./run_tests.sh": "runs this",
-    "tensorboard": "a server; tests/training/test_tracking.py reads what it would show",
-    "wandb": "needs an account",
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
 PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
+    "--push": "needs an account; tests/test_notebooks.py has it with a client of its own",
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
     "--port": "may be taken on this machine; tests/viewer asks for free ones",
     "--track": "wandb needs an account; tests/training/test_tracking.py",
-    "notebook": "writes into the repository; tests/test_notebook.py",
 }
 INLINE = "within the text"  # these are parsed, and no more: they stand there without what comes before them
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run

@@ -167,7 +167,6 @@ def run_from(args: argparse.Namespace) -> Run:
             weights=weights or args.weights,
             started=started,
         ),
-        track=args.track,
     )
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from pipeline import __main__ as overview
 from pipeline.salt import cli
+from pipeline.salt.config import PROFILES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -152,7 +153,15 @@ def small(words: list[str]) -> list[str]:
     line = re.sub(
         r"(--fold[ =\0]+)(\d+|\$\w+)", lambda m: m[1] + str(int(m[2]) % FOLDS if m[2].isdecimal() else 0), line
     )
+    line = re.sub(rf"(--run[ =\0]+)({'|'.join(PROFILES)})\0", r"\1demo\0", line)  # a run of that profile
+    if words and words[0] in {*overview.ALL, "run", "export"}:  # they train, or need what was trained
+        line = re.sub(r"(--encoder[ =\0]+)\w+", r"\1test_resnet", line)
     return [word.strip() for word in line.split("\0") if word.strip()]
+
+
+def pair(words: list[str], flag: str) -> list[str]:
+    """A flag and its value, if it is there."""
+    return words[words.index(flag) :][:2] if flag in words else []
 
 
 class OnlyParsed(Exception):
@@ -161,6 +170,8 @@ class OnlyParsed(Exception):
 
 def carry_out(words: list[str], run, only_parse: bool) -> None:
     """Give one of our commands in the folder of the tiny run. InputError or SystemExit where it is wrong."""
+    if "--encoder" in words:  # a small one is trained in its place
+        cli.parse("", ["--data=sample", *pair(words, "--model"), *pair(words, "--encoder")])
     words = small(words)
     for flag, value in {"--data": run.data, "--out": ".", "--weights": "."}.items():
         if flag in words and re.fullmatch(r"[A-Z]+|/.*", words[words.index(flag) + 1]):  # DIR, /mnt/salt

@@ -2,21 +2,29 @@
 
     python -m pipeline.submit
     python -m pipeline.submit --set submit.threshold=search
+    python -m pipeline.submit --run A --run B        an ensemble of finished runs; docs/how-to/compare.md
     python -m pipeline.submit --upload               hand it to the kaggle client, if that is installed
 
 reads   submissions/<run>/test.npy, folds/<run>/oof.npy, data/cache/<source>/
 writes  submissions/<run>/submission.csv.gz: id, rle_mask in the order of sample_submission.csv;
-        of images of one's own masks.zip: <id>.png, 255 where there is salt, of whole images where they were cut
+        of images of one's own masks.zip: <id>.png, 255 where there is salt, of whole images where they were cut;
+        of an ensemble submissions/A+B/submission.csv.gz, and its weights and scores in the .json beside it
 """
 
+import argparse
 import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from pipeline.salt import artifacts, cli, stages, submission
+from pipeline.salt import artifacts, cli, ensemble, stages, submission
 from pipeline.salt.artifacts import display_path
+from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
+from pipeline.salt.overrides import changed
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache, competition
 from pipeline.salt.tiles.cutting import whole_images
@@ -27,11 +35,22 @@ def main(argv: list[str] | None = None) -> None:
         __doc__,
         argv,
         lambda p: p.add_argument("--upload", action="store_true", help="submit to Kaggle through its own client"),
+        several_runs=True,
     )
-    if not stages.up_to_date([*[stages.masks(run)] * run.own_data, stages.submission(run)], run.force):
-        write(run)
+    if run.own_data and args.upload:
+        raise InputError("--upload: these are images of your own, and Kaggle scores its own tiles alone")
+    if args.run and args.run[1:]:
+        runs, rules = runs_to_join(run, args)
+        product = stages.ensemble(runs, rules)
+        if not stages.up_to_date([product], run.force):
+            write_ensemble(runs, rules)
+        print_ensemble(product.path)
+    else:
+        product = stages.submission(run)
+        if not stages.up_to_date([*[stages.masks(run)] * run.own_data, product], run.force):
+            write(run)
     if args.upload:
-        upload(run)
+        upload(product.path)
 
 
 def write(run: Run) -> None:
@@ -65,17 +84,94 @@ def write(run: Run) -> None:
     print(f"submit   {display_path(product.path)}: {count}, probability over {threshold:g}, {empty:.1%} empty")
 
 
-def upload(run: Run) -> None:
+def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]:
+    """The finished runs that --run names, and the first one's section submit with what --set changes of it.
+
+    InputError for runs that cannot be joined, and for flags that could only have been meant for a single run.
+    """
+    names = args.run
+    for flag in ("profile", "fold", "model", "encoder", "weights", "add_phase"):
+        if getattr(args, flag):
+            raise InputError(
+                f"--{flag.replace('_', '-')} is of no use with several runs: they are finished; leave it out"
+            )
+    if len({*names}) < len(names):
+        raise InputError(f"--run {' --run '.join(names)}: an ensemble is of different runs; name each once")
+    runs = [stages.recorded(run, name) for name in names]
+    first, profile = runs[0], changed(runs[0].profile, *args.set)
+    if replace(profile, submit=first.profile.submit) != first.profile:
+        raise InputError("--set with several runs: they are finished, and only submit.* can still be changed")
+    if not stages.same_folds(runs):
+        raise InputError(
+            f"runs {' and '.join(names)} have other folds: a tile that one predicts out of fold, the other has trained "
+            "on; give both the same folds.* settings and run one again"
+        )
+    if len(common_folds(runs)) < 2:
+        raise InputError(
+            f"runs {' and '.join(names)} have fewer than two folds in common: the weights are found on some and scored "
+            "on another; train more"
+        )
+    return runs, profile.submit
+
+
+def common_folds(runs: list[Run]) -> set[int]:
+    return {*runs[0].folds}.intersection(*(run.folds for run in runs))
+
+
+def write_ensemble(runs: list[Run], rules: Submit) -> None:
+    """submission.csv.gz of all runs together, with the weights that score best on the out-of-fold predictions."""
+    product, tiles, names = stages.ensemble(runs, rules), cache.read(runs[0].files), [run.files.run for run in runs]
+    oof, test = (
+        [np.load(path, mmap_mode="r") for path in paths]
+        for paths in ([run.files.oof for run in runs], [run.files.result("test.npy") for run in runs])
+    )
+    table = tiles.train_table.assign(fold=pd.read_csv(runs[0].files.folds)["fold"])
+    table = table[table["fold"].isin(common_folds(runs))]
+    (weights, threshold), scores = ensemble.search(table, oof, tiles.train_masks, rules)
+    scores["runs"] = {}
+    for run, probs in zip(runs, oof, strict=True):
+        own = (artifacts.read_sidecar(stages.submission(run).path) or {})["threshold"]
+        of_run = submission.score_thresholds(table, probs, tiles.train_masks, run.profile.submit, [own])
+        scores["runs"][run.files.run] = of_run[own]
+
+    black = tiles.test_table["black"].to_numpy()
+    masks = np.empty(tiles.test_images.shape[:3], bool)
+    for start in range(0, len(masks), submission.TILES_AT_ONCE):
+        part = slice(start, start + submission.TILES_AT_ONCE)
+        masks[part] = submission.masks(
+            ensemble.blend([probs[part] for probs in test], weights),
+            threshold,
+            black=black[part] if rules.black_empty else None,
+            full_empty=rules.full_empty,
+        )
+    extra: dict = {"threshold": threshold, "empty": float((~masks.any(axis=(1, 2))).mean())}
+    extra |= {"weights": dict(zip(names, weights, strict=True)), "out_of_fold": scores}
+    with artifacts.publish(product.path, product.origin(), **extra) as tmp:
+        submission.write(tmp, tiles.test_table["id"].tolist(), masks)
+
+
+def print_ensemble(path: Path) -> None:
+    """What the sidecar of an ensemble's submission says."""
+    made = artifacts.read_sidecar(path) or {}
+    scores, weights = made["out_of_fold"], made["weights"]
+    for name, score in scores["runs"].items():
+        print(f"run      {name}: {score:.4f} out of fold on its own, weight {weights[name]:g}")
+    print(
+        f"ensemble {scores['nested']:.4f} nested: each fold scored with weights found without it, the honest number; "
+        f"{scores['chosen']:.4f} with the weights above, which were chosen on the same {scores['tiles']:,} tiles; "
+        f"{scores['equal']:.4f} with equal ones"
+    )
+    print(f"submit   {display_path(path)}: probability over {made['threshold']:g}, {made['empty']:.1%} empty")
+
+
+def upload(path: Path) -> None:
     """Hand the submission to the kaggle client. InputError where it is not installed, or refuses."""
-    if run.own_data:
-        raise InputError("--upload: these are images of your own, and Kaggle scores its own tiles alone")
-    path = run.files.result("submission.csv.gz")
     if shutil.which("kaggle") is None:
         raise InputError(
             "the kaggle client is not installed; pip install kaggle, or upload "
             f"{display_path(path)} on https://www.kaggle.com/c/{competition.SLUG}/submit"
         )
-    submit = ["kaggle", "competitions", "submit", "-c", competition.SLUG, "-f", str(path), "-m", run.files.run]
+    submit = ["kaggle", "competitions", "submit", "-c", competition.SLUG, "-f", str(path), "-m", path.parent.name]
     if subprocess.run(submit, check=False).returncode:
         raise InputError(f"the kaggle client did not take {display_path(path)}; what it says stands above")
 

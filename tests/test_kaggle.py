@@ -4,12 +4,13 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import predict, prepare, submit, train
-from pipeline.salt import artifacts, kaggle
-from pipeline.salt.errors import Stopped
+from pipeline.salt import artifacts, device, kaggle
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.tools import session
 
 SLUGS = ["tgs-salt", "notebooks/somebody/tgs-salt", "datasets/somebody/folds/versions/2/salt"]
@@ -32,13 +33,17 @@ def content(folder: Path) -> dict[Path, tuple]:
     return {p.relative_to(folder): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
+def up_to_date(said: str) -> int:
+    return sum(line.startswith("fresh ") for line in said.splitlines())
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_finished_run_is_fresh_in_the_next_session_without_a_copy(tiny, tmp_path, mount, slug):
     earlier = mount(tiny.out, slug)
     before, here = content(earlier), replace(tiny, out=tmp_path / "working")
     said = here(prepare)
-    assert f"earlier  {earlier}: " in said and "fresh" in said
-    assert here(train, predict, submit).count("fresh") == 6, "two folds in two phases, predictions, submission"
+    assert f"earlier  {earlier}: " in said and up_to_date(said) == 1
+    assert up_to_date(here(train, predict, submit)) == 6, "two folds in two phases, predictions, submission"
     links = [path for path in here.out.rglob("*") if path.is_file()]
     assert links and all(path.is_symlink() and path.resolve().is_relative_to(earlier) for path in links)
     assert "earlier" not in here(prepare), "once"
@@ -112,7 +117,7 @@ def test_what_is_kept_stands_without_the_earlier_output(tiny, tmp_path, mount):
     run = here.parse()
     assert kaggle.keep(run.files) > 20 and kaggle.keep(run.files) == 0
     shutil.rmtree(earlier)
-    assert here(prepare, train, predict, submit).count("fresh") == 7
+    assert up_to_date(here(prepare, train, predict, submit)) == 7
 
 
 def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeypatch):
@@ -126,3 +131,22 @@ def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeyp
         "choose   Settings > Accelerator > GPU T4 x2" in said and "weights  ImageNet's for test_resnet are not" in said
     )
     assert "torch " in said and "GB free" in said and "attach   Add Input > Competitions" in said
+
+
+def test_the_preflight_tells_a_gpu_that_works_from_one_that_torch_has_no_kernels_for(monkeypatch, capsys):
+    import torch
+
+    def try_out(gpu: torch.device) -> None:
+        if gpu.index == 1:
+            raise InputError("no code for it")
+
+    monkeypatch.setattr(session, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(device, "try_out", try_out)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: ["Tesla T4", "Tesla P100"][gpu.index])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=15 * 2**30))
+    session._print_gpus()
+    first, second, choose = capsys.readouterr().out.splitlines()
+    assert first == "gpu      0: Tesla T4, 15 GiB; a convolution on it works"
+    assert second.startswith("gpu      1: Tesla P100; torch ") and choose.endswith("GPU T4 x2")

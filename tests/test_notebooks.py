@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import make_folds, predict, prepare, train
 from pipeline.salt.artifacts import CODE
+from pipeline.salt.errors import InputError
 from pipeline.tools import notebook
 
 ROOT = CODE.parent
@@ -144,6 +145,58 @@ def test_the_notebooks_are_what_the_builder_makes_of_the_stages(tmp_path, monkey
     assert [" ".join([name, *flags]) for name, flags, _ in notebook.stages()] == said and len(said) == 8
 
 
+@pytest.fixture
+def client(tmp_path, monkeypatch) -> Path:
+    """A kaggle client that writes down what it is asked, logged in as somebody; the notebooks go below tmp_path."""
+    asked = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "kaggle"
+    program.write_text(f"""#!/bin/sh
+echo "$@" >> {asked}
+case "$*" in "config view") echo "- username: somebody" ;; "datasets status"*) exit ${{NEW:-0}} ;; esac
+""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    for name in notebook.CODE_FILES:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_push_hands_data_set_and_notebook_to_the_client(client, tmp_path, monkeypatch, new):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet34-b627a593.pth").write_bytes(b"of ImageNet")
+    monkeypatch.setenv("NEW", str(int(new)))
+    notebook.main(["--push", "--weights", str(tmp_path / "weights"), "--profile", "attention"])
+    *_, dataset, kernel = client.read_text().splitlines()
+    assert re.fullmatch(
+        "datasets create --dir-mode zip -p kaggle/dataset"
+        if new
+        else r"datasets version -m \w+ --dir-mode zip -p kaggle/dataset",
+        dataset,
+    )
+    assert kernel == "kernels push -p kaggle"
+    metadata = json.loads((tmp_path / "kaggle/kernel-metadata.json").read_text())
+    assert metadata["id"] == "somebody/tgs-salt" and metadata["dataset_sources"] == ["somebody/tgs-salt-code"]
+    assert json.loads((tmp_path / "kaggle/dataset/dataset-metadata.json").read_text())["id"] == "somebody/tgs-salt-code"
+    assert (tmp_path / "kaggle/dataset/weights/resnet34-b627a593.pth").read_bytes() == b"of ImageNet"
+    assert "--profile attention" in (tmp_path / "kaggle/tgs_salt.ipynb").read_text()
+
+
+def test_without_a_client_the_two_commands_are_printed_and_push_says_what_it_needs(
+    client, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(notebook.shutil, "which", lambda name: None)
+    notebook.main([])
+    said = capsys.readouterr().out
+    assert "kaggle datasets create --dir-mode zip -p kaggle/dataset" in said and "kaggle kernels push -p kaggle" in said
+    assert "INSERT_USERNAME" in said and not client.exists()
+    with pytest.raises(InputError, match="--push needs the kaggle client .* && kaggle kernels push -p kaggle"):
+        notebook.main(["--push"])
+
+
 NOTEBOOK_FILES = [
     "tgs_salt.ipynb",
     "kernel-metadata.json",
@@ -202,3 +255,26 @@ def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggl
     assert "GPU T4 x2" in said and "GB free" in said and "this one begins it" in said
     assert "error: " in said and "make_folds first" in said and "waits    submit: predict has failed" in said
     assert "mend it, and run the notebook again" in said and "Traceback" not in said
+
+
+def test_the_tutorial_runs(kaggle, monkeypatch):
+    """Smaller than it is for a learner, who sees the committed pictures: of generated tiles alone."""
+    cells = read("docs/tutorial.ipynb")
+    text = json.dumps(cells)
+    small = text.replace("sample.train=240", "sample.train=60").replace("fit_one_cycle(20", "fit_one_cycle(2")
+    assert small != text and len(text) < 500_000
+    pictures = [
+        output for cell in cells.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 4, "show_batch, lr_find, show_results, the prediction"
+    executed = nbformat.from_dict(json.loads(small))
+    monkeypatch.setenv("PYTHONPATH", f"{kaggle.offline}{os.pathsep}{ROOT}")
+    nbclient.NotebookClient(executed, timeout=300).execute()
+    assert not (kaggle.offline / "asked").exists()
+    ours = [
+        output.output_type
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(ours) == 4

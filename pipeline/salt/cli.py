@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.salt.config import PROFILES, profile_named
@@ -17,7 +18,7 @@ from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
 from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
-from pipeline.salt.run import SAMPLE, Files, Run
+from pipeline.salt.run import SAMPLE, TRACKERS, Files, Run
 from pipeline.salt.tiles import competition, folder
 
 FLAGS: dict[str, dict] = {
@@ -28,7 +29,7 @@ FLAGS: dict[str, dict] = {
     },
     "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the current folder)"},
     "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
-    "run": {"metavar": "NAME", "help": "what this run is called (default: the profile's name)"},
+    "run": {"metavar": "NAME", "action": "append", "help": "what this run is called (default: the profile's name)"},
     "fold": {"metavar": "K", "type": int, "action": "append", "help": "only this fold; may be repeated"},
     "model": {"metavar": "NAME", "help": "short for --set model.name=NAME"},
     "encoder": {"metavar": "NAME", "help": "short for --set model.encoder=NAME"},
@@ -53,6 +54,7 @@ FLAGS: dict[str, dict] = {
         "type": float,
         "help": argparse.SUPPRESS,
     },  # when these began: for stages of one run_all.sh, and workers
+    "track": {"choices": TRACKERS, "help": "follow the training there while it runs, through fastai's own callback"},
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
 
@@ -62,9 +64,11 @@ def parse(
     argv: list[str] | None,
     add: Callable[[argparse.ArgumentParser], object] = lambda p: None,
     flags: Collection[str] = tuple(FLAGS),
+    several_runs: bool = False,
 ) -> tuple[Run, argparse.Namespace]:
     """The run and all arguments, from those of FLAGS that are named and those that `add` adds.
 
+    several_runs  --run may be given more than once: `args.run` lists the names, and the Run is of the first
     InputError for a value that cannot be.
     """
     parser = argparse.ArgumentParser(
@@ -83,6 +87,11 @@ def parse(
         args.set = [setting for setting in args.set if setting != "help"]
         print(describe(run_from(args).profile))
         parser.exit()
+    if args.run and args.run[1:] and not several_runs:
+        raise InputError(
+            f"--run is given {len(args.run)} times ({', '.join(args.run)}): a stage works on one run; "
+            "python -m pipeline.submit alone takes several, and joins them"
+        )
     return run_from(args), args
 
 
@@ -128,12 +137,17 @@ def run_from(args: argparse.Namespace) -> Run:
     if args.max_hours is not None and not args.max_hours >= 0:
         raise InputError(f"--max-hours {args.max_hours:g}: it is how long to work, in hours, 0 or more")
     started = None if args.max_hours is None else args.started or time.time()
-    title = profile.name if args.run is None else args.run
-    if not re.fullmatch(r"[\w.-]{1,100}", title) or title.startswith("."):
-        raise InputError(f"--run {title!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
+    titles = args.run or [profile.name]
+    for title in titles:
+        check_run_name(title, "--run ")
+    if args.track and find_spec(args.track) is None:
+        raise InputError(
+            f"--track {args.track} needs the package {args.track}: pip install 'salt-segmentation[track]', or from the "
+            "clone pip install -e '.[track]'"
+        )
     return Run(
         profile=profile,
-        files=Files(out, SAMPLE if data is None else data.name or "tiles", title),
+        files=Files(out, SAMPLE if data is None else data.name or "tiles", titles[0]),
         data=data,
         own_data=own_data,
         folds=folds,
@@ -142,17 +156,24 @@ def run_from(args: argparse.Namespace) -> Run:
         reason=reason,
         engine=args.engine,
         workers=args.workers,
+        track=args.track,
         deadline=math.inf if started is None else started + 3600 * args.max_hours,
         flags=_flags(
             args,
             data=data or SAMPLE,
             out=out,
             profile=name,
-            run=title,
+            run=titles[0],
             weights=weights or args.weights,
             started=started,
         ),
     )
+
+
+def check_run_name(name: str, flag: str = "") -> None:
+    """InputError for what cannot be the name of a run; flag: what it was given by."""
+    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
+        raise InputError(f"{flag}{name!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
 
 
 def start(main: Callable[[list[str]], object]) -> None:

@@ -4,7 +4,7 @@ A profile is a tree of frozen dataclasses. A section holds what one stage reads,
 and what follows it, no more. `--set train.epochs=5` changes one number; see `overrides`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -276,6 +276,21 @@ PROFILES = {
     recipe.__name__: replace(recipe(), name=recipe.__name__, about=(recipe.__doc__ or "").splitlines()[0].rstrip("."))
     for recipe in (demo, cpu, baseline, blog, attention)
 }
+
+
+def profile_from(settings: dict[str, Any]) -> Profile:
+    """The profile whose `asdict` these are, read back from JSON. InputError for those of a newer version."""
+    return _section_from(Profile, settings)
+
+
+def _section_from(kind: Any, settings: dict[str, Any]) -> Any:
+    sections = {f.name: f.type for f in fields(kind) if is_dataclass(f.type)}
+    values = {name: _section_from(sections[name], v) if name in sections else v for name, v in settings.items()}
+    if "phases" in values:
+        values["phases"] = tuple(_section_from(Phase, phase) for phase in values["phases"])
+    if unknown := values.keys() - {f.name for f in fields(kind)}:
+        raise InputError(f"a newer version of the code made this run: it has the setting {min(unknown)}; update yours")
+    return kind(**values)
 
 
 def profile_named(name: str, own_data: bool = False) -> Profile:

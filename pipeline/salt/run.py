@@ -6,6 +6,7 @@ RunFolder reads the names that Files gives: the weights in a run's folder, where
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from pipeline.salt.config import Phase, Profile
 from pipeline.salt.errors import Stopped
 
 SAMPLE = "sample"
+TRACKERS = ("tensorboard", "wandb")  # packages that fastai has a callback for
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Files:
 
     out     the current folder, or what --out names
     source  name of the tiles: 'sample', or the data folder's name
-    run     name of the run
+    run     name of the run; 'a+b' of an ensemble of runs
     """
 
     out: Path
@@ -82,9 +84,18 @@ class Files:
         """The submission where Kaggle looks for a notebook's, not packed."""
         return self.out / "submission.csv"
 
+    @property
+    def tracking(self) -> Path:
+        """Folder of the logs that --track leaves."""
+        return self.out / "folds" / self.run / "tracking"
+
     def result(self, name: str) -> Path:
         """name: test.npy | disagreement.csv | submission.csv.gz | masks.zip | report.html | scores.json | segment/"""
         return self.out / "submissions" / self.run / name
+
+    def comparison(self, names: Sequence[str]) -> Path:
+        """Page about the runs of these names."""
+        return self.out / "submissions" / f"compare-{'-'.join(names)}.html"
 
 
 class Weights(NamedTuple):
@@ -144,6 +155,7 @@ class Run:
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
     deadline       when the hours of --max-hours are over, in seconds as time.time() has them
+    track          where its training is followed while it runs: one of TRACKERS, or nowhere
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
 
@@ -157,6 +169,7 @@ class Run:
     engine: str = "local"
     workers: int | None = None
     deadline: float = math.inf
+    track: str | None = None
     flags: tuple[str, ...] = ()
     own_data: bool = False
 

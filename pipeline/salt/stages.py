@@ -3,6 +3,7 @@
 Freshness, "run X first" and the state of a run are read from it. To add a stage, add its file and its line in `table`.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from pipeline.salt import artifacts
 from pipeline.salt.artifacts import Origin, display_path
-from pipeline.salt.config import Phase
+from pipeline.salt.config import Phase, Submit, profile_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import competition, folder
@@ -210,6 +211,65 @@ def report(run: Run) -> list[Product]:
     inputs = (folds(run), *known, *histories, *predictions(run), submission(run))
     paths = [run.files.result(name) for name in ("scores.json", "report.html")]
     return [Product(path.name, path, "report", lambda: settings, inputs) for path in paths]
+
+
+def recorded(run: Run, name: str) -> Run:
+    """The finished run of this name, on the same tiles below the same --out, with the settings that its report records.
+
+    InputError where it has no report, or one that is out of date.
+    """
+    files = replace(run.files, run=name)
+    sidecar = artifacts.read_sidecar(files.result("scores.json"))
+    if sidecar is None:
+        raise InputError(
+            f"run {name} has no report below {display_path(files.out)}; finish it first, with its flags: ./run_all.sh "
+            f"--run {name} (python -m pipeline lists the runs)"
+        )
+    decoded = artifacts.read_sidecar(run.files.cache("tiles.csv")) or {}
+    if sidecar["inputs"]["cache/tiles.csv"] != decoded.get("sha256"):
+        raise InputError(
+            f"run {name} is of other tiles than {run.files.source}'s; --data names a run's folder, and only runs of "
+            "the same tiles can be compared or joined"
+        )
+    profile, folds = profile_from(sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
+    run = replace(run, profile=profile, files=files, folds=folds)
+    report(run)[0].require()
+    return run
+
+
+def same_folds(runs: Sequence[Run]) -> bool:
+    """Whether each fold of these finished runs holds out the same tiles in all of them."""
+    return len({(artifacts.read_sidecar(run.files.folds) or {})["sha256"] for run in runs}) == 1
+
+
+def ensemble(runs: Sequence[Run], rules: Submit) -> Product:
+    """submission.csv.gz of several runs together."""
+    name, first = "+".join(run.files.run for run in runs), runs[0]
+    settings = {"submit": asdict(rules)}
+    parts = [
+        replace(product, name=f"{run.files.run}/{product.name}")
+        for run in runs
+        for product in (*predictions(run), submission(run))
+    ]
+    inputs = (*parts, folds(first), tiles(first)["tiles.csv"], tiles(first)["masks.npy"])
+    path = replace(first.files, run=name).result("submission.csv.gz")
+    return Product(path.name, path, "submit", lambda: settings, inputs)
+
+
+def comparison(runs: Sequence[Run]) -> Product:
+    """The page about several finished runs."""
+    parts = [
+        replace(product, name=f"{run.files.run}/{product.name}")
+        for run in runs
+        for product in (report(run)[0], *predictions(run), folds(run))
+    ]
+    path = runs[0].files.comparison([run.files.run for run in runs])
+    return Product(path.name, path, "tools.compare", dict, tuple(parts))
+
+
+def scores(run: Run) -> dict:
+    """What scores.json holds."""
+    return json.loads(report(run)[0].path.read_text())
 
 
 def table(run: Run) -> Iterator[tuple[str, str, list[Product]]]:

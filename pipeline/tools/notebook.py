@@ -111,6 +111,7 @@ def training_cells(flags: str) -> list[str]:
         "# From tiles to a submission\n\nThe stages of `run_all.sh`, each with what it reads and makes.",
         *(_call(*stage) for stage in stages()),
         "session.show_report()",
+        "session.keep()  # what is linked to an earlier session's output, for the next one",
         "session.finish()",
     ]
 

@@ -87,7 +87,7 @@ def _print_input(run: Run) -> None:
 
 
 class Session:
-    """What the cells of a notebook call, in this order: preflight, each stage, show_report, finish.
+    """What the cells of a notebook call, in this order: preflight, each stage, show_report, keep, finish.
 
     flags   of the stages, as on a command line
     A stage runs in a process of its own, so that none keeps a GPU's memory. After one that ends early, because the
@@ -106,8 +106,8 @@ class Session:
         self.stage("tools.session")
 
     def stage(self, name: str, *flags: str) -> None:
-        """Run a stage and print what it prints."""
-        if self.late or self.failed:
+        """Run a stage and print what it prints; one that has failed may be run again."""
+        if self.late or self.failed not in ("", name):
             print(
                 f"waits    {name}: " + ("for the next session" if self.late else f"{self.failed} has failed, see above")
             )
@@ -136,26 +136,30 @@ class Session:
         page = html.escape(self._run().files.result("report.html").read_text(encoding="utf-8"))
         display(HTML(f'<div><iframe srcdoc="{page}" style="width: 100%; height: 900px; border: 0"></iframe></div>'))
 
-    def finish(self) -> None:
-        """The submission where Kaggle looks for it, or what to do next; all of the run in this session's output."""
-        if self.failed:
-            print(f"failed   {self.failed}: what is wrong stands above; mend it, and run the notebook again")
+    def keep(self) -> None:
+        """Files of earlier sessions in the place of the links to them: this session's output then has the whole run."""
+        if self.failed == "tools.session":  # these flags cannot be
             return
-        files = self._run().files
         try:
-            if count := kaggle.keep(files):
+            if count := kaggle.keep(self._run().files):
                 print(f"kept     {count} files of earlier sessions: this output alone has the whole run")
         except InputError as e:
             print(f"note     {e}; the next session needs this output and the earlier ones")
-        if self.late:
+
+    def finish(self) -> None:
+        """The submission where Kaggle looks for it, or what to do next."""
+        if self.failed:
+            print(f"failed   {self.failed}: what is wrong stands above; mend it, and run the notebook again")
+        elif self.late:
             print(
                 "stopped  The time of this session is over; all that is done is in its output. To go on: Save Version, "
                 "open the notebook again, Add Input > Your Work > this notebook's output, Run All."
             )
-            return
-        with artifacts.replacing(files.kaggle_submission) as tmp:
-            tmp.write_bytes(gzip.decompress(files.result("submission.csv.gz").read_bytes()))
-        print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
+        else:
+            files = self._run().files
+            with artifacts.replacing(files.kaggle_submission) as tmp:
+                tmp.write_bytes(gzip.decompress(files.result("submission.csv.gz").read_bytes()))
+            print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
 
     def _run(self) -> Run:
         return cli.parse(__doc__, self.flags)[0]

@@ -141,6 +141,7 @@ def test_export_of_a_trained_fold(tmp_path, capsys):
 
 
 def test_export_that_is_not_the_model_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
     monkeypatch.setattr("pipeline.salt.inspection.onnx.difference", lambda *_: float("nan"))
     with pytest.raises(InputError, match="nothing was written"):
         export.main(flags("resnet_unet", "--untrained", "--to", str(tmp_path / "n.onnx")))

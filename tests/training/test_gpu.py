@@ -52,7 +52,7 @@ def test_the_method_sees_a_wait_and_a_second_device():
     x = torch.ones(3, device=GPU)
     with pytest.raises(DataDependentOutputException):
         x.sum().item()
-    with pytest.raises(RuntimeError, match="at least two devices"):
+    with pytest.raises(RuntimeError, match="two (different )?devices"):
         x + torch.ones(3)
 
 

@@ -188,6 +188,45 @@ def losses(rows: list[dict]) -> str:
     return _svg(figure, f"Part of the score that is lost, by salt share: {each}.")
 
 
+@matplotlib.rc_context(STYLE)
+def differences(rows: list[dict], first: str, second: str) -> str:
+    """SVG of how much more the second run scores in each class of salt share; rows: see comparison.by_class."""
+    figure, ax = _axes("salt in the tile: none, or up to … % of it", f"{second} - {first}, mean score")
+    colours = [BLUE if row["mean"] >= 0 else ORANGE for row in rows]
+    labels = [row["class"].removeprefix("to ").removesuffix(" %") for row in rows]
+    ax.bar(labels, [row["mean"] for row in rows], color=colours, width=0.75)
+    ax.errorbar(labels, [row["mean"] for row in rows], [row["se"] for row in rows], fmt="none", ecolor=INK, capsize=3)
+    ax.axhline(0, color=SOFT, linewidth=1)
+    for label, row in zip(labels, rows, strict=True):
+        ax.annotate(
+            f"{row['tiles']:,}",
+            (label, 1),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=SOFT,
+        )
+    each = ", ".join(f"{row['class']} {row['mean']:+.3f} ({row['tiles']} tiles)" for row in rows)
+    return _svg(figure, f"{second} - {first} by salt share: {each}.")
+
+
+@matplotlib.rc_context(STYLE)
+def score_pairs(scores: np.ndarray, first: str, second: str) -> str:
+    """SVG of how many tiles have which two scores (N, 2), as dots whose area is their number."""
+    figure, ax = _axes(f"score with {first}", f"score with {second}")
+    pairs, counts = np.unique(np.rint(10 * scores).astype(int), axis=0, return_counts=True)
+    change = np.sign(pairs[:, 1] - pairs[:, 0])
+    ax.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    area = np.maximum(600 * counts / counts.max(), 4)
+    for side, colour in ((change > 0, BLUE), (change < 0, ORANGE), (change == 0, GREY)):
+        ax.scatter(*(pairs[side].T / 10), s=area[side], color=colour, alpha=0.75, linewidth=0)
+    ax.set(xlim=(-0.08, 1.08), ylim=(-0.08, 1.08))
+    ax.grid(True, axis="both")
+    equal = int(counts[pairs[:, 0] == pairs[:, 1]].sum())
+    return _svg(figure, f"Scores of {len(scores)} tiles with {first} and with {second}; {equal} have the same.")
+
+
 def reduced(tile: np.ndarray) -> np.ndarray:
     """Every n-th pixel of a tile (H, W, ...) whose longer side is over LONGEST px, else the tile."""
     n = -(-max(tile.shape[:2]) // LONGEST)

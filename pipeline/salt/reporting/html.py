@@ -47,28 +47,36 @@ def render(
         section = name.split(".")[0] if "." in name else "folds"
         if not (real and section == "sample"):
             sections.setdefault(section, []).append((name, value))
-    templates = jinja2.Environment(
+    return (
+        templates()
+        .get_template("report.html.jinja")
+        .render(
+            results,
+            warnings=scores.warnings(results),
+            charts=charts,
+            examples=examples,
+            thresholds=thresholds,
+            best_threshold=best_threshold(thresholds),
+            has_depths=any(tile["z"] is not None for kind in examples.values() for tile in kind),
+            real=real,
+            own=own,
+            sections=sections,
+            changed=changed,
+            article=scores.ARTICLE,
+            kinds=figures.KINDS,
+            heat=figures.HEAT,
+        )
+    )
+
+
+def templates() -> jinja2.Environment:
+    """The templates of this folder."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.salt.reporting", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )
-    return templates.get_template("report.html.jinja").render(
-        results,
-        warnings=scores.warnings(results),
-        charts=charts,
-        examples=examples,
-        thresholds=thresholds,
-        best_threshold=best_threshold(thresholds),
-        has_depths=any(tile["z"] is not None for kind in examples.values() for tile in kind),
-        real=real,
-        own=own,
-        sections=sections,
-        changed=changed,
-        article=scores.ARTICLE,
-        kinds=figures.KINDS,
-        heat=figures.HEAT,
     )
 
 

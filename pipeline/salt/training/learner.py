@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import TrainEvalCallback
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import Learner, ParamScheduler, combine_scheds, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
@@ -80,19 +80,21 @@ def fit_fold(
     key: str,
     save_every: float = 120.0,
     deadline: float = math.inf,
+    trackers: Sequence[Callback] = (),
 ) -> Fitted:
     """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
     title  what the lines on the screen begin with;  seed  of everything random here
     key    what this training is made from;  save_every  seconds between saved states
     Raises Stopped where an epoch more would end after `deadline`, in seconds as time.time() has them.
+    trackers  callbacks that only look: training.tracking's
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every, deadline)
     average = WeightAverage(train.average)
     averaging = [average] * (train.average > 0)
-    learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state])
+    learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state, *trackers])
     done = state.load()
     with learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":

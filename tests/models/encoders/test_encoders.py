@@ -129,6 +129,8 @@ def test_maps_of_channels_last_models_come_channels_first():
     ],
 )
 def test_what_is_no_pyramid_is_refused_in_words(build, name, says):
+    if name == "test_maxvit" and not timm.is_model(name):
+        pytest.skip("this timm is older than the model")
     with pytest.raises(InputError, match=says):
         build(name)
 

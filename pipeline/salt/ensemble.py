@@ -1,0 +1,99 @@
+"""An ensemble of runs: weights for the mean of their probabilities, and the honest score of having chosen them.
+
+Equal weights and every way to share out tenths are tried, with every threshold if that is searched: the pooled score
+is a flat and stepped function of the weights, and finer steps would fit its noise. Probabilities are averaged, not
+logits: a float16 probability of 0 or 1 has no finite logit, and two runs of equal weight at 0.5 give the same masks
+either way. A choice made on the tiles it is scored on flatters, so `nested` has each fold scored with what was chosen
+without it.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline.salt import submission
+from pipeline.salt.config import Submit
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.progress import progress_bar
+
+PARTS = 10  # weights are tenths
+
+
+class Choice(NamedTuple):
+    """Weights of the runs, which sum to 1, and the threshold on the mean probability."""
+
+    weights: tuple[float, ...]
+    threshold: float
+
+
+def search(table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit) -> tuple[Choice, dict]:
+    """The best choice on these tiles, and their scores: with it (chosen), with equal weights (equal), and `nested`.
+
+    table  as `score_choices` has it, and fold
+    """
+    thresholds = submission.THRESHOLDS if isinstance(rules.threshold, str) else (rules.threshold,)
+    tried = choices(len(probs), thresholds)
+    tenths = score_choices(table, probs, truth, rules, tried)
+    scores = {
+        "equal": tenths[: len(thresholds)].mean(axis=1).max(),
+        "chosen": tenths[best(tenths)].mean(),
+        "nested": nested(tenths, table["fold"].to_numpy()).mean(),
+    }
+    return tried[best(tenths)], {"tiles": len(table)} | {name: float(score) / 10 for name, score in scores.items()}
+
+
+def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
+    """What is tried for this many runs, the preferred first: weights near to equal, then thresholds near 0.5."""
+    tenths = (parts for parts in product(range(PARTS + 1), repeat=runs) if sum(parts) == PARTS)
+    shares = {(1 / runs,) * runs, *(tuple(part / PARTS for part in parts) for parts in tenths)}
+    by_preference = sorted(shares, key=lambda weights: (sum(w**2 for w in weights), weights))
+    thresholds = sorted(thresholds, key=lambda threshold: abs(threshold - 0.5))
+    return [Choice(weights, threshold) for weights in by_preference for threshold in thresholds]
+
+
+def blend(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Weighted mean (N, H, W) float16 of each run's probabilities (N, H, W) float16."""
+    mean = np.zeros(probs[0].shape, np.float32)
+    for of_run, weight in zip(probs, weights, strict=True):
+        mean += np.float32(weight) * of_run
+    return mean.astype(np.float16)
+
+
+def score_choices(
+    table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit, tried: Sequence[Choice]
+) -> np.ndarray:
+    """Tenths (len(tried), len(table)) uint8 that each tile scores with each choice, after the rules.
+
+    table  the tiles: its index is their rows in `probs`, of each run (N, H, W) float16, and `truth` (N, H, W) bool,
+           which may be memory maps; black (bool)
+    """
+    tenths = np.empty((len(tried), len(table)), np.uint8)
+    with progress_bar(len(table), "weights") as bar:
+        for start in range(0, len(table), submission.TILES_AT_ONCE):
+            part = table.iloc[start : start + submission.TILES_AT_ONCE]
+            some, some_truth = [p[part.index] for p in probs], truth[part.index]
+            black = part["black"].to_numpy() if rules.black_empty else None
+            mixed, weights = some[0], None
+            for i, choice in enumerate(tried):
+                if choice.weights != weights:
+                    mixed, weights = blend(some, choice.weights), choice.weights
+                salt = submission.masks(mixed, choice.threshold, black=black, full_empty=rules.full_empty)
+                tenths[i, start : start + len(part)] = np.rint(10 * tile_scores(salt, some_truth))
+            bar.update(len(part))
+    return tenths
+
+
+def best(tenths: np.ndarray) -> int:
+    """Row of `score_choices` with the highest sum, the first of equals."""
+    return int(tenths.sum(axis=1, dtype=np.int64).argmax())
+
+
+def nested(tenths: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Tenths (N,) of each tile with the choice that is best on the tiles of all other folds (N,)."""
+    scores = np.empty(tenths.shape[1], np.uint8)
+    for fold in np.unique(folds):
+        scores[folds == fold] = tenths[best(tenths[:, folds != fold]), folds == fold]
+    return scores

@@ -1,0 +1,140 @@
+"""Following a training in TensorBoard or Weights & Biases, through fastai's own callbacks for them.
+
+They look for fastai's Recorder, and `EpochRow` stands in its place. They only look: with or without them the same seed
+gives the same weights, bit for bit. What would not leave the training alone is off: the model's graph and pictures
+draw batches, and with them random numbers. A tracker's losses wait for the GPU at every step, which costs time.
+
+https://docs.fast.ai/callback.tensorboard.html, https://docs.fast.ai/callback.wandb.html
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from types import SimpleNamespace
+
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+
+from pipeline.salt.config import Phase
+from pipeline.salt.distributed import is_main_process
+from pipeline.salt.errors import InputError
+from pipeline.salt.run import Run
+from pipeline.salt.training.callbacks import EpochLog
+
+PROJECT = "salt-segmentation"  # on wandb
+BETA = 0.98  # of the smoothed training loss, fastai's
+
+
+class EpochRow(Callback):
+    """`learn.recorder` and `learn.smooth_loss`, as fastai's trackers read them; the numbers are EpochLog's.
+
+    log           values of the epoch that has just ended, none for one that a resumed training skips
+    metric_names  what the trackers call them; the first two and the last, which fastai's Recorder has, they leave out
+    """
+
+    order = EpochLog.order + 1
+    name = "recorder"
+    columns = ("meanap", "valid_loss", "train_loss", "seconds", "tiles_per_second", "memory")
+
+    def __init__(self):
+        self.metric_names = ["epoch", "train_loss", *(f"epoch/{column}" for column in self.columns), "time"]
+        self.log, self.steps, self.mean = [], 0, 0.0
+
+    def before_train(self):  # fastai counts the steps from the start of the process, not of a resumed training
+        self.learn.train_iter = self.epoch * len(self.dls.train)
+
+    def after_batch(self):
+        if self.training:
+            self.steps += 1  # fastai's AvgSmoothLoss, which would wait for the other processes of this training
+            self.mean = BETA * self.mean + (1 - BETA) * self.loss.detach().mean()
+            self.learn.smooth_loss = self.mean / (1 - BETA**self.steps)
+
+    def after_epoch(self):
+        row = self.learn.epoch_row
+        self.log = [None, None, *(row[column] for column in self.columns), None] if row else []
+
+
+class ScheduledOnly:
+    """Has a tracker log of the optimizer what the schedule moves; torch's has settings that are no numbers, too."""
+
+    learn: Learner
+
+    @property
+    def opt(self) -> SimpleNamespace:
+        return SimpleNamespace(hypers=[{name: h[name] for name in ("lr", "mom")} for h in self.learn.opt.hypers])
+
+
+@contextlib.contextmanager
+def tracking(run: Run, fold: int, phase: Phase) -> Iterator[list[Callback]]:
+    """The callbacks with which fold k's training in this phase is followed, none without --track."""
+    if run.track is None or not is_main_process():
+        yield []
+        return
+    with TRACKERS[run.track](run, fold, phase) as tracker:
+        tracker.order = EpochRow.order + 1
+        yield [EpochRow(), tracker]
+
+
+@contextlib.contextmanager
+def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
+    """Event files in folds/<run>/tracking/fold_<k>/<phase>/, each phase a run of TensorBoard's."""
+    from fastai.callback.tensorboard import TensorBoardCallback
+    from torch.utils.tensorboard import SummaryWriter
+
+    class Tracker(ScheduledOnly, TensorBoardCallback):
+        writer = None
+
+        def before_fit(self):
+            pass  # too early to open the file: where the training goes on is known when it does
+
+        def before_train(self):
+            if self.writer is None:  # what an earlier training wrote from here on is not shown any more
+                self.writer = SummaryWriter(self.log_dir, purge_step=self.train_iter + 1)
+
+        def after_batch(self):
+            if self.training:
+                super().after_batch()
+
+        def after_fit(self):
+            pass  # the file is closed below, also where the training fails
+
+    tracker = Tracker(run.files.tracking / f"fold_{fold}" / phase.name, trace_model=False, log_preds=False)
+    try:
+        yield tracker
+    finally:
+        if tracker.writer is not None:
+            tracker.writer.close()
+
+
+@contextlib.contextmanager
+def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
+    """A run of wandb's for each fold and phase, and for each time that it is resumed; all in the group of our run."""
+    import wandb
+    from fastai.callback.wandb import WandbCallback
+
+    class Tracker(ScheduledOnly, WandbCallback):
+        def before_fit(self):
+            self.learn.gather_args = (
+                dict  # it would draw a batch, and fail on a list of decays; config has all settings
+            )
+            super().before_fit()
+
+        def before_train(self):
+            self._wandb_epoch, self._wandb_step = self.epoch, self.train_iter - 1
+
+    run.files.tracking.mkdir(parents=True, exist_ok=True)
+    settings = asdict(run.profile) | {"fold": fold, "phase": phase.name}
+    title = f"{run.files.run} fold {fold} {phase.name}"
+    try:
+        of_wandb = wandb.init(project=PROJECT, group=run.files.run, name=title, dir=run.files.tracking, config=settings)
+    except wandb.Error as e:
+        raise InputError(f"--track wandb: {' '.join(str(e).split()).rstrip('.')}; or set WANDB_MODE=offline") from e
+    with of_wandb:
+        yield Tracker(log_preds=False)
+
+
+TRACKERS: dict[str, Callable[[Run, int, Phase], AbstractContextManager[Callback]]] = {
+    "tensorboard": in_tensorboard,
+    "wandb": in_wandb,
+}

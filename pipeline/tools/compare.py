@@ -1,0 +1,130 @@
+"""Compare finished runs: settings, scores, seconds, memory, and a paired test tile by tile.
+
+    python -m pipeline.tools.compare demo quick
+    python -m pipeline.tools.compare a b c           b and c, each against a
+    python -m pipeline.tools.compare a b --data DIR  runs of the tiles in DIR
+
+reads   of each run scores.json, oof.npy, folds.csv, histories; data/cache/<source>/
+writes  submissions/compare-a-b.html
+
+Each run is scored with the threshold and the rules of its own submission.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.salt import artifacts, cli, stages
+from pipeline.salt.artifacts import display_path
+from pipeline.salt.errors import InputError
+from pipeline.salt.run import Run
+from pipeline.salt.tiles import Tiles, cache
+
+EXAMPLES = 6  # tiles that gain most, and that lose most
+
+
+def main(argv: list[str] | None = None) -> None:
+    def add(parser):
+        parser.add_argument("runs", metavar="RUN", nargs="+", help="name of a finished run; the first is the reference")
+
+    run, args = cli.parse(__doc__, argv, add, ("data", "out"))
+    names = args.runs
+    if len({*names}) < max(len(names), 2):
+        raise InputError(f"{' '.join(names)}: name two runs or more, each once; python -m pipeline lists them")
+    for name in names:
+        cli.check_run_name(name)
+    runs = [stages.recorded(run, name) for name in names]
+    compare(runs, cache.read(run.files))
+
+
+def compare(runs: Sequence[Run], tiles: Tiles) -> None:
+    """Print what differs, and write the page."""
+    from pipeline.salt.reporting import comparison, html, scores
+
+    names = [run.files.run for run in runs]
+    results = [stages.scores(run) | {"memory": peak_memory(run)} for run in runs]
+    predictions = [
+        scores.Predictions(
+            tiles.train_images,
+            np.load(run.files.oof, mmap_mode="r"),
+            tiles.train_masks,
+            result["threshold"],
+            run.profile.submit,
+        )
+        for run, result in zip(runs, results, strict=True)
+    ]
+    rows = {"numbers": comparison.numbers(results), "settings": comparison.changed_settings(results)}
+    print_table(names, rows["numbers"])
+    print_table(names, rows["settings"] or [("no setting differs", [""] * len(names))])
+
+    in_all = np.all([pd.read_csv(run.files.folds)["fold"].isin(run.folds) for run in runs], axis=0)
+    table = tiles.train_table[in_all]
+    notes = differences_of_data(runs, results, len(table))
+    if table.empty:
+        raise InputError(f"{' and '.join(names)} have predicted no tile in common; there is nothing to test")
+    scored = [scores.score_tiles(table, each) for each in predictions]
+    pairs = []
+    for i, name in enumerate(names[1:], 1):
+        first, second = (scored[run]["score"].to_numpy() for run in (0, i))
+        test = comparison.paired(first, second)
+        words = comparison.in_words(names[0], name, test)
+        print(f"\n{name} - {names[0]}: {test['mean']:+.4f} ± {test['se'] or 0:.4f}, p = {test['p']:.2g}\n{words}")
+        pairs.append(
+            {
+                "second": name,
+                "test": test,
+                "words": words,
+                "classes": comparison.by_class(scored[0]["salt"].to_numpy(), second - first),
+                "scores": np.stack([first, second], axis=1),
+                "extremes": [
+                    [
+                        *zip(
+                            *(html.pictures(scored[run].loc[rows.index], predictions[run]) for run in (0, i)),
+                            strict=True,
+                        )
+                    ]
+                    for rows in comparison.extremes(table, second - first, EXAMPLES)
+                ],
+            }
+        )
+    print("\n" + "\n".join([*notes, comparison.ON_TOP]))
+
+    product = stages.comparison(runs)
+    with artifacts.publish(product.path, product.origin()) as tmp:
+        tmp.write_text(comparison.render(names, rows, notes, pairs), encoding="utf-8")
+    print(f"\npage     {display_path(product.path)}")
+
+
+def differences_of_data(runs: Sequence[Run], results: Sequence[dict], common: int) -> list[str]:
+    """Sentences on what the runs do not share: tiles that they predicted, folds, the machine."""
+    notes = []
+    if not stages.same_folds(runs):
+        notes.append(
+            "Folds differ: a tile was held out with other tiles, and predicted by a model of other training tiles."
+        )
+    if any(result["out_of_fold"]["tiles"] != common for result in results):
+        notes.append(f"Not all predicted the same tiles: the test is on the {common:,} that all predicted out of fold.")
+    if len({(result["host"], result["device"]) for result in results}) > 1:
+        notes.append("They were trained on different machines: seconds do not compare.")
+    return notes
+
+
+def peak_memory(run: Run) -> float:
+    """GiB, the most that any of its trainings held."""
+    paths = [run.files.history(fold, phase) for fold in run.folds for phase in run.profile.train.phases]
+    return max(pd.read_csv(path)["memory"].max() for path in paths)
+
+
+def print_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """A column a run."""
+    first = max(len(what) for what, _ in rows)
+    widths = [max(len(name), *(len(values[i]) for _, values in rows)) for i, name in enumerate(names)]
+    for what, values in [("", names), *rows]:
+        cells = (f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+        print(f"{what:<{first}}  {'  '.join(cells)}".rstrip())
+    print()
+
+
+if __name__ == "__main__":
+    cli.start(main)

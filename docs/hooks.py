@@ -135,7 +135,7 @@ def _own_flags(module) -> tuple[list[list[str]], tuple[str, ...]]:
     """Rows of the flags that a command adds, and the names of those of cli.FLAGS that it takes."""
     parser, shared = argparse.ArgumentParser(add_help=False), []
 
-    def parse(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS)):
+    def parse(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **_):
         add(parser)
         shared.extend(flags)
         raise SystemExit

@@ -56,6 +56,8 @@ EXCUSED = {  # first words of a line, and why it is not run
 PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
+    "--track": "tests/training/test_tracking.py",
+    "A": "the name of any run",
     "notebook": "writes into the repository; tests/test_notebook.py",
     "view": "serves until it is stopped; tests/viewer",
 }
@@ -179,14 +181,14 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
     profile = words[words.index("--profile") + 1] if "--profile" in words else "demo"
     only_parse = only_parse or profile != "demo" or any(word.split("=")[0] in PARSED for word in words)
     settings = [setting for setting in run.settings if not ("--model" in words and "model.options" in setting)]
-    if "--run" in words:  # it trains anew
+    if words.count("--run") == 1:  # it is trained anew
         settings.append("train.epochs=1")
     base = [f"--data={run.data}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
     parse = cli.parse
 
-    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS)):
+    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **how):
         ours = [flag for flag in base if flag[2:].split("=")[0] in flags]
-        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags)
+        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags, **how)
         if only_parse:
             raise OnlyParsed
         return parsed

@@ -75,7 +75,7 @@ def _link(match: re.Match, outside: str, page, files) -> str:
     """A link as the site needs it; `outside` leads from the page's folder to the repository."""
     picture, text, target, anchor = match[1], match[2], match[3], match[4] or ""
     if not target.startswith(outside) or (outside and target.removeprefix(outside).startswith("../")):
-        return match[0]  # within docs/
+        return match[0].replace(".ipynb)", "_notebook.md)")  # within docs/
     target = target.removeprefix(outside)
     if target.startswith("docs/"):  # of the home page
         return f"{picture}[{text}]({target.removeprefix('docs/')}{anchor})"

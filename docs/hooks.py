@@ -14,6 +14,7 @@ import io
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ PAGES = {
     "EXPERIMENTS.md": "experiments.md",
     "CONTRIBUTING.md": "contributing.md",
 }  # outside docs/, and what they are called inside
-NOUNS = ("losses", "metrics", "rle", "folds", "submission")  # modules of pure functions, for whoever wants one of them
+NOUNS = (
+    "trained",
+    "losses",
+    "metrics",
+    "rle",
+    "folds",
+    "submission",
+)  # modules of pure functions, for whoever wants one of them
 
 
 # ---- mkdocs calls these
@@ -67,7 +75,7 @@ def _link(match: re.Match, outside: str, page, files) -> str:
     """A link as the site needs it; `outside` leads from the page's folder to the repository."""
     picture, text, target, anchor = match[1], match[2], match[3], match[4] or ""
     if not target.startswith(outside) or (outside and target.removeprefix(outside).startswith("../")):
-        return match[0]  # within docs/
+        return match[0].replace(".ipynb)", "_notebook.md)")  # within docs/
     target = target.removeprefix(outside)
     if target.startswith("docs/"):  # of the home page
         return f"{picture}[{text}]({target.removeprefix('docs/')}{anchor})"
@@ -87,7 +95,7 @@ def _how_to() -> list[str]:
 
 
 def notebook_page(path: Path) -> str:
-    """A notebook as Markdown: its text, its code, what the code printed; pictures stay in the notebook."""
+    """A notebook as Markdown: its text, its code, what the code printed and drew."""
     parts = []
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
@@ -95,10 +103,12 @@ def notebook_page(path: Path) -> str:
             parts.append(source)
             continue
         parts.append(f"```python\n{source}\n```")
-        texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.get("outputs", [])]
-        printed = "".join("".join(text) for text in texts)
-        if printed.strip():
-            parts.append(f"```text\n{printed.rstrip()}\n```")
+        for out in cell.get("outputs", []):
+            data = out.get("data", {})
+            if "image/png" in data:
+                parts.append(f"![Output](data:image/png;base64,{''.join(data['image/png']).strip()})")
+            elif printed := "".join(out.get("text") or data.get("text/plain", "")).rstrip():
+                parts.append(f"```text\n{printed}\n```")
     return "\n\n".join(parts)
 
 
@@ -124,7 +134,7 @@ def commands() -> str:
         first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
         rows, shared = _own_flags(module)
         taken = [flag for flag in _public_flags() if flag in shared]
-        section = f"## {name}\n\n{first}\n\n```text\n{rest.strip()}\n```\n"
+        section = f"## {name}\n\n{first}\n\n```text\n{textwrap.dedent(rest).strip()}\n```\n"
         if 0 < len(taken) < len(_public_flags()):
             section += f"\nOf the common flags it takes {', '.join(f'`--{flag}`' for flag in taken)}.\n"
         sections.append(section + (f"\n{_table(['its own flag', 'what it does'], rows)}" if rows else ""))
@@ -135,7 +145,7 @@ def _own_flags(module) -> tuple[list[list[str]], tuple[str, ...]]:
     """Rows of the flags that a command adds, and the names of those of cli.FLAGS that it takes."""
     parser, shared = argparse.ArgumentParser(add_help=False), []
 
-    def parse(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS)):
+    def parse(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **_):
         add(parser)
         shared.extend(flags)
         raise SystemExit
@@ -239,23 +249,28 @@ def _ancestors(product: stages.Product) -> set[str]:
 def functions() -> str:
     """Signature and docstring of what the package gives to `import`, and of the modules of pure functions."""
     parts = []
-    for name in ("pipeline", *(f"pipeline.salt.{noun}" for noun in NOUNS)):
-        path = ROOT / name.replace(".", "/")
-        source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
-        tree = ast.parse(source.read_text())
-        public = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        public = [node for node in public if not node.name.startswith("_") and ast.get_docstring(node)]
-        if not public:
-            continue
-        parts.append(f"## {name}\n\n{ast.get_docstring(tree) or ''}")
-        for node in public:
-            if isinstance(node, ast.FunctionDef):
-                returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-                head = f"{node.name}({ast.unparse(node.args)}){returns}"
-            else:
-                head = f"class {node.name}"
-            parts.append(f"### {node.name}\n\n```python\n{head}\n```\n\n```text\n{ast.get_docstring(node)}\n```")
+    for noun in NOUNS:
+        tree = ast.parse((ROOT / f"pipeline/salt/{noun}.py").read_text())
+        parts.append(f"## pipeline.salt.{noun}\n\n```text\n{ast.get_docstring(tree)}\n```")
+        parts += [_function(node, "###") for node in _public(tree)]
     return "\n\n".join(parts)
+
+
+def _public(tree: ast.Module | ast.ClassDef) -> list[ast.FunctionDef | ast.ClassDef]:
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [node for node in nodes if not node.name.startswith("_") and ast.get_docstring(node)]
+
+
+def _function(node: ast.FunctionDef | ast.ClassDef, level: str) -> str:
+    """A function, or a class with its methods."""
+    methods, head = [], f"class {node.name}"
+    if isinstance(node, ast.ClassDef):
+        methods = [_function(method, f"{level}#") for method in _public(node)]
+    else:
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        head = f"{node.name}({ast.unparse(node.args)}){returns}"
+    text = f"{level} {node.name}\n\n```python\n{head}\n```\n\n```text\n{ast.get_docstring(node)}\n```"
+    return "\n\n".join([text, *methods])
 
 
 TABLES: dict[str, Any] = {

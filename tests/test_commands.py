@@ -1,24 +1,23 @@
 """Every command in the README, the docs and the docstrings of stages and tools: it is run here, small, or excused.
 
-A block of commands, or a docstring, is one test: its lines run one after the other in a copy of the finished tiny run.
-Sizes, epochs, folds and folders become those of that run; what takes hours, a GPU or an account is parsed and no more.
-A line that is neither ours nor in EXCUSED fails.
+A page is one test: its commands and its Python run one after the other in a copy of the finished tiny run. Sizes,
+epochs, folds and folders become those of that run; what takes hours, a GPU or an account is parsed and no more. A line
+that is neither ours nor in EXCUSED fails.
 """
 
 import ast
 import contextlib
 import importlib.util
 import io
-import itertools
 import re
 import runpy
 import shlex
-import shutil
 import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -27,9 +26,11 @@ from PIL import Image
 
 from pipeline import __main__ as overview
 from pipeline.salt import cli
+from pipeline.salt.config import PROFILES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCSTRINGS = sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/tools/*.py")])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *DOCSTRINGS]
 OURS = re.compile(r"\s*(python -m pipeline|salt |salt$|\./run_all\.sh|accelerate launch)")
 FENCED = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)
 
@@ -43,7 +44,6 @@ EXCUSED = {  # first words of a line, and why it is not run
     ".venv/bin/pip": "gigabytes; tests/test_install.py installs the wheel",
     "pip": "gigabytes; tests/test_install.py installs the wheel",
     "python3 -m venv": "tests/test_install.py has a folder of its own",
-    "python -m zipfile": "unpacks what `own_images` makes anew",
     "python -m bench": "takes minutes to hours; tests/bench runs the benches small",
     "bench/gpu_run.sh": "tests/bench/test_gpu_run.py",
     "rclone": "needs a bucket",
@@ -56,40 +56,44 @@ EXCUSED = {  # first words of a line, and why it is not run
     ".venv/bin/ruff": "./run_tests.sh runs it",
 }
 PARSED = {  # flags and commands that are ours and are parsed, and why the command is not carried out
-    "--push": "needs an account; tests/test_notebooks.py has it with a client of its own",
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
+    "--track": "tests/training/test_tracking.py",
     "--port": "may be taken on this machine; tests/viewer asks for free ones",
-    "--track": "wandb needs an account; tests/training/test_tracking.py",
+    "--push": "needs an account; tests/test_notebooks.py has it with a client of its own",
 }
-INLINE = "within the text"  # these are parsed, and no more: they stand there without what comes before them
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
+TWO_FOLDS = ("demo", "quick")  # runs that pages compare and join need the same folds; of the others one is enough
 
 
-def blocks() -> Iterator[tuple[str, list[str]]]:
-    """(page:line, its commands) of every block in the pages and every docstring with commands."""
-    for page in PAGES:
-        text, name = page.read_text(), str(page.relative_to(ROOT))
-        python = ""
-        for match in FENCED.finditer(text):
-            line, language, block = text[: match.start()].count("\n") + 1, match[1], textwrap.dedent(match[2])
-            if language in ("bash", "sh", "shell", "console"):
-                yield f"{name}:{line}", whole_lines(block)
-            elif language == "python":
-                python += block
-            else:
-                hidden = [row for row in block.splitlines() if OURS.match(row)]
-                assert language == "text" or not hidden, f"{name}:{line}: commands stand in a block of bash: {hidden}"
-        if python:
-            yield f"{name}: Python", [shlex.join(["python", "-c", python])]
-        inline = re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
-        if inline := [command for command in inline if OURS.match(command) and "..." not in command]:
-            yield f"{name}: {INLINE}", inline
-    for path in sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/tools/*.py")]):
-        lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
-        commands = [re.split(r" {3,}", line.strip())[0] for line in lines if OURS.match(line)]
-        if commands:
-            yield str(path.relative_to(ROOT)), commands
+class Text(NamedTuple):
+    """What stands in a page: a line of commands, or Python."""
+
+    line: int
+    kind: Literal["run", "parse", "python"]  # parse: it stands within the text, or beside others it is one way of many
+    text: str
+
+
+def texts(page: Path) -> Iterator[Text]:
+    """All commands of a page, in order; those in a docstring and within a sentence are parsed, and no more."""
+    text = page.read_text()
+    if page.suffix == ".py":
+        for line in (ast.get_docstring(ast.parse(text)) or "").splitlines():
+            if OURS.match(line):
+                yield Text(text[: text.index(line)].count("\n") + 1, "parse", re.split(r" {2,}", line.strip())[0])
+        return
+    for match in FENCED.finditer(text):
+        first, block = text[: match.start()].count("\n") + 2, textwrap.dedent(match[2])
+        if match[1] in ("bash", "sh", "shell", "console"):
+            yield from (Text(first, "run", command) for command in whole_lines(block))
+        elif match[1] == "python":
+            yield Text(first, "python", block)
+        elif match[1] != "text":
+            hidden = [row for row in block.splitlines() if OURS.match(row)]
+            assert not hidden, f"{page}:{first}: commands stand in a block of bash: {hidden}"
+    for match in re.finditer(r"`([^`\n]+)`", FENCED.sub(lambda block: "\n" * block[0].count("\n"), text)):
+        if OURS.match(match[1]) and "..." not in match[1]:
+            yield Text(text[: match.start()].count("\n") + 1, "parse", match[1])
 
 
 def whole_lines(block: str) -> list[str]:
@@ -156,43 +160,43 @@ def small(words: list[str]) -> list[str]:
     line = re.sub(
         r"(--fold[ =\0]+)(\d+|\$\w+)", lambda m: m[1] + str(int(m[2]) % FOLDS if m[2].isdecimal() else 0), line
     )
+    line = re.sub(rf"(--run[ =\0]+)({'|'.join(PROFILES)})\0", r"\1demo\0", line)  # a run of that profile
+    if words and words[0] in {*overview.ALL, "run", "export"}:  # they train, or need what was trained
+        line = re.sub(r"(--encoder[ =\0]+)\w+", r"\1test_resnet", line)
     return [word.strip() for word in line.split("\0") if word.strip()]
+
+
+def pair(words: list[str], flag: str) -> list[str]:
+    """A flag and its value, if it is there."""
+    return words[words.index(flag) :][:2] if flag in words else []
 
 
 class OnlyParsed(Exception):
     """The flags are right; the command is not carried out."""
 
 
-def finished_runs(words: list[str]) -> list[str]:
-    """The runs that a command works on together; no other takes several."""
-    if words[:1] == ["compare"]:
-        return list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
-    named = [value for flag, value in itertools.pairwise(words) if flag == "--run"]
-    return named if len(named) > 1 else []
-
-
 def carry_out(words: list[str], run, only_parse: bool) -> None:
     """Give one of our commands in the folder of the tiny run. InputError or SystemExit where it is wrong."""
-    words = small(words)
-    for flag, value in {"--data": run.data, "--out": ".", "--weights": "."}.items():
+    profile = [*pair(words, "--profile"), "demo", "demo"][1]
+    only_parse = only_parse or profile != "demo" or any(word.split("=")[0] in PARSED for word in words)
+    if "--encoder" in words:  # a small one is trained in its place
+        cli.parse("", ["--data=sample", *pair(words, "--model"), *pair(words, "--encoder")])
+    words = [re.sub(r"^\$\w+$", "0", word) for word in words]  # $SLURM_ARRAY_TASK_ID
+    words = words if only_parse else small(words)
+    for flag, value in {"--data": "my-tiles" if only_parse else run.data, "--out": ".", "--weights": "."}.items():
         if flag in words and re.fullmatch(r"[A-Z]+|/.*", words[words.index(flag) + 1]):  # DIR, /mnt/salt
             words[words.index(flag) + 1] = value
-    profile = words[words.index("--profile") + 1] if "--profile" in words else "demo"
-    only_parse = only_parse or profile != "demo" or any(word.split("=")[0] in PARSED for word in words)
     settings = [setting for setting in run.settings if not ("--model" in words and "model.options" in setting)]
-    if "--run" in words:  # it trains anew
-        settings.append("train.epochs=1")
+    if any(word.startswith("folds.file=") for word in words):  # of three folds, as the demo has
+        settings.append("folds.k=3")
+    if words.count("--run") == 1:  # it is trained anew
+        settings += ["train.epochs=1", *["run_folds=1"] * (pair(words, "--run")[1] not in TWO_FOLDS)]
     base = [f"--data={run.data}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
-    for name in (several := finished_runs(words)):  # they are there, and have settings of their own
-        for kind in ("folds", "submissions"):
-            if not (run.out / kind / name).exists():
-                shutil.copytree(run.out / kind / "demo", run.out / kind / name)
-    base = base[:1] if several else base
+    base = ["--profile=blog"] if only_parse else base[:1] if words.count("--run") > 1 else base
     parse = cli.parse
 
-    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **several_runs):
-        ours = [flag for flag in base if flag[2:].split("=")[0] in flags]
-        parsed = parse(doc, [*argv] if only_parse else [*ours, *argv], add, flags, **several_runs)
+    def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **how):
+        parsed = parse(doc, [*(flag for flag in base if flag[2:].split("=")[0] in flags), *argv], add, flags, **how)
         if only_parse:
             raise OnlyParsed
         return parsed
@@ -208,13 +212,11 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
             assert not e.code, f"exit status {e.code}"
 
 
-BLOCKS = dict(blocks())
-
-
 def test_the_commands_are_found_where_they_are_looked_for():
-    readme = [line for where, lines in BLOCKS.items() if where.startswith("README.md") for line in lines]
-    assert any(line.startswith("./run_all.sh") for line in readme)
-    assert "pipeline/train.py" in BLOCKS and any(where.startswith("docs/scaling.md") for where in BLOCKS)
+    readme = [*texts(ROOT / "README.md")]
+    assert any(kind == "run" and text.startswith("./run_all.sh") for _, kind, text in readme)
+    assert {kind for _, kind, _ in readme} == {"run", "parse", "python"}
+    assert [*texts(ROOT / "pipeline/train.py")][1].text == "python -m pipeline.train --phase 128 --fold 2"
     words = [*simple_commands("A=1 python -m pipeline.train --fold 3 && ls 'a b'; true   # && never")]
     assert words == [["python", "-m", "pipeline.train", "--fold", "3"], ["ls", "a b"], ["true"]]
     assert ours(words[0]) == ["train", "--fold", "3"] and ours(words[1]) is None and excuse(words[1]) is None
@@ -224,24 +226,31 @@ def test_the_commands_are_found_where_they_are_looked_for():
     ]
 
 
-@pytest.mark.parametrize("where", BLOCKS)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if [*texts(page)]], ids=lambda page: str(page.relative_to(ROOT))
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # onnx's and matplotlib's; their own tests look at them
-def test_every_command_runs(where, tiny, monkeypatch):
+def test_every_command_runs(page, tiny, monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the viewer's ends with Ctrl-C
     monkeypatch.chdir(tiny.out)
     make_inputs()
-    for line in BLOCKS[where]:
-        for words in simple_commands(line):
+    names: dict = {}  # of the page's Python
+    for line, kind, text in texts(page):
+        print(f"{page.name}:{line}: {text}")  # pytest shows the last one where it fails
+        if kind == "python":
+            exec(text, names)
+            continue
+        for words in simple_commands(text):
             if (flags := ours(words)) is not None:
-                carry_out(flags, tiny, only_parse=where.endswith(INLINE))
+                carry_out(flags, tiny, only_parse=kind == "parse")
             elif words[:2] == ["python", "-c"]:
                 exec(words[2], {})
             elif words[:2] == ["python", "-m"] and not excuse(words):
                 monkeypatch.setattr(sys, "argv", words[2:])
                 runpy.run_module(words[2], run_name="__main__")
             else:
-                assert excuse(words), f"{where}: {line.strip()}: run it here, or say in EXCUSED why not"
+                assert excuse(words), f"{page.name}:{line}: {text}: run it here, or say in EXCUSED why not"
                 if words[2:3] and words[2].split(".")[0] == "bench":
                     assert importlib.util.find_spec(words[2])
                 if words[0].startswith(("./", "bench/")):

@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
         lambda p: p.add_argument("--upload", action="store_true", help="submit to Kaggle through its own client"),
     )
     if not stages.up_to_date([stages.submission(run)], run.force):
-        write(run)
+        with artifacts.making(stages.submission(run).path):
+            write(run)
     if args.upload:
         upload(run)
 
@@ -35,13 +36,13 @@ def main(argv: list[str] | None = None) -> None:
 def write(run: Run) -> None:
     """submission.csv.gz."""
     product, tiles, rules = stages.submission(run), cache.read(run.files), run.profile.submit
+    oof, test = stages.read_predictions(run, tiles)
     threshold = rules.threshold
     if isinstance(threshold, str):
-        oof = np.load(run.files.oof, mmap_mode="r")
         oof_tiles = tiles.train_table[np.isfinite(oof[:, 0, 0])]
         threshold = submission.best_threshold(submission.score_thresholds(oof_tiles, oof, tiles.train_masks, rules))
     masks = submission.masks(
-        np.load(run.files.result("test.npy"), mmap_mode="r"),
+        test,
         threshold,
         black=tiles.test_table["black"].to_numpy() if rules.black_empty else None,
         full_empty=rules.full_empty,
@@ -54,7 +55,7 @@ def write(run: Run) -> None:
 
 def upload(run: Run) -> None:
     """Hand the submission to the kaggle client. InputError where it is not installed, or refuses."""
-    path = run.files.result("submission.csv.gz")
+    path = stages.submission(run).file()
     if shutil.which("kaggle") is None:
         raise InputError(
             "the kaggle client is not installed; pip install kaggle, or upload "

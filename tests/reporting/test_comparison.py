@@ -135,7 +135,7 @@ def test_two_runs_are_compared(two_runs):
 
     lines = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
     rows = {what: values for what, *values in lines}
-    both = [stages.scores(each) for each in (run, short)]
+    both = [stages.read_scores(each) for each in (run, short)]
     assert rows["out of fold"] == [f"{each['out_of_fold']['score']:.4f}" for each in both]
     assert rows["of tiles"] == ["25", str(some.sum())] and rows["train.48.epochs"] == ["1", "2"]
     assert rows["submit.threshold"] == rows["threshold"] == ["0.5", "0.4"]

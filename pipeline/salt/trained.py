@@ -104,7 +104,7 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
     The models stay in memory, a file's size each. InputError where there are no weights, where a file is damaged,
     where folds are of different models, where a newer version of the code made them.
     """
-    place = RunFolder(Path(folder))
+    place = RunFolder(Path(folder).expanduser())
     files = place.weights()
     if not files:
         raise InputError(_no_weights(place.path))
@@ -148,8 +148,9 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
 def _no_weights(folder: Path) -> str:
     if not folder.is_dir():
         return f"{display_path(folder)}: there is no such folder; name folds/<run>, or a copy of it"
-    below = sorted(path.parents[1] for path in folder.glob("**/fold_*/*.safetensors"))
-    hint = f"{display_path(below[0])} has some" if below else "train the run first, or copy its fold_<k>/ into it"
+    below = (path for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/fold_*/*.safetensors")))
+    near = next(below, None)
+    hint = f"{display_path(near.parents[1])} has some" if near else "train the run first, or copy its fold_<k>/ here"
     return f"{display_path(folder)} has no trained weights (fold_<k>/<phase>.safetensors); {hint}"
 
 

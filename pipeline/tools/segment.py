@@ -1,8 +1,8 @@
 """Segment pictures of any size with a trained run: overlapping windows, blended, all folds, flip TTA.
 
     python -m pipeline.tools.segment section.png
-    python -m pipeline.tools.segment section.tif map.npy --run blog --fold 0 --to results/
-    python -m pipeline.tools.segment volume.sgy --inline 1200            --crossline likewise; needs segyio
+    python -m pipeline.tools.segment section.tif map.npy --run demo --fold 0 --to results/
+    python -m pipeline.tools.segment volume.sgy --inline 120             --crossline likewise; needs segyio
 
 reads   PNG, JPG, TIFF, .npy, SEG-Y; the weights in folds/<run>/ (of all folds there, or those that --fold names)
 writes  submissions/<run>/segment/<name>/, or a folder <name>/ in the one named by --to:

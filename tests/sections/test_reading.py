@@ -68,19 +68,19 @@ def test_colour_planes_palettes_and_bits(tmp_path):
 @pytest.mark.parametrize("kind", ["uint16", "int32", "float32", "float64", ">f4"])
 @pytest.mark.parametrize("suffix", [".npy", ".tif"])
 def test_other_numbers_become_grey_by_percentiles(tmp_path, kind, suffix):
-    # 0 .. 1000, each once: the 0.5th percentile is 5, the 99.5th 995
+    # 0 .. 1000, each once: the 1st percentile is 10, the 99th 990
     values = np.arange(1001).reshape(7, 143)
     path = save(tmp_path / f"a{suffix}", values.astype(kind))
-    expected = ((values - 5) * 255 / 990).round().clip(0, 255)
+    expected = ((values - 10) * 255 / 980).round().clip(0, 255)
     assert np.array_equal(whole(path), expected)
     with open_picture(path) as picture:
-        assert picture.scale == "values 5 to 995 (0.5th to 99.5th percentile) as grey 0 to 255"
+        assert picture.scale == "values 10 to 990 (1st to 99th percentile) as grey 0 to 255"
 
 
 def test_16_bit_pngs_are_not_clipped_but_scaled(tmp_path):
     values = (np.arange(1001).reshape(7, 143) * 60).astype(np.uint16)
     assert np.array_equal(
-        whole(save(tmp_path / "a.png", values)), ((values - 300.0) * 255 / 59400).round().clip(0, 255)
+        whole(save(tmp_path / "a.png", values)), ((values - 600.0) * 255 / 58800).round().clip(0, 255)
     )
 
 
@@ -98,8 +98,12 @@ def whole_of(values, folder):
     return whole(save(folder / "values.npy", values))
 
 
-def test_a_constant_is_black(tmp_path):
-    assert not whole(save(tmp_path / "a.npy", np.full((4, 5), 7.5))).any()
+def test_a_constant_is_black_and_a_few_others_in_it_are_not(tmp_path):
+    values = np.full((40, 50), 7.5)
+    assert not whole(save(tmp_path / "a.npy", values)).any()
+    values[3, 4] = 9
+    assert whole(save(tmp_path / "a.npy", values))[3, 4] == 255
+    assert np.array_equal(whole(save(tmp_path / "b.npy", values > 8)), (values > 8) * np.uint8(255))
 
 
 def test_percentiles_of_a_huge_picture_are_of_a_part(tmp_path, monkeypatch):

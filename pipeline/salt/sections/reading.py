@@ -1,13 +1,13 @@
 """Pictures of any size as rows of grey or RGB bytes: PNG, JPG, TIFF, .npy, a line of a SEG-Y volume.
 
 What is uint8 stays as it is. Other numbers become grey by percentiles of up to 4 million evenly spread pixels: the
-0.5th is black and the 99.5th white, what lies beyond is clipped, NaN is black. Amplitudes of SEG-Y keep their sign:
+1st is black and the 99th white, what lies beyond is clipped, NaN is black. Amplitudes of SEG-Y keep their sign:
 0 is grey 128, the 99th percentile of their size white, and its negative black.
 """
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from PIL import Image
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.errors import InputError
 
-PERCENTILES = (0.5, 99.5)
-AMPLITUDE_PERCENTILE = 99.0
+PERCENTILES = (1, 99)
 PIXELS_LOOKED_AT = 4_000_000  # percentiles of more take long, and tell no more
 SEGY, TIFF = {".sgy", ".segy"}, {".tif", ".tiff"}
 
@@ -70,14 +69,17 @@ def from_array(name: str, array: np.ndarray) -> Picture:
         raise InputError(f"{name}: a picture is (H, W) grey or (H, W, 3) RGB, and this is {array.shape}")
     if array.dtype == np.uint8:
         return Picture(name, array.shape, lambda top, bottom: np.asarray(array[top:bottom]))
-    if array.dtype.kind not in "uif":
+    if array.dtype.kind not in "buif":
         raise InputError(f"{name}: a picture holds real numbers, and this is {array.dtype}")
     step = max(1, int(np.ceil(np.sqrt(array.size / PIXELS_LOOKED_AT))))
-    low, high = _percentiles(name, np.asarray(array[::step, ::step], np.float64), PERCENTILES)
-    return _scaled(name, array, low, high, "0.5th to 99.5th percentile")
+    some = np.asarray(array[::step, ::step], np.float64)
+    low, high = _percentiles(name, some, PERCENTILES)
+    if low == high:  # all but a few are equal
+        low, high = _percentiles(name, some, (0, 100))
+    return _scaled(name, array, low, high, "1st to 99th percentile")
 
 
-def _percentiles(name: str, values: np.ndarray, percentiles: tuple[float, ...]) -> np.ndarray:
+def _percentiles(name: str, values: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
     finite = values[np.isfinite(values)]
     if not len(finite):
         raise InputError(f"{name}: it has no finite value")
@@ -185,8 +187,8 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
             raise InputError(f"{display_path(path)} has no {kind} {number}; there is --{kind} {_range(numbers)}")
         section = np.ascontiguousarray(lines[number].T, np.float32)  # traces across, samples down
     name = f"{path.stem}_{kind}_{number}"
-    [high] = _percentiles(name, np.abs(section), (AMPLITUDE_PERCENTILE,))
-    return _scaled(name, section, -high, high, f"{AMPLITUDE_PERCENTILE:g}th percentile of their size")
+    [high] = _percentiles(name, np.abs(section), PERCENTILES[1:])
+    return _scaled(name, section, -high, high, "99th percentile of their size")
 
 
 def _range(numbers: np.ndarray) -> str:

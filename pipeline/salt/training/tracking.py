@@ -43,11 +43,13 @@ class EpochRow(Callback):
 
     def after_batch(self):
         if self.training:
-            # fastai counts the steps from the start of the process; a resumed training goes on where it stopped
-            self.learn.train_iter = round(self.pct_train * self.n_epoch * len(self.dls.train))
+            self.after_train()
             self.steps += 1  # fastai's AvgSmoothLoss, which would wait for the other processes of this training
             self.mean = BETA * self.mean + (1 - BETA) * self.loss.detach().mean()
             self.learn.smooth_loss = self.mean / (1 - BETA**self.steps)
+
+    def after_train(self):  # fastai counts the steps of this process, and not those before a training was resumed
+        self.learn.train_iter = round(self.pct_train * self.n_epoch * len(self.dls.train))
 
     def after_epoch(self):
         row = self.learn.epoch_row
@@ -89,9 +91,15 @@ def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
 
         def after_batch(self):
             if self.training:
-                if self.writer is None:  # what an earlier training wrote from this step on is not shown any more
-                    self.writer = SummaryWriter(self.log_dir, purge_step=self.train_iter)
+                self.open(self.train_iter)
                 super().after_batch()
+
+        def after_train(self):
+            self.open(self.train_iter + 1)
+
+        def open(self, step: int):
+            """The first time: what an earlier training wrote from this step on is not shown any more."""
+            self.writer = self.writer or SummaryWriter(self.log_dir, purge_step=step)
 
         def after_fit(self):
             pass  # the file is closed below, also where the training fails
@@ -120,6 +128,9 @@ def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
             if self.training:  # it adds one batch to both
                 self._wandb_step, self._wandb_epoch = self.train_iter - 2, (self.train_iter - 1) / self.n_iter
                 super().after_batch()
+
+        def after_train(self):
+            self._wandb_step, self._wandb_epoch = self.train_iter - 1, self.train_iter / self.n_iter
 
     run.files.tracking.mkdir(parents=True, exist_ok=True)
     settings = asdict(run.profile) | {"fold": fold, "phase": phase.name}

@@ -17,7 +17,7 @@ if [ ! -e "$venv/installed" ]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
         'fastai==2.8.7' 'fastcore<2' 'torch==2.10.*' 'torchvision==0.25.*' 'timm==1.0.26' 'numpy==2.0.*' 'pandas==2.2.*' \
         'pillow==11.3.*' 'scikit-learn==1.6.*' jinja2 matplotlib safetensors tifffile tqdm \
-        httpx hypothesis ipykernel kornia nbclient pytest starlette uvicorn
+        httpx hypothesis ipykernel kornia mkdocs-material nbclient pytest starlette uvicorn
     touch "$venv/installed"
 fi
 "$venv/bin/python" -c 'import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, ["pretrainedmodels", "munch"])))'

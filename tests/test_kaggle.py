@@ -104,7 +104,10 @@ def test_a_link_to_an_output_that_is_no_longer_attached_goes_away(tiny, tmp_path
 
 
 def test_only_on_kaggle_and_only_the_run_of_this_name(tiny, tmp_path, mount, monkeypatch):
+    shutil.copytree(tiny.out / "submissions/demo", tiny.out / "submissions/b")
     mount(tiny.out)
+    here = replace(tiny, out=tmp_path / "demo")
+    assert "earlier" in here(prepare) and [path.name for path in (here.out / "submissions").iterdir()] == ["demo"]
     other = replace(tiny, out=tmp_path / "other")
     assert "earlier" not in other(prepare, extra=("--run=b",))
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")

@@ -74,7 +74,7 @@ class Files:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folders of all artifacts of this run and of its tiles."""
-        return self.cache("").parent, self.folds.parent, self.result("").parent
+        return self.cache(""), self.folds.parent, self.result("")
 
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"

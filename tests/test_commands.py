@@ -190,7 +190,7 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
     if words.count("--run") == 1:  # it is trained anew
         settings += ["train.epochs=1", *["run_folds=1"] * (pair(words, "--run")[1] not in TWO_FOLDS)]
     base = [f"--data={run.data}", "--profile=demo", *(f"--set={setting}" for setting in settings)]
-    base = ["--profile=blog"] if only_parse else base[:1] if words.count("--run") > 1 else base
+    base = ["--profile=blog", "--set=run_folds=2"] if only_parse else base[:1] if words.count("--run") > 1 else base
     parse = cli.parse
 
     def parse_small(doc, argv, add=lambda p: None, flags=tuple(cli.FLAGS), **how):

@@ -10,7 +10,14 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/environment.sh"
 started=$(date +%s)       # from here on count the hours of --max-hours; a stage that they end stops the others, too
-stage() { PYTHONPATH=$here "$python" -P -m "pipeline.$1" --started "$started" "${@:2}"; }
+stage() { # beside this script, which so can pass SIGTERM on (from `docker stop`, say) and waits until all is saved
+    PYTHONPATH=$here "$python" -P -m "pipeline.$1" --started "$started" "${@:2}" &
+    child=$!
+    while kill -0 "$child" 2>/dev/null; do status=0 && wait "$child" || status=$?; done
+    return "$status"
+}
+trap 'kill -TERM "$child"' TERM
+trap : INT # a terminal's Ctrl-C reaches the stage by itself
 
 case " $* " in *" --help "* | *" -h "*) stage prepare --help; exit ;; esac
 

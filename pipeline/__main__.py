@@ -6,14 +6,16 @@ python -m pipeline run                               all stages in order, as ./r
 python -m pipeline train --fold 0                    one of them
 """
 
+import contextlib
 import importlib
-import json
 import pkgutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, door, stages
 from pipeline.salt.artifacts import CODE, display_path, read_sidecar
 from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.run import Run
@@ -37,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"run      {run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})")
     print(f"data     {display_path(run.data) if run.data else 'the built-in sample'}")
     print(f"out      {run.files.out}\n")
-    for command, about, products in stages.table(run):
-        print(f"{command:<24} {summarize(products):<22} {about}")
+    with stages.one_look():
+        for command, about, products in stages.table(run):
+            print(f"{command:<24} {summarize(products):<22} {about}")
     print_runs(run)
     print(
         "\nrun a stage with the same flags, for example: python -m pipeline.train --phase "
@@ -86,12 +89,14 @@ def describe_commands() -> str:
     )
 
 
-def summarize(products: list[Product]) -> str:
-    """'done', 'to do', 'out of date', '3 done, of 10'; 'waits' where an input is not made yet."""
+def summarize(products: Sequence[Product]) -> str:
+    """'done', 'to do', 'out of date', 'damaged', '3 done, of 10'; 'waits' where an input is not there or damaged."""
     counts = Counter(product.status() for product in products)
     if len(counts) == 1:
         return next(iter(counts))
-    words = [f"{counts[status]} {status}" for status in ("done", "out of date", "under way") if counts[status]]
+    words = [
+        f"{counts[status]} {status}" for status in ("done", "damaged", "out of date", "under way") if counts[status]
+    ]
     return f"{', '.join(words)}, of {len(products)}" if words else "to do"
 
 
@@ -101,11 +106,13 @@ def print_runs(run: Run) -> None:
     if folders:
         print(f"\n{'run':<24} {'profile':<10} {'trained':<10} {'out of fold':<12} {'test':<8} made")
     for folder in folders:
-        sidecar = read_sidecar(folder / "folds.csv") or {}
+        files = replace(run.files, run=folder.name)
         trained = [path for path in folder.glob("fold_*/*.csv") if artifacts.sidecar_of(path).exists()]
         trained = [path for path in trained if not path.name.startswith("pseudo_")]
-        scores_json = run.files.out / "submissions" / folder.name / "scores.json"
-        scores = json.loads(scores_json.read_text()) if read_sidecar(scores_json) else {}
+        sidecar, scores = {}, {}
+        with contextlib.suppress(InputError):  # not made, or damaged: as its stage will say
+            sidecar = read_sidecar(files.folds) or {}
+            scores = door.values(files.result("scores.json"), "report", {})
         oof, test = ((scores.get(part) or {}).get("score") for part in ("out_of_fold", "test"))
         print(
             f"{folder.name:<24} {sidecar.get('profile', ''):<10} {len(trained):<10} "

@@ -34,28 +34,30 @@ def predict(run: Run) -> None:
     from pipeline.salt.training import checkpoints
 
     tiles, profile = cache.read(run.files), run.profile
-    folds = pd.read_csv(run.files.folds)["fold"].to_numpy()
+    folds = stages.read_folds(run, tiles)["fold"].to_numpy()
     model, arguments = checkpoints.build(profile.model), prediction_arguments(profile, profile.train.last)
 
     def with_weights(fold: int):
-        return checkpoints.load(run.files.weights(fold, profile.train.last, profile.predict.checkpoint), model)
+        weights = stages.trained(run, fold, profile.train.last)[profile.predict.checkpoint]
+        return checkpoints.load(weights.file(), model)
 
     oof, test = stages.predictions(run)
-    for product, images, rows_of, title in [
-        (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
-        (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
-    ]:
-        start = time.perf_counter()
-        jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
+    with artifacts.making(test.path):
+        for product, images, rows_of, title in [
+            (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
+            (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
+        ]:
+            start = time.perf_counter()
+            jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
+            with artifacts.publish(product.path, product.origin()) as tmp:
+                disagreement = predict_to_file(tmp, images, jobs, title, **arguments)
+            print(
+                f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
+                f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
+            )
+        product = stages.disagreement(run)  # of the test tiles, the last: each training tile has one model
         with artifacts.publish(product.path, product.origin()) as tmp:
-            disagreement = predict_to_file(tmp, images, jobs, title, **arguments)
-        print(
-            f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
-            f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
-        )
-    product = stages.disagreement(run)  # of the test tiles, the last: each training tile has one model
-    with artifacts.publish(product.path, product.origin()) as tmp:
-        pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
+            pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
 
 
 if __name__ == "__main__":

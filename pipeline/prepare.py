@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     for out, count in (kaggle.adopt(run.files) if kaggle.on_kaggle() else {}).items():
         print(f"earlier  {out}: {count} files of run {run.files.run} are used where they lie")
     products = stages.tiles(run)
-    if stages.up_to_date([products[name] for name in cache.NAMES], run.force):
+    if stages.up_to_date(stages.decoded(run), run.force):
         return
     if run.own_data and run.data:
         tiles, remarks = folder.read(run.data, run.profile.tiles)
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
         tiles, remarks = competition.read(run.data or make_sample(run))
     for remark in remarks:
         print(f"note     {remark}")
-    cache.write(tiles, run.files, products["tiles.csv"].origin(), remarks=remarks)
+    with artifacts.making(products["tiles.csv"].path):
+        cache.write(tiles, run.files, products["tiles.csv"].origin(), remarks=remarks)
     print(
         f"prepared {display_path(products['tiles.csv'].path.parent)}: {len(tiles.train_images)} tiles with a mask, "
         f"{len(tiles.test_images)} to predict"
@@ -47,7 +48,7 @@ def make_sample(run: Run) -> Path:
         f"sample   making tiles in {display_path(folder)}; for the real ones (with a Kaggle account that has "
         f"accepted the rules):\n         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
     )
-    with artifacts.writing(folder):
+    with artifacts.making(folder), artifacts.writing(folder):
         synthetic.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     return folder
 

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
 
     def label_folds(folds) -> None:
         for fold in folds:
-            label_fold(run, fold)
+            with artifacts.making(stages.pseudo_labels(run, fold)[-1].path):
+                label_fold(run, fold)
             run.stop_if_late(f"fold {fold} is labelled")
 
     fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)
@@ -41,7 +42,7 @@ def label_fold(run: Run, fold: int) -> None:
 
     profile, tiles, products = run.profile, cache.read(run.files), stages.pseudo_labels(run, fold)
     labeller = profile.train.labeller
-    trained = run.files.weights(fold, labeller, profile.predict.checkpoint)
+    trained = stages.trained(run, fold, labeller)[profile.predict.checkpoint].file()
     model = checkpoints.load(trained, checkpoints.build(profile.model))
     with tempfile.TemporaryDirectory(dir=trained.parent) as scratch:
         probs = Path(scratch, "probs.npy")

@@ -13,9 +13,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import profile_named
@@ -31,8 +28,9 @@ RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set",
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     if not stages.up_to_date(stages.report(run), run.force):
-        write(run)
-    print_summary(run, json.loads(run.files.result("scores.json").read_text()))
+        with artifacts.making(stages.report(run)[-1].path):
+            write(run)
+    print_summary(run, stages.read_scores(run))
 
 
 def write(run: Run) -> None:
@@ -42,19 +40,19 @@ def write(run: Run) -> None:
 
     files, profile, tiles = run.files, run.profile, cache.read(run.files)
     phases = profile.train.phases
-    submission_info = artifacts.read_sidecar(files.result("submission.csv.gz")) or {}
+    submission_info = stages.submission(run).sidecar()
     threshold = submission_info["threshold"]
-    oof, test = (np.load(path, mmap_mode="r") for path in (files.oof, files.result("test.npy")))
+    oof, test = stages.read_predictions(run, tiles)
     labelled = scores.Predictions(tiles.train_images, oof, tiles.train_masks, threshold, profile.submit)
     unlabelled = scores.Predictions(tiles.test_images, test, tiles.test_truth, threshold, profile.submit)
 
-    oof_tiles = tiles.train_table.assign(fold=pd.read_csv(files.folds)["fold"])
+    oof_tiles = tiles.train_table.assign(fold=stages.read_folds(run, tiles)["fold"])
     oof_tiles = scores.score_tiles(oof_tiles[oof_tiles["fold"].isin(run.folds)], labelled)
     test_tiles = tiles.test_table if tiles.test_truth is None else scores.score_tiles(tiles.test_table, unlabelled)
     thresholds = submission.score_thresholds(
         oof_tiles, oof, tiles.train_masks, profile.submit, sorted({*submission.THRESHOLDS, 0.5, threshold})
     )
-    histories = {fold: {phase.name: pd.read_csv(files.history(fold, phase)) for phase in phases} for fold in run.folds}
+    histories = {fold: {phase.name: stages.read_history(run, fold, phase) for phase in phases} for fold in run.folds}
     trainings = {
         f"train --phase {phase.name}": sidecars(stages.trained(run, fold, phase)["history"] for fold in run.folds)
         for phase in phases
@@ -113,7 +111,7 @@ def write(run: Run) -> None:
 
 
 def sidecars(products: Iterable[stages.Product]) -> list[dict]:
-    return [artifacts.read_sidecar(product.path) or {} for product in products]
+    return [product.sidecar() for product in products]
 
 
 def command(run: Run) -> str:

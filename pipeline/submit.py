@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline.salt import artifacts, cli, ensemble, stages, submission
 from pipeline.salt.artifacts import display_path
@@ -26,6 +25,7 @@ from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import changed
 from pipeline.salt.run import Run
+from pipeline.salt.stages import Product
 from pipeline.salt.tiles import cache, competition
 from pipeline.salt.tiles.cutting import whole_images
 
@@ -43,21 +43,23 @@ def main(argv: list[str] | None = None) -> None:
         runs, rules = runs_to_join(run, args)
         product = stages.ensemble(runs, rules)
         if not stages.up_to_date([product], run.force):
-            write_ensemble(runs, rules)
-        print_ensemble(product.path)
+            with artifacts.making(product.path):
+                write_ensemble(runs, rules)
+        print_ensemble(product)
     else:
         product = stages.submission(run)
         if not stages.up_to_date([*[stages.masks(run)] * run.own_data, product], run.force):
-            write(run)
+            with artifacts.making(product.path):
+                write(run)
     if args.upload:
-        upload(product.path)
+        upload(product.file())
 
 
 def write(run: Run) -> None:
     """submission.csv.gz, and masks.zip where the images are one's own."""
     product, tiles, rules = stages.submission(run), cache.read(run.files), run.profile.submit
+    oof, test = stages.read_predictions(run, tiles)
     threshold = rules.threshold
-    oof, test = (np.load(path, mmap_mode="r") for path in (run.files.oof, run.files.result("test.npy")))
     if isinstance(threshold, str):
         oof_tiles = tiles.train_table[np.isfinite(oof[:, 0, 0])]
         threshold = submission.best_threshold(submission.score_thresholds(oof_tiles, oof, tiles.train_masks, rules))
@@ -121,16 +123,13 @@ def common_folds(runs: list[Run]) -> set[int]:
 def write_ensemble(runs: list[Run], rules: Submit) -> None:
     """submission.csv.gz of all runs together, with the weights that score best on the out-of-fold predictions."""
     product, tiles, names = stages.ensemble(runs, rules), cache.read(runs[0].files), [run.files.run for run in runs]
-    oof, test = (
-        [np.load(path, mmap_mode="r") for path in paths]
-        for paths in ([run.files.oof for run in runs], [run.files.result("test.npy") for run in runs])
-    )
-    table = tiles.train_table.assign(fold=pd.read_csv(runs[0].files.folds)["fold"])
+    oof, test = zip(*(stages.read_predictions(run, tiles) for run in runs), strict=True)
+    table = tiles.train_table.assign(fold=stages.read_folds(runs[0], tiles)["fold"])
     table = table[table["fold"].isin(common_folds(runs))]
     (weights, threshold), scores = ensemble.search(table, oof, tiles.train_masks, rules)
     scores["runs"] = {}
     for run, probs in zip(runs, oof, strict=True):
-        own = (artifacts.read_sidecar(stages.submission(run).path) or {})["threshold"]
+        own = stages.submission(run).sidecar()["threshold"]
         of_run = submission.score_thresholds(table, probs, tiles.train_masks, run.profile.submit, [own])
         scores["runs"][run.files.run] = of_run[own]
 
@@ -150,9 +149,9 @@ def write_ensemble(runs: list[Run], rules: Submit) -> None:
         submission.write(tmp, tiles.test_table["id"].tolist(), masks)
 
 
-def print_ensemble(path: Path) -> None:
+def print_ensemble(product: Product) -> None:
     """What the sidecar of an ensemble's submission says."""
-    made = artifacts.read_sidecar(path) or {}
+    made = product.sidecar()
     scores, weights = made["out_of_fold"], made["weights"]
     for name, score in scores["runs"].items():
         print(f"run      {name}: {score:.4f} out of fold on its own, weight {weights[name]:g}")
@@ -161,7 +160,7 @@ def print_ensemble(path: Path) -> None:
         f"{scores['chosen']:.4f} with the weights above, which were chosen on the same {scores['tiles']:,} tiles; "
         f"{scores['equal']:.4f} with equal ones"
     )
-    print(f"submit   {display_path(path)}: probability over {made['threshold']:g}, {made['empty']:.1%} empty")
+    print(f"submit   {display_path(product.path)}: probability over {made['threshold']:g}, {made['empty']:.1%} empty")
 
 
 def upload(path: Path) -> None:

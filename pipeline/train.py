@@ -11,18 +11,20 @@
 reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
 writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history); of the last
         phase <phase>.last.safetensors too, and <phase>.average.safetensors with train.average
-A training that is stopped goes on from its last saved epoch when the same command is run again; with --max-hours H it
-stops by itself, after the epoch that still fits, with exit status 75.
+Ctrl-C and SIGTERM let a training finish its step and save; the same command goes on from there. One that is killed
+loses two minutes at most. With --max-hours H it stops by itself, after the epoch that still fits, with exit status 75.
 """
 
 import argparse
+import contextlib
 
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, stages, stopping
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Phase
 from pipeline.salt.distributed import is_main_process, process_group, world_size
+from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -72,12 +74,17 @@ def is_trained(run: Run, fold: int, phases: list[Phase]) -> bool:
 
 
 def train_fold(run: Run, fold: int, phase: Phase) -> None:
-    """One fold in one phase: from tiles and first weights to published weights and history."""
+    """One fold in one phase, unless its weights and history are there: they are never replaced without --force."""
     products = stages.trained(run, fold, phase)
     if stages.up_to_date([*products.values()][::-1], run.force):
         return
     stages.keep(products.values(), run.force)
+    with artifacts.making(products["history"].path) if is_main_process() else contextlib.nullcontext():
+        fit_and_publish(run, fold, phase)
 
+
+def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
+    """From tiles and first weights to published weights and history. Stopped where a signal has asked for an end."""
     # fastai and torch take seconds to import, so what is up to date does without them.
     from safetensors.torch import save_file
 
@@ -86,12 +93,13 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     from pipeline.salt.training.learner import fit_fold
     from pipeline.salt.training.tracking import tracking
 
-    train, title = run.profile.train, f"fold {fold}  {phase.name}{' px' * phase.name.isdecimal()}"
+    products, train = stages.trained(run, fold, phase), run.profile.train
+    title = f"fold {fold}  {phase.name}{' px' * phase.name.isdecimal()}"
     start = set_up_fold(run, fold, phase)
     device, origin = start.dls.device, products["history"].origin()
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device_name(device)}, from {start.init_from}")
     state = run.files.resume(fold, phase)
-    with tracking(run, fold, phase) as trackers:
+    with stopping.noting() as stop, tracking(run, fold, phase) as trackers:
         fitted = fit_fold(
             start.model,
             start.dls,
@@ -103,33 +111,38 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
             key=origin.key(),
             deadline=run.deadline,
             trackers=trackers,
+            stop=stop,
         )
-    if not is_main_process():
-        return
+        if not is_main_process():
+            return
 
-    extra = {
-        "profile": run.profile.name,
-        "fold": fold,
-        "device": device_name(device),
-        "init_from": start.init_from,
-        "precision": resolve_precision(train.precision, device),
-        "tile": cache.read(run.files).train_images.shape[1:],
-    }
-    for epoch in train.epochs_kept(phase):
-        row = fitted.row(epoch)
-        with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]) as tmp:
-            save_file(fitted.weights[epoch], tmp)
-    seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
-    with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
-        pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
-    artifacts.discard(state)
-    if run.force:
-        discard_outdated_phases(run, fold, phase)
+        extra = {
+            "profile": run.profile.name,
+            "fold": fold,
+            "device": device_name(device),
+            "init_from": start.init_from,
+            "precision": resolve_precision(train.precision, device),
+            "tile": cache.read(run.files).train_images.shape[1:],
+        }
+        for epoch in train.epochs_kept(phase):
+            row = fitted.row(epoch)
+            with artifacts.publish(
+                products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]
+            ) as tmp:
+                save_file(fitted.weights[epoch], tmp)
+        seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
+        with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
+            pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
+        artifacts.discard(state)
+        if run.force:
+            discard_outdated_phases(run, fold, phase)
     best, last = fitted.row("best"), fitted.row("last")
     print(
         f"trained  {display_path(products['best'].path)}: score {best['meanap']:.4f} in epoch {best['epoch']}, "
         f"{last['meanap']:.4f} in the last"
     )
+    if number := stop():
+        raise Stopped(f"{title} is trained; the same command goes on from there", 128 + number)
     if world_size() == 1:  # several would have to agree; they end after the first epoch of what comes next
         run.stop_if_late(f"{title} is trained")
 
@@ -138,11 +151,12 @@ def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:
     """Delete the later phases' artifacts that were trained from weights which have just been replaced."""
     phases = run.profile.train.phases
     weights = stages.trained(run, fold, phase)["best"]
-    sha256 = (artifacts.read_sidecar(weights.path) or {})["sha256"]
+    sha256 = weights.sidecar()["sha256"]
     outdated = False  # with a phase go all that follow it
     for later in phases[phases.index(phase) + 1 :]:
         paths = [product.path for product in stages.trained(run, fold, later).values()]
-        inputs = [sidecar["inputs"] for path in paths if (sidecar := artifacts.read_sidecar(path))]
+        whole = [path for path in paths if not artifacts.damage_of(path)]  # a damaged one is said where it is used
+        inputs = [sidecar["inputs"] for path in whole if (sidecar := artifacts.read_sidecar(path))]
         outdated = outdated or any(of_one.get(weights.name, sha256) != sha256 for of_one in inputs)
         for path in paths if outdated else []:
             artifacts.discard(path)

@@ -46,8 +46,13 @@ def test_what_is_published_is_there_with_its_sidecar(tmp_path):
     np.testing.assert_array_equal(np.load(path), np.arange(3))
     assert names(path.parent) == ["x.npy", "x.npy.json"]
     sidecar = json.loads(path.with_name("x.npy.json").read_text())
-    assert sidecar == artifacts.read_sidecar(path)
+    assert sidecar.pop("checksum") and sidecar == artifacts.read_sidecar(path)
     assert (sidecar["key"], sidecar["score"], sidecar["settings"], sidecar["inputs"]) == (ONE.key(), 0.5, {"lr": 1}, {})
+    assert (sidecar["name"], sidecar["size"], sidecar["time"]) == (
+        "x.npy",
+        path.stat().st_size,
+        path.stat().st_mtime_ns,
+    )
     assert {"python", "torch", "fastai"} <= set(sidecar["versions"])
     assert sidecar["host"] and sidecar["code"] and sidecar["made"]
     assert is_fresh(path, ONE) and not is_fresh(path, TWO)
@@ -189,6 +194,56 @@ def test_what_dead_processes_left_goes_with_the_next_write_and_what_living_ones_
     assert not theirs.exists()
 
 
+def test_what_one_makes_no_other_makes_at_the_same_time(tmp_path):
+    path = tmp_path / "fold_0" / "64.csv"
+    other = rf"64\.csv is being made by process {os.getpid()} on {platform.node()}, since .*; wait until .* --run"
+    with artifacts.making(path), artifacts.making(path.with_name("96.csv")):
+        with pytest.raises(InputError, match=other), artifacts.making(path):
+            pass
+        assert names(path.parent) == [".64.csv.lock", ".96.csv.lock"], "the one that was refused has taken nothing"
+    assert names(path.parent) == []
+    with artifacts.making(path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    path = tmp_path / "64.csv"
+    program = f"""
+        import time
+        from pathlib import Path
+        from pipeline.salt.artifacts import making
+        with making(Path({str(path)!r})):
+            print("at it", flush=True)
+            time.sleep(600)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        assert owner.stdout.readline() == "at it\n"
+        with pytest.raises(InputError, match=f"being made by process {owner.pid} on"), artifacts.making(path):
+            pass
+        owner.kill()
+        owner.wait()
+    assert names(tmp_path) == [".64.csv.lock"]
+    with artifacts.making(path):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def none(*args) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", none)
+    with artifacts.making(tmp_path / "64.csv"):
+        pass
+    assert "knows no locks: let no other command work there" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -268,7 +323,7 @@ def test_an_input_error_of_the_writer_comes_through_as_it_is(tmp_path):
 def test_a_damaged_sidecar_is_said(tmp_path, damage):
     put(tmp_path / "x.txt", ONE)
     (tmp_path / "x.txt.json").write_bytes(damage.encode("latin-1"))
-    with pytest.raises(InputError, match=r"x\.txt\.json is damaged; delete it"):
+    with pytest.raises(InputError, match=r"x\.txt cannot be trusted: x\.txt\.json beside it is damaged"):
         is_fresh(tmp_path / "x.txt", ONE)
 
 
@@ -276,6 +331,15 @@ def test_a_sidecar_without_its_file_does_not_count(tmp_path):
     put(tmp_path / "x.txt", ONE)
     (tmp_path / "x.txt").unlink()
     assert not is_fresh(tmp_path / "x.txt", ONE) and differences(tmp_path / "x.txt", TWO) == []
+
+
+def test_two_artifacts_of_one_kind_cannot_be_exchanged_with_their_sidecars(tmp_path):
+    """The best and the last weights of a phase are made from the same."""
+    for name in ("48.safetensors", "48.last.safetensors"):
+        put(tmp_path / name, ONE, name)
+    for ending in ("", ".json"):
+        os.replace(tmp_path / f"48.last.safetensors{ending}", tmp_path / f"48.safetensors{ending}")
+    assert "48.safetensors.json beside it is damaged" in artifacts.damage_of(tmp_path / "48.safetensors")
 
 
 def test_what_is_discarded_is_gone_with_its_sidecar(tmp_path):
@@ -290,8 +354,10 @@ def test_a_change_of_time_is_no_change(tmp_path):
     path = tmp_path / "x.txt"
     put(path, ONE)
     below = origin({}, {"x.txt": path})
+    made = path.stat().st_mtime_ns
     os.utime(path, (0, 0))
     assert is_fresh(path, ONE) and origin({}, {"x.txt": path}) == below
+    assert artifacts.damage_of(path) == "" and path.stat().st_mtime_ns == made, "so that it is not hashed again"
 
 
 def test_an_input_made_anew_with_the_same_settings_makes_what_follows_stale(tmp_path):

@@ -2,15 +2,17 @@
 
 import argparse
 import math
+import signal
 import warnings
 from pathlib import Path
 
 import pytest
 
-from pipeline.salt import cli, kaggle
+from pipeline.salt import artifacts, cli, kaggle
 from pipeline.salt.config import PROFILES, Phase
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import Run
+from pipeline.salt.stopping import Terminated
 
 
 @pytest.fixture
@@ -316,20 +318,35 @@ def test_an_out_that_is_a_file_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "raised, status",
+    "raised, status, words",
     [
-        (InputError("x.npy is missing; run prepare"), "error: x.npy is missing; run prepare"),
-        (Stopped("fold 0: the hours are over"), 75),
-        (KeyboardInterrupt(), "stopped; run the same command again to go on"),
+        (InputError("x.npy is missing; run prepare"), "error: x.npy is missing; run prepare", ""),
+        (KeyboardInterrupt(), 130, "stopped; what is finished or saved is kept, and the same command does the rest"),
+        (Terminated(), 143, "stopped; what is finished or saved is kept, and the same command does the rest"),
+        (Stopped("epoch 3 is saved", 143), 143, "stopped  epoch 3 is saved"),
+        (Stopped("no more hours"), 75, "stopped  no more hours"),
     ],
 )
-def test_what_a_person_can_mend_ends_in_a_sentence(raised, status):
+def test_what_a_person_can_mend_ends_in_a_sentence(raised, status, words, capsys):
     def stage(_) -> None:
         raise raised
 
     with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
         cli.start(stage)
     assert e.value.code == status, "a text makes Python print it to stderr and exit with 1"
+    assert "".join(capsys.readouterr()).strip() == words
+
+
+def test_sigterm_lets_a_stage_clear_away_what_it_has_half_written(tmp_path):
+    def stage(_) -> None:
+        with artifacts.replacing(tmp_path / "x.npy") as tmp:
+            tmp.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
+        cli.start(stage)
+    assert e.value.code == 143 and not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

@@ -59,8 +59,8 @@ PARSED = {  # flags and commands that are ours and are parsed, and why the comma
     "--upload": "needs an account; test_pipeline.py has it with a client of its own",
     "--engine": "tests/launch starts a cluster",
     "--track": "tests/training/test_tracking.py",
-    "notebook": "writes into the repository; tests/test_notebook.py",
-    "view": "serves until it is stopped; tests/viewer",
+    "--port": "may be taken on this machine; tests/viewer asks for free ones",
+    "--push": "needs an account; tests/test_notebooks.py has it with a client of its own",
 }
 FOLDS, PHASES = 2, {"64": "32", "96": "48", "128": "32", "224": "48"}  # of the tiny run
 TWO_FOLDS = ("demo", "quick")  # runs that pages compare and join need the same folds; of the others one is enough
@@ -232,6 +232,7 @@ def test_the_commands_are_found_where_they_are_looked_for():
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_every_command_runs(page, tiny, monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the viewer's ends with Ctrl-C
     monkeypatch.chdir(tiny.out)
     make_inputs()
     names: dict = {}  # of the page's Python

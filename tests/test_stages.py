@@ -11,6 +11,7 @@ from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.stages import Product
+from pipeline.salt.tiles import competition
 
 FLAGS = ["--profile", "demo", "--set", "folds.k=3", "--set", "run_folds=2"]
 PSEUDO = "--add-phase=pseudo=true"
@@ -112,8 +113,7 @@ def test_a_setting_makes_its_own_stage_stale_and_none_before(flags, setting, fir
     changed = [*flags, "--set", setting]
     order, changed_stages = list(states(changed)), stale(changed)
     assert first in changed_stages and not set(order[: order.index(first)]) & changed_stages
-    if first != "prepare":  # what prepare has decoded may come from another machine: it counts as it is
-        assert set(order[order.index(first) :]) == changed_stages, "all that follows"
+    assert set(order[order.index(first) :]) == changed_stages, "all that follows"
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,11 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(flags, lost, ma
     run = run_of([*flags, PSEUDO])
     make_all(run)
     product = lost(run)
-    for file in (artifacts.sidecar_of(product.path), product.path):  # not finished, then gone
+    not_finished = rf"is not finished \({product.path.name}\.json, which is written last, is missing\)"
+    for file, fault in ((artifacts.sidecar_of(product.path), not_finished), (product.path, "has not been made yet")):
         file.unlink()
         for needs in (product.require, stages.report(run)[0].origin):
-            with pytest.raises(
-                InputError, match=rf"{product.path.name} has not been made yet; run .*pipeline\.{maker} first"
-            ):
+            with pytest.raises(InputError, match=rf"{product.path.name} {fault}; run .*pipeline\.{maker} first"):
                 needs()
     make(product)
     assert stale([*flags, PSEUDO]) == set(), "the same bytes: nothing else to redo"
@@ -279,8 +278,35 @@ def test_the_state_of_a_stage_says_whether_it_can_go_on(flags):
 def test_a_damaged_sidecar_is_no_traceback_of_the_overview(flags):
     run = run_of(flags)
     make_all(run)
-    artifacts.sidecar_of(stages.trained(run, 0, run.profile.train.last)["last"].path).write_text("{")
+    last = stages.trained(run, 0, run.profile.train.last)
+    artifacts.sidecar_of(last["last"].path).write_text("{")
     assert states(flags)["predict"] == {"waits"}
+    artifacts.sidecar_of(last["history"].path).write_text("{")
+    assert states(flags)["train --phase 96"] == {"damaged", "done"}
+
+
+def test_damaged_weights_are_kept_until_it_is_said_that_they_may_go(flags):
+    run = run_of(flags)
+    make_all(run)
+    product = stages.trained(run, 0, run.profile.train.last)["last"]
+    product.path.write_text("x")
+    with pytest.raises(InputError, match=r"last\.safetensors is damaged: .*train --fold 0 --phase 96 --force to make"):
+        stages.keep([product], force=False)
+    stages.keep([product], force=True)
+    artifacts.discard(product.path)
+    stages.keep([product], force=False)
+
+
+def test_one_look_sees_each_artifact_once_and_the_next_look_sees_what_has_changed(flags, monkeypatch):
+    run = run_of(flags)
+    make_all(run)
+    looks, damage_of = [], artifacts.damage_of
+    monkeypatch.setattr(artifacts, "damage_of", lambda path, **how: looks.append(path) or damage_of(path, **how))
+    stages.report(run)[0].origin()
+    assert len(looks) == len({*looks}) > 10
+    make(stages.trained(run, 0, run.profile.train.phases[0])["best"], "other weights")
+    with pytest.raises(InputError, match="changed"):
+        stages.report(run)[0].origin()
 
 
 # ---- what is kept
@@ -344,22 +370,37 @@ def test_phases_trained_from_replaced_weights_are_removed_in_that_fold_alone(fla
 
 def test_the_sample_follows_from_its_numbers_and_real_tiles_from_their_files(flags, tiny_competition):
     run = run_of(flags)
-    real = replace(run, data=tiny_competition)
-    of_sample, of_files = (stages.tiles(which)["images.npy"].origin() for which in (run, real))
-    assert stages.tiles(real)["images.npy"].origin() == of_files != of_sample
+    of_sample, of_files = (
+        stages.tiles(replace(run, data=data))["images.npy"].origin() for data in (None, tiny_competition)
+    )
+    assert stages.tiles(replace(run, data=tiny_competition))["images.npy"].origin() == of_files != of_sample
     (tiny_competition / "train.csv").write_text((tiny_competition / "train.csv").read_text() + "\n")
-    assert stages.tiles(real)["images.npy"].origin() != of_files
+    assert stages.tiles(replace(run, data=tiny_competition))["images.npy"].origin() != of_files
 
 
-def test_tiles_decoded_on_another_machine_are_accepted(flags, tiny_competition):
-    """Their files may lie on another machine, in a folder of another name: the hash of what was decoded decides."""
-    real = replace(run_of(flags), data=tiny_competition)
-    make_all(real)
+def test_the_files_of_the_tiles_are_looked_at_once_a_command(flags, tiny_competition, monkeypatch):
+    looked, inputs = [], competition.inputs
+    monkeypatch.setattr(competition, "inputs", lambda folder: looked.append(folder) or inputs(folder))
+    run = replace(run_of(flags), data=tiny_competition)
+    make_all(run)
+    assert len(looked) == 1
+
+
+def test_tiles_of_other_files_are_refused_until_they_are_decoded(flags, tiny_competition):
+    """Two folders of one name share a cache; the sentence comes before anything is trained on the wrong tiles."""
+    make_all(replace(run_of(flags), data=tiny_competition))
     (tiny_competition / "train.csv").write_text((tiny_competition / "train.csv").read_text() + "\n")
-    states = [
-        product.status() for product in (stages.tiles(real)["tiles.csv"], stages.folds(real), *stages.report(real))
+    other = replace(run_of(flags), data=tiny_competition)
+    assert [product.status() for product in (*stages.decoded(other), stages.folds(other))] == ["out of date"] * 5 + [
+        "waits"
     ]
-    assert states == ["out of date", "done", "done", "done"]
+    with pytest.raises(
+        InputError, match=r"tiles\.csv was made from other tiles than this command's \(files .*prepare first"
+    ):
+        stages.folds(other).origin()
+    for product in stages.decoded(other):
+        make(product)
+    assert {product.status() for product in products_of(other)} == {"done"}, "the same bytes: nothing else to redo"
 
 
 # ---- the overview

@@ -1,13 +1,18 @@
-"""Artifacts: files that are published whole and know what they were made from.
+"""Artifacts: files that are published whole, know what they were made from, and are checked before they are used.
 
 Beside each artifact `x.npy` lies its sidecar `x.npy.json`, written last: the settings and inputs it was made from, the
 hash of its bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the
 same. Code is not among them (a comment must not cost a night of training); a change of it is printed. No other file
 renames a result into place.
+
+`check` is the door to every artifact: its sidecar is whole, its bytes are those that were published. Bytes are hashed
+where size or time of change differ from the sidecar's (a copy, a restored backup); where the hash is right, the file
+gets its time back, so that the next command need not hash it again.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,13 +21,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
 from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
+SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
 PACKAGES = ("torch", "fastai", "timm", "pretrainedmodels", "numpy")
 
 
@@ -49,12 +55,48 @@ def is_fresh(path: Path, origin: Origin) -> bool:
     return sidecar is not None and sidecar["key"] == origin.key()
 
 
-def damage_of(path: Path) -> str:
-    """What is wrong with a finished artifact, as a sentence without its end; '' where nothing is."""
-    sidecar = read_sidecar(path)
-    if sidecar is None or _hash_file(path) == sidecar["sha256"]:
+def check(path: Path, maker: str, *, hashed: bool = False) -> None:
+    """InputError unless the artifact is there, finished and undamaged; maker: the command that makes it.
+
+    hashed  read its bytes (once a command) though size and time have not changed: a disk may lose a bit and not say so
+    """
+    sidecar = sidecar_of(path)
+    flags = "with the same flags" + " (or name the folds to use with --fold)" * ("--fold" in maker)
+    if not path.exists():
+        raise InputError(f"{display_path(path)} has not been made yet; run python -m pipeline.{maker} first, {flags}")
+    if not sidecar.exists():
+        raise InputError(
+            f"{display_path(path)} is not finished ({sidecar.name}, which is written last, is missing); run python -m "
+            f"pipeline.{maker} first, {flags}"
+        )
+    if damage := damage_of(path, hashed=hashed):
+        raise InputError(f"{damage}; run python -m pipeline.{maker} --force to make it again, {flags}")
+
+
+def damage_of(path: Path, *, hashed: bool = False) -> str:
+    """What is wrong with a finished artifact, without a full stop; '' where nothing is, or it is not there."""
+    try:
+        sidecar = read_sidecar(path)
+    except InputError as e:
+        return str(e)
+    if sidecar is None:
         return ""
-    return f"{display_path(path)} is damaged: its bytes are not those that were written"
+    try:
+        size, time_ns, inode = _version(path)
+        written = sidecar.get("size", size)  # the first version's sidecars have neither size nor time
+        if size != written:
+            return f"{display_path(path)} is damaged: it has {size:,} bytes, {written:,} were written"
+        unchanged = time_ns == sidecar.get("time")
+        if unchanged and not hashed:
+            return ""
+        if _hash_version(path, (size, time_ns, inode)) != sidecar["sha256"]:
+            return f"{display_path(path)} is damaged: its bytes are not those that were written"
+    except OSError as e:
+        return f"{display_path(path)} cannot be read ({e.strerror})"
+    if "time" in sidecar and not unchanged:
+        with contextlib.suppress(OSError):  # a folder that can only be read: hashed once a command
+            os.utime(path, ns=(path.stat().st_atime_ns, sidecar["time"]))
+    return ""
 
 
 def print_fresh(path: Path) -> None:
@@ -87,12 +129,15 @@ def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
     start = time.perf_counter()
     with replacing(path) as tmp:
         yield tmp
-        sha256 = _hash_file(tmp)
         _force_to_disk(tmp)  # a full disk shows now, while the old artifact still has its sidecar
+        sha256, (size, time_ns, _) = _hash_file(tmp), _version(tmp)
         sidecar_of(path).unlink(missing_ok=True)  # which must not vouch for new bytes
     sidecar = {
+        "name": path.name,
         "key": origin.key(),
         "sha256": sha256,
+        "size": size,
+        "time": time_ns,
         "settings": origin.settings,
         "inputs": origin.inputs,
         "seconds": round(time.perf_counter() - start, 1),
@@ -103,8 +148,10 @@ def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
         "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    sidecar = json.loads(json.dumps(sidecar))  # what will be read: lists for tuples
     with replacing(sidecar_of(path)) as tmp:
-        tmp.write_text(json.dumps(sidecar, indent=1) + "\n")
+        tmp.write_text(json.dumps(sidecar | {"checksum": hash_of(sidecar)}, indent=1) + "\n")
+    _parse.cache_clear()  # a file system may give the same inode again
 
 
 @contextlib.contextmanager
@@ -124,6 +171,38 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(tmp, path)
         finally:
             tmp.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making(path: Path) -> Iterator[None]:
+    """Inside it this process alone makes the artifact. InputError that says who does, where another is at it.
+
+    The lock ends with its process, however that ends. On a file system without locks there is none.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "a+", encoding="utf-8")  # noqa: SIM115    closed below
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:  # of another process, which ended just now
+                raise BlockingIOError
+        except BlockingIOError as e:
+            file.seek(0)
+            raise InputError(
+                f"{display_path(path)} is being made by {file.read() or 'another process'}; wait until that has ended, "
+                "or give this run another name with --run"
+            ) from e
+        except OSError:
+            print(f"note     {display_path(path.parent)} knows no locks: let no other command work there")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}")
+        file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:
@@ -150,7 +229,7 @@ def writing(path: Path) -> Iterator[None]:
             raise InputError(
                 f"no space left to write {display_path(path)}; free some, or choose a disk with --out"
             ) from e
-        if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}:
             raise InputError(f"{display_path(path)} cannot be written; choose a folder of yours with --out") from e
         raise
 
@@ -167,13 +246,30 @@ def sidecar_of(path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> dict | None:
-    """The sidecar of a finished artifact, None if it is not there or not finished."""
+    """The sidecar of a finished artifact, not to be changed; None if one of both files is not there.
+
+    InputError for one that is not whole: no JSON object, a key that is missing or of another type, or changed since.
+    """
     try:
-        return json.loads(sidecar_of(path).read_text()) if path.exists() else None
+        return _parse(sidecar_of(path), _version(sidecar_of(path))) if path.exists() else None
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{display_path(sidecar_of(path))} is damaged; delete it and rerun the stage") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise InputError(f"{display_path(path)} cannot be trusted: {sidecar_of(path).name} beside it is damaged") from e
+
+
+@lru_cache(10_000)
+def _parse(sidecar: Path, version: tuple[int, int, int]) -> dict:
+    """The sidecar's content. ValueError where it is not whole."""
+    content = json.loads(sidecar.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in SIDECAR.items()):
+        raise ValueError("no sidecar")
+    # The first version's sidecars had neither name nor checksum.
+    name, checksum = content.get("name", sidecar.name[:-5]), content.pop("checksum", None)
+    key = Origin(content["settings"], content["inputs"]).key()
+    if f"{name}.json" != sidecar.name or key != content["key"] or checksum not in (None, hash_of(content)):
+        raise ValueError("another's, or changed")
+    return content
 
 
 def display_path(path: Path) -> str:
@@ -250,6 +346,17 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+@lru_cache(10_000)
+def _hash_version(path: Path, version: tuple[int, int, int]) -> str:
+    return _hash_file(path)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Size, time of change in ns, inode: what tells the versions of a file apart without reading it."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _hash_file(path: Path) -> str:

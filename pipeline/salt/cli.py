@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -19,6 +20,7 @@ from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
 from pipeline.salt.run import SAMPLE, TRACKERS, Files, Run
+from pipeline.salt.stopping import Terminated, terminating_like_ctrl_c
 from pipeline.salt.tiles import competition, folder
 
 FLAGS: dict[str, dict] = {
@@ -177,10 +179,14 @@ def check_run_name(name: str, flag: str = "") -> None:
 
 
 def start(main: Callable[[list[str]], object]) -> None:
-    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, Stopped with its own status."""
+    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, Stopped with its own status.
+
+    SIGTERM ends with 143, Ctrl-C with 130, as a shell has them.
+    """
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
-        main(sys.argv[1:])
+        with terminating_like_ctrl_c():
+            main(sys.argv[1:])
     except InputError as e:
         sys.exit(f"error: {e}")
     except Stopped as e:
@@ -188,8 +194,9 @@ def start(main: Callable[[list[str]], object]) -> None:
         sys.exit(e.status)
     except BrokenPipeError:  # the reader of the output has closed it: ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit("stopped; run the same command again to go on")
+    except KeyboardInterrupt as e:
+        print("stopped; what is finished or saved is kept, and the same command does the rest", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(e, Terminated) else signal.SIGINT))
 
 
 def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:

@@ -13,6 +13,10 @@ class Stopped(Exception):
 
     status = 75  # of the process; EX_TEMPFAIL of sysexits.h: no error, try again later
 
+    def __init__(self, text: str, status: int = status):
+        super().__init__(text)
+        self.status = status
+
 
 def did_you_mean(name: object, known: Collection[str]) -> str:
     """The end of a sentence about a name that is not among `known`."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.salt import artifacts
 from pipeline.salt.config import Phase, Profile
 from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
+from pipeline.salt.errors import InputError
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.tiles.geometry import channels_first, to_model_input, to_square, to_tile
 
@@ -92,6 +93,7 @@ def predict_to_file(
     devices  share the batches of a model; each has its own copy
     return  `disagreement` (N,) of each tile's models
     A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
+    InputError where a model gives something else than numbers.
     """
     counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
     disagreements = np.empty(len(tiles), np.float32)
@@ -119,6 +121,11 @@ def predict_to_file(
             ]
             with progress_bar(len(rows), title) as bar:
                 for chosen, logits in side_by_side(batches, threads):
+                    if not np.isfinite(logits).all():
+                        raise InputError(
+                            f"{title}: a model gives NaN or inf for tile {chosen[0]} (counted from 0) or its "
+                            "neighbours; try --set train.precision=fp32, or train it again"
+                        )
                     sums[chosen] += logits
                     votes[chosen] += logits > 0
                     counts[chosen] += 1

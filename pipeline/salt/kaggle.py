@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.salt import artifacts
+from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
 
 ROOT = Path(os.environ.get("SALT_KAGGLE", "/kaggle"))  # the notebooks' tests have one of their own
@@ -75,8 +76,15 @@ def keep(files: Files) -> int:
 def _worth_keeping(folder: Path) -> Iterator[Path]:
     """Finished artifacts, and states of unfinished trainings."""
     for path in sorted(folder.rglob("*")):
-        if not path.name.startswith(".") and (path.name.endswith(".resume.pt") or artifacts.read_sidecar(path)):
+        if not path.name.startswith(".") and (path.name.endswith(".resume.pt") or _is_finished(path)):
             yield path
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return artifacts.read_sidecar(path) is not None
+    except InputError:  # a damaged sidecar: what it vouches for is made again
+        return False
 
 
 def _links(files: Files) -> Iterator[Path]:

@@ -87,7 +87,7 @@ class Files:
     @property
     def tracking(self) -> Path:
         """Folder of the logs that --track leaves."""
-        return self.out / "folds" / self.run / "tracking"
+        return self.folder / "tracking"
 
     def result(self, name: str) -> Path:
         """name: test.npy | disagreement.csv | submission.csv.gz | masks.zip | report.html | scores.json | segment/"""
@@ -142,9 +142,9 @@ class RunFolder:
         return Files(folder.parent.parent, "", folder.name).result("submission.csv.gz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A run as the flags of a stage describe it.
+    """A run as the flags of a stage describe it. Equal to itself alone: what is known of it can be kept by it.
 
     data           folder with the tiles' files, None for the built-in sample
     own_data       they are images and masks of one's own, not Kaggle's files

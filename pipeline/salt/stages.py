@@ -3,23 +3,28 @@
 Freshness, "run X first" and the state of a run are read from it. To add a stage, add its file and its line in `table`.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
-from pipeline.salt import artifacts
+import numpy as np
+import pandas as pd
+
+from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import Origin, display_path
 from pipeline.salt.config import Phase, Submit, profile_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import competition, folder
+from pipeline.salt.tiles import Tiles, cache, competition, folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
-    """One artifact of a run.
+    """One artifact of a run; there is one Product for it in a command.
 
     name      what it is called among the inputs of others: 'fold_0/128.safetensors'
     maker     the command that makes it, after `python -m pipeline.`
@@ -37,52 +42,100 @@ class Product:
 
     def origin(self) -> Origin:
         """What it is to be made from. InputError if an input has not been made, or was made with other settings."""
-        for product in self.inputs:
-            product.require()
-        return artifacts.origin(self.settings(), {product.name: product.path for product in self.inputs})
+        with one_look() as seen:
+            if self not in seen.origins:
+                for product in self.inputs:
+                    product.require()
+                inputs = {product.name: product.path for product in self.inputs}
+                seen.origins[self] = artifacts.origin(self.settings(), inputs)
+            return seen.origins[self]
 
     def require(self) -> None:
-        """InputError that names the command to run first, unless the artifact exists and has this run's settings."""
-        if artifacts.read_sidecar(self.path) is None:
-            raise InputError(
-                f"{display_path(self.path)} has not been made yet; run python -m pipeline.{self.maker} first, "
-                "with the same flags" + " (or name the folds to use with --fold)" * ("--fold" in self.maker)
-            )
-        # The tiles follow from their files alone, which may be on another machine: what was decoded counts.
-        if self.inputs and (changes := artifacts.differences(self.path, self.origin())):
-            raise InputError(
-                f"{display_path(self.path)} was made with other settings ({'; '.join(changes)}); run python -m "
-                f"pipeline.{self.maker} first, or give the same flags as then"
-            )
+        """InputError that names the command to run first, unless the artifact is whole and has this run's settings."""
+        with one_look() as seen:
+            if self in seen.good:
+                return
+            artifacts.check(self.path, self.maker)
+            if changes := artifacts.differences(self.path, self.origin()):
+                made = "made with other settings" if self.inputs else "made from other tiles than this command's"
+                raise InputError(
+                    f"{display_path(self.path)} was {made} ({'; '.join(changes)}); run python -m "
+                    f"pipeline.{self.maker} first, or give the same flags as then"
+                )
+            seen.good.add(self)
+
+    def file(self) -> Path:
+        """Its path, to load weights from or to hand on, its bytes hashed. InputError as `require` raises it."""
+        self.require()
+        artifacts.check(self.path, self.maker, hashed=True)
+        return self.path
+
+    def sidecar(self) -> dict:
+        """Its sidecar, to read. InputError as `require` raises it."""
+        self.require()
+        return artifacts.read_sidecar(self.path) or {}
 
     def is_fresh(self) -> bool:
-        """Whether the artifact exists and was made from what this run would use; raises InputError as `origin` does."""
-        return artifacts.is_fresh(self.path, self.origin())
+        """Whether the artifact is whole and made from what this run would use; raises InputError as `origin` does."""
+        origin = self.origin()
+        return not artifacts.damage_of(self.path) and artifacts.is_fresh(self.path, origin)
 
     def status(self) -> str:
-        """'done', 'waits' for an input, 'under way', 'out of date' or 'to do'."""
+        """'done', 'waits' for an input, 'damaged', 'under way', 'out of date' or 'to do'."""
         try:
             if self.is_fresh():
                 return "done"
         except InputError:
             return "waits"
+        if artifacts.damage_of(self.path):
+            return "damaged"
         if self.state and self.state.exists():
             return "under way"
         return "out of date" if artifacts.read_sidecar(self.path) else "to do"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one look at a run's artifacts has found: origins, and the products that are as they should be."""
+
+    origins: dict[Product, Origin] = field(default_factory=dict)
+    good: set[Product] = field(default_factory=set)
+
+
+_seen: ContextVar[Seen | None] = ContextVar("seen", default=None)
+
+
+@contextlib.contextmanager
+def one_look() -> Iterator[Seen]:
+    """Inside it each artifact is looked at once: not for code that makes one, or waits for somebody who does."""
+    seen = _seen.get() or Seen()
+    token = _seen.set(seen)
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)
+
+
 def up_to_date(products: Sequence[Product], force: bool) -> bool:
     """Whether a stage has nothing to do, which it then prints. InputError if an input is missing, with --force too."""
-    fresh = all([product.is_fresh() for product in products])
+    with one_look():
+        fresh = all([product.is_fresh() for product in products])
     if force or not fresh:
+        for damage in filter(None, (artifacts.damage_of(product.path) for product in products)):
+            print(f"damaged  {damage}")
         return False
     artifacts.print_fresh(products[-1].path)
     return True
 
 
 def keep(products: Iterable[Product], force: bool) -> None:
-    """InputError where a finished artifact that was made with other settings would be replaced without --force."""
+    """InputError where a finished artifact that is damaged, or was made with other settings, would be replaced.
+
+    Not with --force. What looks damaged may be good weights beside a spoilt sidecar.
+    """
     for product in [] if force else products:
+        if artifacts.damage_of(product.path):
+            artifacts.check(product.path, product.maker)
         try:
             changes = artifacts.differences(product.path, product.origin())
         except InputError:  # what it is made from has to be made first
@@ -94,13 +147,82 @@ def keep(products: Iterable[Product], force: bool) -> None:
             )
 
 
+# ---- reading: as it was published, and compared with what the reader needs
+
+
+def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
+    """folds.csv: id, fold, coverage, z in the rows of tiles.train_table. InputError where they are not."""
+    product = folds(run)
+    product.require()
+    table = door.table(product.path, product.maker, {"id": str, "fold": int})
+    if table["id"].tolist() != tiles.train_table["id"].tolist():
+        raise door.unfit(product.path, product.maker, "does not have the tiles' ids, each once, in their order")
+    if not table["fold"].between(0, run.profile.folds.k - 1).all():
+        raise door.unfit(product.path, product.maker, f"has folds other than 0 to {run.profile.folds.k - 1}")
+    return table
+
+
+def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+    """oof.npy and test.npy, memory-mapped: (N, H, W), (M, H, W) float16, in oof NaN for the tiles of other folds."""
+    oof, test = predictions(run)
+    for product in (oof, test):
+        product.require()
+    held_out = read_folds(run, tiles)["fold"].isin(run.folds).to_numpy()
+    return (
+        door.probabilities(oof.path, oof.maker, tiles.train_images.shape[:3], held_out),
+        door.probabilities(test.path, test.maker, tiles.test_images.shape[:3], np.ones(len(tiles.test_images), bool)),
+    )
+
+
+def read_disagreement(run: Run, tiles: Tiles) -> pd.DataFrame:
+    """disagreement.csv: id, disagreement in the rows of tiles.test_table. InputError where they are not."""
+    product = disagreement(run)
+    product.require()
+    table = door.table(product.path, product.maker, {"id": str, "disagreement": float})
+    if table["id"].tolist() != tiles.test_table["id"].tolist():
+        raise door.unfit(product.path, product.maker, "does not have the test tiles' ids, each once, in their order")
+    return table
+
+
+def read_history(run: Run, fold: int, phase: Phase) -> pd.DataFrame:
+    """History of fold k in this phase, one row an epoch; the columns of training.callbacks.EpochLog."""
+    product = trained(run, fold, phase)["history"]
+    product.require()
+    numbers = ("train_loss", "valid_loss", "meanap", "lr", "seconds")
+    history = door.table(product.path, product.maker, {"epoch": int} | dict.fromkeys(numbers, float))
+    if history["epoch"].tolist() != [*range(1, len(history) + 1)] or not len(history):
+        raise door.unfit(product.path, product.maker, "does not have a row for each epoch, from 1 on")
+    return history
+
+
+def trained_file(run: Run, fold: int, phase: Phase, epoch: str = "best") -> Path:
+    """Checked weights of fold k, whatever their other settings were and whether the tiles are here: for tools."""
+    product = trained(run, fold, phase)[epoch]
+    artifacts.check(product.path, product.maker, hashed=True)
+    settings = (artifacts.read_sidecar(product.path) or {})["settings"]
+    of_fold, of_phase = settings.get("fold"), settings.get("train", {}).get("phase", {}).get("name")
+    if (of_fold, of_phase) != (fold, phase.name):
+        raise door.unfit(product.path, product.maker, f"holds the weights of fold {of_fold}, phase {of_phase}")
+    return product.path
+
+
+def read_scores(run: Run) -> dict:
+    """scores.json."""
+    product = report(run)[0]
+    product.require()
+    return door.values(product.path, product.maker, {"out_of_fold": dict, "folds": list})
+
+
 # ---- products, in the order in which they are made
 
+per_run = lru_cache(1000)  # a Run is of one command, and what is made from what depends on nothing else
 
-def tiles(run: Run) -> dict[str, Product]:
+
+@per_run
+def tiles(run: Run) -> Mapping[str, Product]:
     """The decoded tiles by the names of their files."""
 
-    @cache  # the products share it, and a folder may have 22,000 files
+    @lru_cache(1)  # the products share it, and a folder may have 22,000 files
     def settings() -> dict:
         if run.data is None:  # the sample follows from its numbers alone
             return {"sample": asdict(run.profile.sample)}
@@ -108,10 +230,18 @@ def tiles(run: Run) -> dict[str, Product]:
             return {"files": artifacts.hash_of(folder.inputs(run.data)), "tiles": asdict(run.profile.tiles)}
         return {"files": artifacts.hash_of(competition.inputs(run.data))}
 
-    names = ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")
-    return {name: Product(f"cache/{name}", run.files.cache(name), "prepare", settings) for name in names}
+    names = (*cache.NAMES, cache.TRUTH)
+    products = {name: Product(f"cache/{name}", run.files.cache(name), "prepare", settings) for name in names}
+    return MappingProxyType(products)
 
 
+def decoded(run: Run) -> list[Product]:
+    """The products of `tiles` that this data set has, the table last: nobody has the truth of Kaggle's test tiles."""
+    products = tiles(run)
+    return [products[name] for name in ([cache.TRUTH] if cache.has_truth(run.files) else []) + [*cache.NAMES]]
+
+
+@per_run
 def folds(run: Run) -> Product:
     """folds.csv."""
 
@@ -126,7 +256,8 @@ def folds(run: Run) -> Product:
     return Product("folds.csv", run.files.folds, "make_folds", settings, (tiles(run)["tiles.csv"],))
 
 
-def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
+@per_run
+def trained(run: Run, fold: int, phase: Phase) -> Mapping[str, Product]:
     """What the training of fold k leaves: weights by epoch ('best', 'last', 'average'), and 'history'.
 
     Made from the sections model, augment and train, without the other phases; from the tiles, the weights of the phase
@@ -144,20 +275,16 @@ def trained(run: Run, fold: int, phase: Phase) -> dict[str, Product]:
         inputs += [*pseudo_labels(run, fold), cached["test.npy"]]
     paths = {epoch: files.weights(fold, phase, epoch) for epoch in profile.train.epochs_kept(phase)}
     paths["history"] = files.history(fold, phase)
-    return {
-        kind: Product(
-            f"fold_{fold}/{path.name}",
-            path,
-            f"train --fold {fold} --phase {phase.name}",
-            lambda: settings,
-            tuple(inputs),
-            files.resume(fold, phase),
-        )
+    maker, state = f"train --fold {fold} --phase {phase.name}", files.resume(fold, phase)
+    products = {
+        kind: Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, tuple(inputs), state)
         for kind, path in paths.items()
     }
+    return MappingProxyType(products)
 
 
-def pseudo_labels(run: Run, fold: int) -> list[Product]:
+@per_run
+def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
     """Table and masks of fold k's pseudo-labels.
 
     Made by fold k's own model alone: every other one has learned from fold k's tiles.
@@ -167,25 +294,28 @@ def pseudo_labels(run: Run, fold: int) -> list[Product]:
     inputs = (trained(run, fold, profile.train.labeller)[profile.predict.checkpoint], tiles(run)["test.npy"])
     paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
     maker = f"pseudo_label --fold {fold}"
-    return [Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs) for path in paths]
+    return tuple(Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs) for path in paths)
 
 
-def predictions(run: Run) -> list[Product]:
+@per_run
+def predictions(run: Run) -> tuple[Product, ...]:
     """oof.npy and test.npy, of run.folds."""
     train, cached = run.profile.train, tiles(run)
     weights = [trained(run, fold, train.last)[run.profile.predict.checkpoint] for fold in run.folds]
     settings = {"predict": asdict(run.profile.predict), "folds": list(run.folds)}
     inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
     paths = [run.files.oof, run.files.result("test.npy")]
-    return [Product(path.name, path, "predict", lambda: settings, inputs) for path in paths]
+    return tuple(Product(path.name, path, "predict", lambda: settings, inputs) for path in paths)
 
 
+@per_run
 def disagreement(run: Run) -> Product:
     """disagreement.csv, made together with test.npy."""
     path = run.files.result("disagreement.csv")
     return replace(predictions(run)[1], name=path.name, path=path)
 
 
+@per_run
 def submission(run: Run) -> Product:
     """submission.csv.gz."""
     return _submitted(run, "submission.csv.gz")
@@ -206,9 +336,10 @@ def report(run: Run) -> list[Product]:
     """scores.json and report.html."""
     settings = {"profile": asdict(run.profile), "folds": list(run.folds)}
     histories = [trained(run, fold, phase)["history"] for fold in run.folds for phase in run.profile.train.phases]
-    cached = [tiles(run)[name] for name in ("tiles.csv", "masks.npy", "truth.npy")]
-    known = [product for product in cached if product.path.exists()]  # nobody has Kaggle's truth
-    inputs = (folds(run), *known, *histories, *predictions(run), submission(run))
+    cached = [
+        product for product in decoded(run) if product.name in ("cache/tiles.csv", "cache/masks.npy", "cache/truth.npy")
+    ]
+    inputs = (folds(run), *cached, *histories, *predictions(run), submission(run))
     paths = [run.files.result(name) for name in ("scores.json", "report.html")]
     return [Product(path.name, path, "report", lambda: settings, inputs) for path in paths]
 
@@ -239,7 +370,7 @@ def recorded(run: Run, name: str) -> Run:
 
 def same_folds(runs: Sequence[Run]) -> bool:
     """Whether each fold of these finished runs holds out the same tiles in all of them."""
-    return len({(artifacts.read_sidecar(run.files.folds) or {})["sha256"] for run in runs}) == 1
+    return len({folds(run).sidecar()["sha256"] for run in runs}) == 1
 
 
 def ensemble(runs: Sequence[Run], rules: Submit) -> Product:
@@ -267,15 +398,10 @@ def comparison(runs: Sequence[Run]) -> Product:
     return Product(path.name, path, "tools.compare", dict, tuple(parts))
 
 
-def scores(run: Run) -> dict:
-    """What scores.json holds."""
-    return json.loads(report(run)[0].path.read_text())
-
-
-def table(run: Run) -> Iterator[tuple[str, str, list[Product]]]:
+def table(run: Run) -> Iterator[tuple[str, str, Sequence[Product]]]:
     """(command, what it does, its products) of every stage, in order."""
     chosen = ", ".join(map(str, run.folds))
-    yield "prepare", "decode every tile once, and check it", [tiles(run)["tiles.csv"]]
+    yield "prepare", "decode every tile once, and check it", decoded(run)
     yield "make_folds", f"split the tiles into {run.profile.folds.k} folds", [folds(run)]
     for phase in run.profile.train.phases:
         if phase.pseudo:

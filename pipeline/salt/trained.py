@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from pipeline.salt import artifacts
+from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import PROFILES, Augment, Model, Phase, Predict, Profile, Train
 from pipeline.salt.errors import InputError
@@ -127,9 +127,11 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
                 f"{display_path(place.path)}: fold {fold} has no {file}; train it to its end, copy that file too, "
                 "or choose other folds with folds=[...]"
             )
-        if damage := artifacts.damage_of(files[weights]):
+        if damage := artifacts.damage_of(files[weights], hashed=True):
             raise InputError(f"{damage}; copy it again, or train fold {fold} again with --force")
         sidecar = sidecars[weights]
+        if (of_fold := sidecar["settings"].get("fold", fold)) != fold:
+            raise InputError(f"{display_path(files[weights])} holds the weights of fold {of_fold}; copy it again")
         profiles[fold], hashes[str(weights)] = _profile(files[weights], sidecar, predict), sidecar["sha256"]
         _check_same(place.path, profiles)
         tile = tuple(sidecar["tile"]) if "tile" in sidecar else None
@@ -218,7 +220,9 @@ def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:
 
 def _tile(place: RunFolder) -> tuple[int, ...] | None:
     """Shape of the tiles, for weights whose sidecar is of an older version: oof.npy has it, but for the channels."""
-    return np.load(place.oof, mmap_mode="r").shape[1:] if artifacts.read_sidecar(place.oof) else None
+    if not artifacts.read_sidecar(place.oof):
+        return None
+    return door.array(place.oof, "predict", np.float16, (None, None, None)).shape[1:]
 
 
 def _threshold(place: RunFolder) -> float:

@@ -13,7 +13,7 @@ Input `image` (B, 3, H, W), grey in three equal channels, 0..1; normalisation is
 import importlib.util
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli
+from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.errors import InputError
 
@@ -42,12 +42,10 @@ def main(argv: list[str] | None = None) -> None:
         train = run.profile.train
         phase = train.phase(args.phase) if args.phase else train.last
         epoch = run.profile.predict.checkpoint if "last" in train.epochs_kept(phase) else "best"
-        trained = run.files.weights(run.folds[0], phase, epoch)
-        if not trained.exists():
-            raise InputError(
-                f"fold {run.folds[0]} is not trained in phase {phase.name}, {display_path(trained)} is "
-                f"missing: run python -m pipeline.train --fold {run.folds[0]}, or say --untrained"
-            )
+        try:
+            trained = stages.trained_file(run, run.folds[0], phase, epoch)
+        except InputError as e:
+            raise InputError(f"{e}; or say --untrained") from e
         model, weights = checkpoints.load(trained, model), display_path(trained)
     onnx = to_onnx(model)
     for shape in CHECKED:

@@ -8,6 +8,7 @@
 writes  kaggle/tgs_salt.ipynb, kernel-metadata.json            trains, predicts, submits, reports
         kaggle/inference/, the same two                        predicts and submits, with folds trained elsewhere
         kaggle/dataset/: code/, weights/, dataset-metadata.json
+below the current folder; the repository has the notebooks as they come from the first command.
 
 The stages are those of run_all.sh. No wheel is needed: Kaggle's image lacks pretrainedmodels alone, and there timm's
 copy of the same encoder is used.
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
     run, args = cli.parse(__doc__, argv, add, ("profile", "weights"))
     user = args.user or _kaggle_user() or NOBODY
-    folder = ROOT / "kaggle"
+    folder = Path("kaggle").resolve()
     if not (ROOT / "run_all.sh").exists():
         raise InputError(f"{ROOT} is no clone of the repository; the notebooks are written in one")
     profile = f"--profile {args.profile}" if args.profile else ""

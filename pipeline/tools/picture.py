@@ -28,11 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add, FLAGS)
     from pipeline.salt.reporting import figures, scores
 
-    tiles, products = cache.read(run.files), (stages.predictions(run)[0], stages.submission(run))
-    for product in products:
-        product.require()
-    probs, table = np.load(products[0].path, mmap_mode="r"), tiles.train_table
-    threshold = (artifacts.read_sidecar(products[1].path) or {})["threshold"]
+    threshold, tiles = stages.submission(run).sidecar()["threshold"], cache.read(run.files)
+    probs, table = stages.read_predictions(run, tiles)[0], tiles.train_table
     predictions = scores.Predictions(tiles.train_images, probs, tiles.train_masks, threshold, run.profile.submit)
     known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values("id")
     if not 1 <= args.tiles <= len(known):

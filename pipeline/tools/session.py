@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from pipeline.salt import artifacts, cli, kaggle
+from pipeline.salt import artifacts, cli, kaggle, stages
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped
@@ -133,7 +133,7 @@ class Session:
             return
         from IPython.display import HTML, display
 
-        page = html.escape(self._run().files.result("report.html").read_text(encoding="utf-8"))
+        page = html.escape(stages.report(self._run())[-1].file().read_text(encoding="utf-8"))
         display(HTML(f'<div><iframe srcdoc="{page}" style="width: 100%; height: 900px; border: 0"></iframe></div>'))
 
     def keep(self) -> None:
@@ -156,9 +156,9 @@ class Session:
                 "open the notebook again, Add Input > Your Work > this notebook's output, Run All."
             )
         else:
-            files = self._run().files
+            files, product = self._run().files, stages.submission(self._run())
             with artifacts.replacing(files.kaggle_submission) as tmp:
-                tmp.write_bytes(gzip.decompress(files.result("submission.csv.gz").read_bytes()))
+                tmp.write_bytes(gzip.decompress(product.file().read_bytes()))
             print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
 
     def _run(self) -> Run:

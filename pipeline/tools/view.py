@@ -1,7 +1,7 @@
 """Look at a run's tiles in the browser: sort and filter them, move the threshold, see truth, probability and mask.
 
     python -m pipeline.tools.view
-    python -m pipeline.tools.view --run quick --port 9000
+    python -m pipeline.tools.view --port 9000
 
 reads   folds/<run>/folds.csv, oof.npy, submissions/<run>/test.npy, disagreement.csv, data/cache/<source>/
 serves  http://127.0.0.1:8000/, to this machine alone, until Ctrl-C

@@ -125,7 +125,7 @@ def test_export_of_a_trained_fold(tmp_path, capsys):
     place = ["--data", "sample", "--out", str(tmp_path), "--fold", "3"]
     run, _ = parse("", [*flags("unet_resnext50", "--set", "model.options.width=4"), *place])
     small = [*flags("unet_resnext50", "--set", "model.options.width=4"), *place, "--to", str(tmp_path / "n.onnx")]
-    with pytest.raises(InputError, match="fold 3 is not trained in phase 224.* --untrained"):
+    with pytest.raises(InputError, match="run python -m pipeline.train --fold 3 --phase 224 first.* --untrained"):
         export.main(small)
     model = checkpoints.build(run.profile.model)
     torch.nn.init.constant_(model.logit[-1].bias, 20.0)  # certain of salt everywhere

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -132,8 +133,9 @@ def test_two_runs_are_compared(two_runs):
     assert f"short - demo: {difference.mean():+.4f} ± {se:.4f}, p = " in printed
     assert f"more on {(difference > 0).sum()}, less on {(difference < 0).sum()}" in printed or not difference.any()
 
-    rows = {line[:20].strip(): line[20:].split() for line in printed.splitlines()}
-    both = [stages.scores(each) for each in (run, short)]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
+    rows = {what: values for what, *values in lines}
+    both = [stages.read_scores(each) for each in (run, short)]
     assert rows["out of fold"] == [f"{each['out_of_fold']['score']:.4f}" for each in both]
     assert rows["of tiles"] == ["25", str(some.sum())] and rows["train.48.epochs"] == ["1", "2"]
     assert rows["submit.threshold"] == rows["threshold"] == ["0.5", "0.4"]

@@ -90,7 +90,7 @@ def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.nd
     """Everything before the report: cache, folds, made-up trainings and predictions, and the submission."""
     run, _ = cli.parse("", argv)
     files = run.files
-    cache.write(tiles, files, artifacts.origin({}, {}))
+    cache.write(tiles, files, stages.tiles(run)["tiles.csv"].origin())
     make_folds.main(argv)
     fold_of = pd.read_csv(files.folds)["fold"]
     for fold in run.folds:
@@ -100,7 +100,7 @@ def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.nd
             rows = history(phase.epochs, 0.8 + phase.size / 5000, 10 * fold + phase.size)
             made = {"fold": fold, "device": "2 CPU threads, AVX512", "seconds": rows["seconds"].sum()}
             made |= {"init_from": "random weights", "precision": "bf16"}
-            products = stages.trained(run, fold, phase)
+            products = dict(stages.trained(run, fold, phase))
             publish(products.pop("history"), lambda tmp, rows=rows: rows.to_csv(tmp, index=False), **made)
             for product in products.values():
                 publish(product, lambda tmp: tmp.write_bytes(b""), **made)

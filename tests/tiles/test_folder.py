@@ -21,6 +21,7 @@ from pipeline.salt.config import Augment, Tiling
 from pipeline.salt.errors import InputError
 from pipeline.salt.folds import split
 from pipeline.salt.inference import predict_to_file
+from pipeline.salt.sections.reading import from_array
 from pipeline.salt.tiles import Tiles, cache, competition, cutting, folder, own_folds
 from pipeline.salt.tiles.augment import augment_batch
 from pipeline.salt.tiles.geometry import channels_first
@@ -116,16 +117,16 @@ def test_equal_channels_are_grey_and_a_grey_image_among_colours_gets_three(rgb):
     assert folder.image_of(np.dstack([some] * 3 + [255 - some])).shape == (48, 48), "transparency is no colour"
 
 
-def test_other_number_types_are_scaled_by_their_own_percentiles():
-    ramp = np.linspace(-3.0, 5.0, 10_001, dtype=np.float32).reshape(1, -1)
-    grey = folder.to_uint8(ramp)
-    low, high = -3 + 0.08, 5 - 0.08  # the 1st and the 99th percentile of a ramp of length 8
-    np.testing.assert_allclose(grey[0], ((ramp[0] - low) / (high - low) * 255).clip(0, 255), atol=0.51)
-    rounded = folder.to_uint8((ramp * 1000).astype(np.int16))
-    np.testing.assert_allclose(rounded.astype(int), grey, atol=1)
-    few = np.zeros((50, 50), np.uint16)
-    few[3, 4] = 900
-    assert folder.to_uint8(few).max() == 255 and not folder.to_uint8(np.full((5, 5), 7.0)).any()
+def test_other_number_types_become_grey_as_segment_has_them():
+    ramp = np.linspace(-3.0, 5.0, 100 * 101, dtype=np.float32).reshape(100, 101)
+    low, high = -3 + 0.04, 5 - 0.04  # the 0.5th and the 99.5th percentile of a ramp of length 8
+    grey = ((ramp - low) / (high - low) * 255).clip(0, 255)
+    np.testing.assert_allclose(folder.image_of(ramp), grey, atol=0.51)
+    np.testing.assert_allclose(folder.image_of((ramp * 1000).astype(np.int16)), grey, atol=0.6)
+    np.testing.assert_array_equal(folder.image_of(ramp), from_array("", ramp).rows(0, 100))
+    assert not folder.image_of(np.full((5, 5), 7.0)).any() and folder.image_of(ramp > 0).max() == 255
+    ramp[:10] = np.nan
+    assert not folder.image_of(ramp)[:10].any() and folder.image_of(ramp)[10:].any()
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
@@ -135,7 +136,7 @@ def test_a_compressed_tiff_is_read(rgb, compression, dtype):
     (rgb / "images/p0.jpg").unlink()
     how = {None: "raw", "zlib": "tiff_adobe_deflate", "lzw": "tiff_lzw"}[compression]
     Image.fromarray(pixels).save(rgb / "images/p0.tiff", compression=how)
-    np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_images[0, ..., 0], folder.to_uint8(pixels))
+    np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_images[0, ..., 0], folder.image_of(pixels))
 
 
 @pytest.mark.parametrize("value, dtype", [(1, np.uint8), (255, np.uint8), (65535, np.uint16), (1.0, np.float32)])
@@ -264,7 +265,7 @@ BROKEN = {
         array("train/images/003.npy", np.zeros((5, 40, 56))),
         r"^train/images: 003.npy has the shape \(5, 40, 56\)",
     ),
-    "NaN": (array("train/images/003.npy", np.full((40, 56), np.nan)), r"^train/images: 003.npy has NaN or infinity"),
+    "NaN": (array("train/images/003.npy", np.full((40, 56), np.nan)), r"^train/images: 003.npy has no finite value$"),
     "mask of colours": (
         array("train/masks/003.npy", np.indices((40, 56, 3)).sum(0) % 2),
         r"^train/masks: 003.npy has colours; a mask is 0 and one value for salt$",
@@ -358,7 +359,7 @@ def test_tiles_cover_an_image_and_the_last_is_flush(height, width, side, stride)
 
 def test_a_section_is_cut_and_only_whole_labels_are_trained_on(section):
     tiles, remarks = folder.read(section, CUT)
-    amplitude, salt = folder.to_uint8(tifffile.imread(section / "images/line7.tif")), scene(100, 230, 0)[1]
+    amplitude, salt = folder.image_of(tifffile.imread(section / "images/line7.tif")), scene(100, 230, 0)[1]
     assert len(tiles.table) == len(cutting.corners(100, 230, 32, 16))
     assert tiles.train_table["left"].max() <= 130 - 32 < tiles.test_table["left"].min()
     for part, images in ((tiles.train_table, tiles.train_images), (tiles.test_table, tiles.test_images)):

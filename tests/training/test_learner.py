@@ -1,11 +1,14 @@
 """Training one fold: it learns, its errors are one sentence, and a resumed training equals an uninterrupted one."""
 
+import io
 import math
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,7 @@ from pipeline.salt.config import Loss, Model, Phase, Train
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
-from pipeline.salt.tiles.loaders import get_data
+from pipeline.salt.tiles.loaders import TileLoader, get_data
 from pipeline.salt.training import checkpoints, learner
 from pipeline.salt.training.callbacks import EpochLog, KeepBest, RandomState, Resume, Stateful, WeightAverage
 from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
@@ -46,6 +49,7 @@ def fit(drawn, tmp_path):
         seed: int = 3,
         save_every: float = 0.0,
         deadline: float = math.inf,
+        stop: Callable[[], int] = lambda: 0,
     ) -> Fitted:
         torch.manual_seed(0)
         model = checkpoints.build(Model(encoder="test_resnet", weights="none", options={"width": 8}))
@@ -64,6 +68,7 @@ def fit(drawn, tmp_path):
             key=key,
             save_every=save_every,
             deadline=deadline,
+            stop=stop,
         )
         state.unlink(missing_ok=True)  # as the stage does
         return fitted
@@ -144,6 +149,49 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_p
     capsys.readouterr()
     assert_same(straight, fit())
     assert capsys.readouterr().out.count("epoch") == 4 - (epoch - 1), "what was done is not done again"
+
+
+def signal_at(step: int) -> Callable[[], int]:
+    """Asked after every batch, of validation too: SIGTERM at this one."""
+    asked = iter([*[0] * (step - 1), 15])
+    return lambda: next(asked)
+
+
+FINE_TUNE = Train(phases=(PHASE,), precision="fp32", schedule="fine_tune", wd=1e-2)
+
+
+@pytest.mark.parametrize(
+    "train", [TRAIN, replace(TRAIN, average=0.5), FINE_TUNE], ids=["plain", "average", "fine_tune"]
+)
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 8, 11])
+def test_a_training_that_gets_a_signal_finishes_the_step_and_goes_on_bit_for_bit(fit, tmp_path, train, step):
+    straight = fit(train)
+    with pytest.raises(Stopped, match=r"^\S*32\.resume\.pt has epoch . up to batch . of 2; the same command") as e:
+        fit(train, save_every=1e9, stop=signal_at(step))
+    assert e.value.status == 128 + 15
+    state = torch.load(tmp_path / "32.resume.pt", weights_only=True)
+    assert (state["epochs"], state["batch"]) == ((step - 1) // 3, min((step - 1) % 3 + 1, 2))
+    assert_same(straight, fit(train))
+
+
+def test_stopped_after_every_step_it_still_ends_with_the_same_bits(fit):
+    straight, stops = fit(), 0
+    while stops < 20:
+        try:
+            assert_same(straight, fit(save_every=1e9, stop=signal_at(2 if stops % 3 else 1)))
+            break
+        except Stopped:
+            stops += 1
+    assert 6 <= stops < 20
+
+
+def test_what_is_done_of_an_epoch_is_not_computed_again(fit, monkeypatch):
+    with pytest.raises(Stopped):
+        fit(save_every=1e9, stop=signal_at(4))
+    batches, do_batch = [], TileLoader.do_batch
+    monkeypatch.setattr(TileLoader, "do_batch", lambda self, rows: batches.append(len(rows)) or do_batch(self, rows))
+    fit()
+    assert batches == [12, 12, *[12, 12, 12] * 2], "one of epoch 2 and its validation, then two epochs"
 
 
 def test_the_average_of_the_weights_goes_on_bit_for_bit_too_and_training_does_not_see_it(fit, monkeypatch):
@@ -256,12 +304,9 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         check=False,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert len([*tmp_path.glob(".tmp-*-32.resume.pt")]) == 1, "half a state, beside the whole one of the epoch before"
+    assert len([*tmp_path.glob(".tmp-*-32.resume.pt")]) == 1, "half a state, beside a whole one"
     assert_same(straight, fit())
     assert not [*tmp_path.glob(".tmp-*")]
-
-
-FINE_TUNE = Train(phases=(PHASE,), precision="fp32", schedule="fine_tune", wd=1e-2)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -435,13 +480,32 @@ def test_every_state_is_plain_and_comes_back(fit, monkeypatch, tmp_path):
     assert seen[EpochLog]["rows"][-1]["epoch"] == 4 and seen[KeepBest]["score"] == straight.row("best")["meanap"]
 
 
-@pytest.mark.parametrize("cut", [0, 100, 0.5])
-def test_a_damaged_state_is_said(fit, monkeypatch, tmp_path, cut):
+def flipped(state: bytes) -> bytes:
+    """A bit of a weight."""
+    at = state.index(b"/data/") + len(state) // 2
+    return state[:at] + bytes([state[at] ^ 64]) + state[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: b"",
+        lambda state: state[:100],
+        lambda state: state[: len(state) // 2],
+        flipped,
+        lambda state: pickle.dumps({"key": "key", "epochs": 1}),
+        lambda state: torch.save({"key": "key"}, file := io.BytesIO()) or file.getvalue(),
+    ],
+)
+def test_a_damaged_state_is_said_and_the_training_begins_anew(fit, monkeypatch, tmp_path, damage, capsys):
+    straight = fit()
     stopped(fit, monkeypatch, 2)
-    state = (tmp_path / "32.resume.pt").read_bytes()
-    (tmp_path / "32.resume.pt").write_bytes(state[: int(cut * len(state)) if isinstance(cut, float) else cut])
-    with pytest.raises(InputError, match=r"32\.resume\.pt is damaged .*delete it"):
-        fit()
+    state = tmp_path / "32.resume.pt"
+    state.write_bytes(damage(state.read_bytes()))
+    capsys.readouterr()
+    assert_same(fit(), straight)
+    assert "32.resume.pt is damaged" in (said := capsys.readouterr().out) and "this training begins anew" in said
+    assert said.count(" train ") == 4
 
 
 def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path):
@@ -449,7 +513,7 @@ def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"no space left to write .*32\.resume\.pt"):
+    with pytest.raises(InputError, match=r"^no space left to write .*32\.resume\.pt"):
         fit()
     assert list(tmp_path.iterdir()) == []
 
@@ -457,9 +521,23 @@ def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_training_in_words(fit, monkeypatch, tmp_path, value):
     monkeypatch.setitem(LOSSES, "bce", lambda logits, masks: logits.sum() * 0 + value)
-    with pytest.raises(InputError, match=r"fold 0: the training loss is (nan|inf) in epoch 1; .*train\.lr"):
+    with pytest.raises(InputError, match=r"^fold 0: .* is (nan|inf) in epoch 1, from batch 1 of 2 on; .*train\.lr"):
         fit(Train(phases=(PHASE,), precision="fp32", loss="bce"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_before_a_loss_that_is_no_number_is_kept(fit, monkeypatch, tmp_path):
+    loss, seen = LOSSES["bce"], []
+
+    def breaks(logits, masks):
+        seen.append(torch.is_grad_enabled())
+        return loss(logits, masks) + (float("nan") if sum(seen) == 4 else 0)  # batch 2 of epoch 2
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="in epoch 2, from batch 2 of 2 on"):
+        patch.setitem(LOSSES, "bce", breaks)
+        fit(replace(TRAIN, loss="bce"))
+    state = torch.load(tmp_path / "32.resume.pt", weights_only=True)
+    assert (state["epochs"], state["batch"]) == (1, 1) and all(w.isfinite().all() for w in state["model"].values())
 
 
 def test_the_settings_know_every_loss():
@@ -498,11 +576,12 @@ def test_weight_decay_and_learning_rate_reach_the_optimizer(fit):
 
 def test_a_state_is_saved_no_more_often_than_asked(fit, monkeypatch):
     saved = []
-    monkeypatch.setattr(torch, "save", lambda state, file: saved.append(state["epochs"]))
+    monkeypatch.setattr(torch, "save", lambda state, file: saved.append((state["epochs"], state["batch"])))
     fit(save_every=1e9)
     assert saved == []
     fit(save_every=0)
-    assert saved == [1, 2, 3], "after each of four epochs but the last"
+    steps = [[(epoch, 1), (epoch, 2), (epoch, 2), (epoch + 1, 0)] for epoch in range(4)]  # two batches, and validation
+    assert saved == sum(steps, [])[:-1], "whole epochs but the last"
 
 
 def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):

@@ -1,20 +1,19 @@
 """Jobs in processes of this machine: one per GPU, or as many as are asked for."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from threading import Thread
 
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.progress import MARK, RELAY, StatusLine
+from pipeline.salt.stopping import terminating_like_ctrl_c
 
-GRACE = 20.0  # seconds a worker has to clean up before it is killed
+GRACE = 60.0  # seconds a worker has to finish its step and save before it is killed
 
 
 def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
@@ -28,7 +27,7 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
     where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
     print(f"engine   {workers} processes on {where}: {', '.join(jobs)}", flush=True)
     waiting, running, status, late = list(jobs), dict[int, _Worker](), StatusLine(), False
-    with _terminating_like_ctrl_c():
+    with terminating_like_ctrl_c():
         try:
             while waiting or running:
                 for i in range(workers):
@@ -45,8 +44,13 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
         finally:
             for worker in running.values():
                 worker.stop()
-            for worker in running.values():
-                worker.wait()
+            try:
+                for worker in running.values():
+                    worker.wait()
+            except KeyboardInterrupt:  # a second one: nobody waits any more
+                for worker in running.values():
+                    worker.process.kill()
+                raise
     if late:
         raise Stopped("the hours of --max-hours are over; the same command goes on")
 
@@ -113,17 +117,3 @@ def _environment(gpu: str | None, workers: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ours = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
     return {"OMP_NUM_THREADS": str(max(1, cores // workers))} | os.environ | ours
-
-
-@contextlib.contextmanager
-def _terminating_like_ctrl_c() -> Iterator[None]:
-    """Inside it SIGTERM is a KeyboardInterrupt: a scheduler that ends this process leaves no children behind."""
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -16,7 +16,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
 
     The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with
-    another one, a training from its last saved epoch. A job that fails ends them all and is an InputError; after one
+    another one, a training from its last saved step. A job that fails ends them all and is an InputError; after one
     that --max-hours ends no other begins, and what is raised is Stopped.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes the same epoch of two folds for one line

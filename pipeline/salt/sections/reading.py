@@ -73,10 +73,10 @@ def from_array(name: str, array: np.ndarray) -> Picture:
         raise InputError(f"{name}: a picture holds real numbers, and this is {array.dtype}")
     step = max(1, int(np.ceil(np.sqrt(array.size / PIXELS_LOOKED_AT))))
     some = np.asarray(array[::step, ::step], np.float64)
-    low, high = _percentiles(name, some, PERCENTILES)
+    (low, high), words = _percentiles(name, some, PERCENTILES), "1st to 99th percentile"
     if low == high:  # all but a few are equal
-        low, high = _percentiles(name, some, (0, 100))
-    return _scaled(name, array, low, high, "1st to 99th percentile")
+        (low, high), words = _percentiles(name, some, (0, 100)), "least to greatest"
+    return _scaled(name, array, low, high, words)
 
 
 def _percentiles(name: str, values: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:

@@ -1,42 +1,51 @@
 """The decoded tiles on disk: plain arrays that any number of processes map into memory."""
 
-import numpy as np
-import pandas as pd
+import contextlib
 
-from pipeline.salt.artifacts import Origin, discard, publish
+import numpy as np
+
+from pipeline.salt import door
+from pipeline.salt.artifacts import Origin, discard, publish, read_sidecar
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles
 
 NAMES = ("images.npy", "masks.npy", "test.npy", "tiles.csv")
+TRUTH = "truth.npy"  # where the test tiles' masks are known
+MAKER = "prepare"
 
 
 def write(tiles: Tiles, files: Files, origin: Origin, **extra) -> None:
     """Publish the arrays, then tiles.csv, which says that they are whole; extra: JSON values for its sidecar."""
     arrays = {"images.npy": tiles.train_images, "masks.npy": tiles.train_masks, "test.npy": tiles.test_images}
     if tiles.test_truth is not None:
-        arrays["truth.npy"] = tiles.test_truth
+        arrays[TRUTH] = tiles.test_truth
     else:
-        discard(files.cache("truth.npy"))
+        discard(files.cache(TRUTH))
     for name, array in arrays.items():
         with publish(files.cache(name), origin) as tmp:
             np.save(tmp, array)
-    with publish(files.cache("tiles.csv"), origin, **extra) as tmp:
+    with publish(files.cache("tiles.csv"), origin, **extra, truth=tiles.test_truth is not None) as tmp:
         tiles.table.to_csv(tmp, index=False)
 
 
+def has_truth(files: Files) -> bool:
+    """Whether `write` has published the test tiles' masks, though they may have been lost since."""
+    with contextlib.suppress(InputError):  # reading will say it
+        return (read_sidecar(files.cache("tiles.csv")) or {}).get("truth", files.cache(TRUTH).exists())
+    return False
+
+
 def read(files: Files) -> Tiles:
-    """The tiles that `write` published, memory-mapped. InputError if they are not there."""
-    for name in NAMES:
-        if not files.cache(name).exists():
-            raise InputError(f"{files.cache(name)} is missing; run python -m pipeline.prepare first, same --data")
-    images, masks, test = (np.load(files.cache(name), mmap_mode="r") for name in NAMES[:3])
-    # ids are text, whatever they look like: "0000000002", "12345e6789", "NA"
-    table = pd.read_csv(
-        files.cache("tiles.csv"),
-        dtype={"id": str, "image": str},
-        keep_default_na=False,
-        na_values={"coverage": [""], "z": [""]},
-    )
-    truth = files.cache("truth.npy")
-    return Tiles(images, masks, test, table, np.load(truth, mmap_mode="r") if truth.exists() else None)
+    """The tiles that `write` published, memory-mapped. InputError for what is missing, damaged or does not fit."""
+    path = files.cache("tiles.csv")
+    columns = {"id": str, "split": str, "z": object, "coverage": float, "black": bool}
+    table = door.table(path, MAKER, columns, text=("image",))
+    n, m = (table["split"] == "train").sum(), (table["split"] == "test").sum()
+    if n + m != len(table) or not table["id"].is_unique:
+        raise door.unfit(path, MAKER, "has tiles that are neither train nor test, or there twice")
+    images = door.array(files.cache("images.npy"), MAKER, np.uint8, (n, None, None))
+    masks = door.array(files.cache("masks.npy"), MAKER, np.bool_, images.shape[:3])
+    test = door.array(files.cache("test.npy"), MAKER, np.uint8, (m, *images.shape[1:]))
+    truth = door.array(files.cache(TRUTH), MAKER, np.bool_, test.shape[:3]) if has_truth(files) else None
+    return Tiles(images, masks, test, table, truth)

@@ -43,14 +43,12 @@ def whole_images(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> Iterator[tu
     oof, test  (N, H, W), (M, H, W) probabilities of the tiles, NaN where no model predicted
     Where tiles overlap, their mean; the labelled part of an image is out of fold; NaN where no model predicted.
     """
-    to_predict = set(tiles.test_table["image"])
-    parts = [(table.groupby("image").indices, table, probs) for table, probs in _pairs(tiles, oof, test)]
-    for name in sorted(to_predict):
-        found = [
-            (table["top"].iloc[row], table["left"].iloc[row], probs[row])
-            for rows, table, probs in parts
-            for row in rows.get(name, [])
-        ]
+    parts = [
+        (table.groupby("image").indices, table[["top", "left"]].to_numpy(), probs)
+        for table, probs in ((tiles.train_table, oof), (tiles.test_table, test))
+    ]
+    for name in sorted(set(tiles.test_table["image"])):
+        found = [(*corner[row], probs[row]) for rows, corner, probs in parts for row in rows.get(name, [])]
         size = np.max([(top + len(tile), left + tile.shape[1]) for top, left, tile in found], axis=0)
         total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
         for top, left, tile in found:
@@ -60,7 +58,3 @@ def whole_images(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> Iterator[tu
             count[part] += known
         with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
             yield name, total / count
-
-
-def _pairs(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> list[tuple[pd.DataFrame, np.ndarray]]:
-    return [(tiles.train_table, oof), (tiles.test_table, test)]

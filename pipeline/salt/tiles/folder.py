@@ -3,9 +3,9 @@
     images/  masks/  test/        or, as Kaggle has them,        train/images/  train/masks/  test/images/
 
 An image and its mask have one name, but for the ending: PNG, JPG, TIFF, or .npy with one array. What test/ holds is to
-be predicted; it need not be there, nor need depths.csv (id, z). Images of 8 bits are taken as they are, others as
-`to_uint8` says. A mask is 0 and one value for salt. Where an image is not labelled, its mask has NaN, or 255 beside 0
-and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
+be predicted; it need not be there, nor need depths.csv (id, z). Images of 8 bits are taken as they are, others become
+grey by percentiles, as sections.reading says. A mask is 0 and one value for salt. Where an image is not labelled, its
+mask has NaN, or 255 beside 0 and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
 """
 
 from collections import Counter
@@ -117,33 +117,21 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     return tiles, _remarks(folder, tiles, masks, tiling)
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of any number type as uint8: 8 bits as they are; of others the 1st percentile becomes 0, the 99th 255.
-
-    In between linear, beyond clipped; the percentiles are this image's own, so it is treated alike wherever it is read.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == bool:
-        return pixels * np.uint8(255)
-    values = pixels.astype(np.float32)
-    low, high = np.percentile(values, (1, 99))
-    if low == high:  # all but a few are equal
-        low, high = values.min(), values.max()
-    return ((values - low) / max(high - low, np.finfo(np.float32).tiny) * 255).round().clip(0, 255).astype(np.uint8)
-
-
 def image_of(pixels: np.ndarray) -> np.ndarray:
     """(H, W) uint8 grey, or (H, W, 3) RGB if the channels differ. InputError for an array that is no image."""
+    from pipeline.salt.sections.reading import from_array  # tifffile takes a moment, which --help does without
+
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
     if pixels.ndim == 3 and pixels.shape[2] in (1, 2, 4):
         pixels = pixels[..., : 1 if pixels.shape[2] < 3 else 3]  # without transparency
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)) or not pixels.size:
         raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise InputError("has NaN or infinity among its pixels; fill them, 0 for instance")
-    pixels = to_uint8(pixels)
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
+        raise InputError("has no finite value")
+    if pixels.dtype == bool:
+        pixels = pixels * np.uint8(255)
+    pixels = from_array("", pixels).rows(0, len(pixels))  # as tools.segment has it, which a model may meet later
     grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
     return pixels[..., 0].copy() if grey else pixels
 

@@ -4,7 +4,7 @@ fastai's own methods work on them: dls.test_dl, and learn.predict, get_preds, va
 items are tiles of the set's size, (H, W) uint8 grey or (H, W, 3) RGB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -68,6 +68,8 @@ class TileLoader(DataLoader):
 
     def __init__(self, dataset: TileDataset, bs: int, stats: Stats, augment: Augment | None = None, **kwargs):
         self.stats, self.augment = stats, augment
+        self.begin: int = 0
+        self.then: Callable[[], object] | None = None
         self.mean, self.std = (torch.tensor(s, device=dataset.images.device) for s in stats)
         training = augment is not None
         # A last batch of one tile has no BatchNorm statistics.
@@ -79,6 +81,21 @@ class TileLoader(DataLoader):
         if dataset is not None and not isinstance(dataset, TileDataset):
             dataset = self.dataset.of(dataset, self.device)
         return super().new(dataset, cls, **{"stats": self.stats, "augment": self.augment} | kwargs)
+
+    def begin_at(self, batch: int, then: Callable[[], object]) -> None:
+        """The next pass leaves out the batches before this one, and calls `then` before it makes the first."""
+        self.begin, self.then = batch, then
+
+    def get_idxs(self) -> list[int]:
+        idxs = super().get_idxs()
+        begin, self.begin = self.begin, 0
+        return idxs[begin * self.bs :]
+
+    def create_batches(self, samps):
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        yield from super().create_batches(samps)
 
     def do_item(self, s: int) -> int:
         return s

@@ -6,6 +6,9 @@ uses another: the results of an epoch are in `learn.epoch_row`, and callbacks wi
 
 import math
 import time
+import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch import Tensor
 from pipeline.salt import artifacts
 from pipeline.salt.device import autocast, forget_peak, peak_memory
 from pipeline.salt.distributed import is_main_process, world_size
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.tiles.geometry import to_tile
@@ -83,7 +86,7 @@ class EpochLog(Stateful):
     columns  epoch (from 1), train_loss, valid_loss, meanap (at the tiles' size, threshold 0.5), lr (at the epoch's
              end), seconds, tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
     The row of the epoch that has just ended is `learn.epoch_row`, None for one that a resumed training skips.
-    Raises InputError when the training loss is no longer finite.
+    Raises InputError when the training loss is no longer finite: at the epoch's end, or when a state is to be saved.
     """
 
     order = 65
@@ -96,8 +99,10 @@ class EpochLog(Stateful):
         forget_peak(self.device_)  # of an earlier fold, and what cuDNN tried out in the first epoch
         self.learn.epoch_row = None
         self.start, self.sums, self.scores = time.perf_counter(), {}, []
+        self.first_bad = torch.zeros((), device=self.device_)  # batch of this epoch, from 1, whose loss is not finite
 
     def before_train(self):
+        self.batches = 0
         text = f"{self.title} epoch {self.epoch + 1}/{self.n_epoch}"
         self.bar = progress_bar(len(self.dls.train), text, hidden=not is_main_process())
 
@@ -108,6 +113,8 @@ class EpochLog(Stateful):
             self.sums[self.training] = (total + loss * n, count + n)
         if self.training:
             self.bar.update()
+            self.batches += 1
+            self.first_bad = torch.where((self.first_bad == 0) & ~loss.isfinite(), self.batches, self.first_bad)
         else:
             self.scores.append(_scores(self.pred, self.yb[0]))
 
@@ -115,11 +122,7 @@ class EpochLog(Stateful):
         self.bar.close()
         self.train_loss = self._mean(True)  # waits for the device: what follows times training alone
         self.train_seconds = time.perf_counter() - self.start
-        if not math.isfinite(self.train_loss):
-            raise InputError(
-                f"{self.title}: the training loss is {self.train_loss} in epoch {self.epoch + 1}; nothing "
-                "was published; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
-            )
+        self._check_loss(self.train_loss)
 
     def after_epoch(self):
         if not self.scores:  # an epoch that a resumed training skips
@@ -138,6 +141,7 @@ class EpochLog(Stateful):
         }
         self.rows.append(row)
         self.learn.epoch_row = row
+        self.sums = {}  # of this epoch, which is over
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
         print(
             f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
@@ -147,10 +151,25 @@ class EpochLog(Stateful):
         )
 
     def state_dict(self) -> dict:
-        return {"rows": self.rows}
+        total, count = self.sums.get(True, (torch.zeros(()), 0))
+        self._check_loss(float(total))
+        seconds = time.perf_counter() - self.start if self.sums else 0.0
+        return {"rows": self.rows, "total": total, "count": count, "batches": self.batches, "seconds": seconds}
 
     def load_state_dict(self, state: dict) -> None:
         self.rows[:] = state["rows"]
+        if state["count"]:  # saved within an epoch
+            self.sums = {True: (state["total"].to(self.device_), state["count"])}
+            self.batches, self.start = state["batches"], time.perf_counter() - state["seconds"]
+            self.bar.update(self.batches)
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"{self.title}: the training loss is {loss} in epoch {self.epoch + 1}, from batch "
+                f"{int(self.first_bad)} of {len(self.dls.train)} on; nothing was published, a state saved before is "
+                "kept; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
+            )
 
     def _mean(self, training: bool) -> float:
         total, count = self._all_reduce(*self.sums.get(training, (0.0, 0)))
@@ -223,9 +242,24 @@ class WeightAverage(Stateful):
 
 
 class RandomState(Stateful):
-    """The random numbers that come next: torch's, on the CPU and the GPU, and the order of the tiles."""
+    """The random numbers that come next: torch's, on the CPU and the GPU, and the order of the tiles.
+
+    While it validates, those from before: an epoch that goes on from there validates again.
+    """
+
+    def __init__(self):
+        self.before: dict = {}
+
+    def before_validate(self):
+        self.before = self._now()
+
+    def after_validate(self):
+        self.before = {}
 
     def state_dict(self) -> dict:
+        return self.before or self._now()
+
+    def _now(self) -> dict:
         return {
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -236,57 +270,80 @@ class RandomState(Stateful):
         torch.set_rng_state(state["cpu"])
         if torch.cuda.is_available() and state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"])
-        version, internal, gauss = state["shuffle"]
-        self.dls.train.rng.setstate((version, tuple(internal), gauss))
+        self.dls.train.rng.setstate(_shuffle(state["shuffle"]))
 
 
 class Resume(Callback):
-    """Saves the whole state of the training at an epoch's end, and goes on from it: model, optimizer, `Stateful`s.
+    """Saves the whole state of the training, and goes on from it: model, optimizer, `Stateful`s, place in the epoch.
 
     path   the state's file; it goes away when the training ends
     key    what the training is made from; a state with another key is not used
     every  seconds between saves: at most so much work is lost
     deadline  time.time() by which the training is to end: it does so, saved, after the epoch that still fits
-    `stopped` then says where it has ended, '' otherwise.
+    stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
+    `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model save at an
+    epoch's end alone.
     On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
     """
 
     order = KeepBest.order + 1
 
-    def __init__(self, path: Path, key: str, every: float = 120.0, deadline: float = math.inf):
-        self.path, self.key, self.every, self.deadline = path, key, every, deadline
-        self.state, self.saved = None, time.perf_counter()
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        every: float = 120.0,
+        deadline: float = math.inf,
+        stop: Callable[[], int] = lambda: 0,
+    ):
+        self.path, self.key, self.every, self.deadline, self.stop = path, key, every, deadline, stop
+        self.state: dict | None = None
+        self.saved = time.perf_counter()
         self.longest, self.stopped = 0.0, ""  # seconds of an epoch
 
     def load(self) -> int:
         """How many epochs are done already; the state is put in place when training begins."""
         if not self.path.exists():
             return 0
+        path = artifacts.display_path(self.path)
         try:
+            with zipfile.ZipFile(self.path) as content:  # torch looks at no checksum
+                if damaged := content.testzip():
+                    raise ValueError(damaged)
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as e:
-            raise InputError(
-                f"{artifacts.display_path(self.path)} is damaged ({type(e).__name__}); delete it, and training "
-                "starts over"
-            ) from e
-        if state["key"] != self.key:
-            path = artifacts.display_path(self.path)
-            print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
+            if state["key"] != self.key:
+                print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
+                return 0
+            self.state = {
+                name: state[name] for name in ("epochs", "batch", "shuffle", "pct", "model", "optimizer", "callbacks")
+            }
+        except Exception as e:  # whatever torch makes of a damaged file
+            print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
             return 0
-        self.state = state
         return state["epochs"]
 
     def before_epoch(self):
         self.began = time.time()
 
     def before_train(self):
-        if self.state is None:
-            return
         state, self.state = self.state, None
-        get_model(self.model).load_state_dict(state["model"])
-        self.opt.load_state_dict(state["optimizer"])
-        for callback in self._stateful():
-            callback.load_state_dict(state["callbacks"][callback.name])
+        self.batch = 0
+        if state and state["batch"]:  # the order of the tiles as the epoch began, then all else as it was at the batch
+            self.batch = state["batch"]
+            self.dls.train.rng.setstate(_shuffle(state["shuffle"]))
+            self.dls.train.begin_at(self.batch, partial(self.restore, state))
+        elif state:
+            self.restore(state)
+        self.shuffle = self.dls.train.rng.getstate()
+
+    def after_batch(self):
+        self.batch += self.training
+        number = self.stop()
+        if world_size() == 1 and (number or time.perf_counter() - self.saved >= self.every):
+            self.save(self.epoch, self.batch)
+        if number:
+            done = f"{artifacts.display_path(self.path)} has epoch {self.epoch + 1} up to batch {self.batch} of "
+            raise Stopped(f"{done}{len(self.dls.train)}; the same command goes on from there", 128 + number)
 
     def after_epoch(self):
         if self.state is not None or self.epoch + 1 == self.n_epoch:
@@ -294,16 +351,19 @@ class Resume(Callback):
         self.longest = max(self.longest, time.time() - self.began)
         late = self._agreed(time.time() + self.longest > self.deadline)
         if is_main_process() and (late or time.perf_counter() - self.saved >= self.every):
-            self.save()
+            self.save(self.epoch + 1, 0)
         if late:
             self.stopped = f"after epoch {self.epoch + 1} of {self.n_epoch}"
             raise CancelFitException
 
-    def save(self) -> None:
-        """The state after this epoch, in place of an earlier one."""
+    def save(self, epochs: int, batch: int) -> None:
+        """The state after so many epochs and batches of the next one, in place of an earlier state."""
         state = {
             "key": self.key,
-            "epochs": self.epoch + 1,
+            "epochs": epochs,
+            "batch": batch,
+            "shuffle": self.shuffle,
+            "pct": self.learn.pct_train,
             "model": get_model(self.model).state_dict(),
             "optimizer": self.opt.state_dict(),
             "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
@@ -311,6 +371,15 @@ class Resume(Callback):
         with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
             torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say that the disk is full
         self.saved = time.perf_counter()
+
+    def restore(self, state: dict) -> None:
+        """Put the state in place."""
+        get_model(self.model).load_state_dict(state["model"])
+        self.opt.load_state_dict(state["optimizer"])
+        if state["batch"]:
+            self.learn.pct_train = state["pct"]
+        for callback in self._stateful():
+            callback.load_state_dict(state["callbacks"][callback.name])
 
     def _agreed(self, late: bool) -> bool:
         """What the main process says: all that train this model go on, or all stop."""
@@ -334,6 +403,12 @@ class FrozenFirst(Callback):
             self.learn.freeze_to(-2)  # the last group is two: with weight decay and without
         elif self.epoch == 1:
             self.learn.unfreeze()
+
+
+def _shuffle(state) -> tuple:
+    """The state of a random.Random from what `_plain` has made of it."""
+    version, internal, gauss = state
+    return version, tuple(internal), gauss
 
 
 def _plain(value):

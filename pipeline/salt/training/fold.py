@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import pandas as pd
 import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
+from pipeline.salt import stages
 from pipeline.salt.config import Phase
 from pipeline.salt.device import pick_device
 from pipeline.salt.distributed import visible_gpus
@@ -54,7 +54,7 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
     model, init_from = checkpoints.build(profile.model), "random weights"
     encoder = cast(Encoder, model.encoder)  # to torch an attribute is a tensor or any module
     if before := profile.train.before(phase):
-        path = run.files.weights(fold, before)
+        path = stages.trained(run, fold, before)["best"].file()
         checkpoints.load(path, model)
         init_from = path.name
     elif profile.model.weights == "imagenet":
@@ -62,7 +62,7 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
     tiles = cache.read(run.files)
     dls = get_data(
         fold,
-        pd.read_csv(run.files.folds, dtype={"id": str}),
+        stages.read_folds(run, tiles),
         phase.size,
         phase.batch,
         tiles=tiles,

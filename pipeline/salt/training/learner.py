@@ -81,22 +81,25 @@ def fit_fold(
     save_every: float = 120.0,
     deadline: float = math.inf,
     trackers: Sequence[Callback] = (),
+    stop: Callable[[], int] = lambda: 0,
 ) -> Fitted:
     """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
     title  what the lines on the screen begin with;  seed  of everything random here
     key    what this training is made from;  save_every  seconds between saved states
-    Raises Stopped where an epoch more would end after `deadline`, in seconds as time.time() has them.
     trackers  callbacks that only look: training.tracking's
+    stop   number of the signal that asks for an end, else 0: the training is then saved after this step
+    Raises Stopped at such a signal, and where an epoch more would end after `deadline`, in seconds as time.time() has
+    them.
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
-    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every, deadline)
+    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every, deadline, stop)
     average = WeightAverage(train.average)
     averaging = [average] * (train.average > 0)
     learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state, *trackers])
     done = state.load()
-    with learn.no_bar(), data_parallel(learn, phase, train):
+    with _as_raised(), learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":
             fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)
         else:
@@ -276,6 +279,16 @@ def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         learn.add_cb(BatchShard())
         yield
+
+
+@contextlib.contextmanager
+def _as_raised() -> Iterator[None]:
+    """fastai puts a line with the callback's name before what an exception says: takes it from our sentences."""
+    try:
+        yield
+    except (InputError, Stopped) as e:
+        e.args = (str(e).rpartition(":\n\t")[2],)
+        raise
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ their neighbours among the test tiles would leak their masks: the fold's score w
 import numpy as np
 import pandas as pd
 
+from pipeline.salt import door
 from pipeline.salt.artifacts import Origin, publish
 from pipeline.salt.config import Pseudo
 from pipeline.salt.run import Files
@@ -46,6 +47,14 @@ def write(files: Files, fold: int, tiles: Tiles, probs: np.ndarray, rule: Pseudo
 
 
 def read(files: Files, fold: int, tiles: Tiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Images (n, H, W) or (n, H, W, 3) uint8, masks (n, H, W) bool and ids of fold k's pseudo-labelled tiles."""
-    table = pd.read_csv(files.pseudo(fold, "tiles.csv"), dtype={"row": int, "id": str})
-    return tiles.test_images[table["row"].to_numpy()], np.load(files.pseudo(fold, "masks.npy")), table["id"].tolist()
+    """Images (n, H, W) or (n, H, W, 3) uint8, masks (n, H, W) bool and ids of fold k's pseudo-labelled tiles.
+
+    InputError for what is missing, damaged or does not fit.
+    """
+    path, maker = files.pseudo(fold, "tiles.csv"), f"pseudo_label --fold {fold}"
+    table = door.table(path, maker, {"row": int, "id": str})
+    rows, ids = table["row"].to_numpy(), table["id"].tolist()
+    if not table["row"].between(0, len(tiles.test_images) - 1).all() or ids != tiles.test_table["id"][rows].tolist():
+        raise door.unfit(path, maker, "names other tiles than the test tiles")
+    masks = door.array(files.pseudo(fold, "masks.npy"), maker, np.bool_, (len(rows), *tiles.test_images.shape[1:3]))
+    return tiles.test_images[rows], np.array(masks), ids

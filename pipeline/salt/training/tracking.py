@@ -41,11 +41,10 @@ class EpochRow(Callback):
         self.metric_names = ["epoch", "train_loss", *(f"epoch/{column}" for column in self.columns), "time"]
         self.log, self.steps, self.mean = [], 0, 0.0
 
-    def before_train(self):  # fastai counts the steps from the start of the process, not of a resumed training
-        self.learn.train_iter = self.epoch * len(self.dls.train)
-
     def after_batch(self):
         if self.training:
+            # fastai counts the steps from the start of the process; a resumed training goes on where it stopped
+            self.learn.train_iter = round(self.pct_train * self.n_epoch * len(self.dls.train))
             self.steps += 1  # fastai's AvgSmoothLoss, which would wait for the other processes of this training
             self.mean = BETA * self.mean + (1 - BETA) * self.loss.detach().mean()
             self.learn.smooth_loss = self.mean / (1 - BETA**self.steps)
@@ -88,12 +87,10 @@ def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
         def before_fit(self):
             pass  # too early to open the file: where the training goes on is known when it does
 
-        def before_train(self):
-            if self.writer is None:  # what an earlier training wrote from here on is not shown any more
-                self.writer = SummaryWriter(self.log_dir, purge_step=self.train_iter + 1)
-
         def after_batch(self):
             if self.training:
+                if self.writer is None:  # what an earlier training wrote from this step on is not shown any more
+                    self.writer = SummaryWriter(self.log_dir, purge_step=self.train_iter)
                 super().after_batch()
 
         def after_fit(self):
@@ -115,13 +112,14 @@ def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
 
     class Tracker(ScheduledOnly, WandbCallback):
         def before_fit(self):
-            self.learn.gather_args = (
-                dict  # it would draw a batch, and fail on a list of decays; config has all settings
-            )
+            # Its own would draw a batch, and fails on a list of decays. All settings are in config already.
+            self.learn.gather_args = dict
             super().before_fit()
 
-        def before_train(self):
-            self._wandb_epoch, self._wandb_step = self.epoch, self.train_iter - 1
+        def after_batch(self):
+            if self.training:  # it adds one batch to both
+                self._wandb_step, self._wandb_epoch = self.train_iter - 2, (self.train_iter - 1) / self.n_iter
+                super().after_batch()
 
     run.files.tracking.mkdir(parents=True, exist_ok=True)
     settings = asdict(run.profile) | {"fold": fold, "phase": phase.name}

@@ -108,21 +108,18 @@ class Gallery:
 
 def load(run: Run) -> Gallery:
     """The gallery of a finished run; every probability is read once. InputError if `predict` has not been run."""
-    products = [stages.folds(run), *stages.predictions(run)]
-    for product in products:
+    for product in stages.predictions(run):
         product.require()
-    folds, (oof, test) = pd.read_csv(products[0].path), (np.load(p.path, mmap_mode="r") for p in products[1:])
     tiles = cache.read(run.files)
+    folds, (oof, test) = stages.read_folds(run, tiles), stages.read_predictions(run, tiles)
     splits = {
         "oof": Split(tiles.train_images, oof, tiles.train_masks),
         "test": Split(tiles.test_images, test, tiles.test_truth),
     }
     labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
     unlabelled = tiles.test_table.assign(disagreement=np.nan)
-    disagreement = stages.disagreement(run)
-    if artifacts.read_sidecar(disagreement.path):  # runs of earlier versions have none
-        disagreement.require()
-        unlabelled["disagreement"] = pd.read_csv(disagreement.path)["disagreement"]
+    if stages.disagreement(run).path.exists():  # runs of earlier versions have none
+        unlabelled["disagreement"] = stages.read_disagreement(run, tiles)["disagreement"]
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
     rules, submitted = run.profile.submit, stages.submission(run)

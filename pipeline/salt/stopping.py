@@ -1,0 +1,61 @@
+"""Ends a command in good order at SIGTERM and Ctrl-C: a training finishes its step and saves, workers do so too."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from pipeline.salt.distributed import world_size
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the program is as Ctrl-C is, so that what is half-written is cleared away."""
+
+
+@contextlib.contextmanager
+def terminating_like_ctrl_c() -> Iterator[None]:
+    """Inside it SIGTERM raises Terminated, and Ctrl-C KeyboardInterrupt, though a shell has begun it to ignore that."""
+    with _handling({signal.SIGTERM: _raise_terminated, signal.SIGINT: signal.default_int_handler}):
+        yield
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Callable[[], int]]:
+    """Inside it a first SIGTERM or Ctrl-C is only noted; what is yielded gives the work its number, 0 where none was.
+
+    A second one raises KeyboardInterrupt at once. Not where several processes train one model: all would have to end
+    at the same step.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame) -> None:
+        if noted:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        noted.append(number)
+        # print cannot be called within itself, which is where the signal may come
+        os.write(2, b"\nstopping after this step, which is saved; once more stops at once\n")
+
+    if world_size() > 1:
+        yield lambda: 0
+        return
+    with _handling({signal.SIGTERM: note, signal.SIGINT: note}):
+        yield lambda: noted[0] if noted else 0
+
+
+def _raise_terminated(number: int, frame) -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict) -> Iterator[None]:
+    """Inside it these signals have these handlers. In the main thread alone, which gets them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -456,8 +456,8 @@ READERS = {
     "training.checkpoints": {"load_file"},
     "training.callbacks": {"torch.load", "zipfile.ZipFile", "open"},  # the state of a training that is under way
     "inference": {"np.memmap", "open"},  # what it is writing
-    "submission": {"pd.read_csv", "read_bytes"},  # what it has just written
-    "sections.reading": {"np.load", "Image.open", "open"},  # sections, which come in
+    "submission": {"pd.read_csv", "read_bytes", "open"},  # what it is writing, and has just written
+    "sections.reading": {"np.load", "np.memmap", "Image.open", "open"},  # sections, which come in
     "sections.writing": {"open"},  # written
     "trained": {"Image.open"},  # pictures, which come in
     "viewer.app": {"read_bytes"},  # its page

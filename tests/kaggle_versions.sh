@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests with the versions of Kaggle's image (2026-11) instead of those in constraints.txt, and without
-# pretrainedmodels. By hand, before a release: it takes 8 GB of disk and an hour on two cores. CONTRIBUTING.md has the result.
+# pretrainedmodels. By hand, before a release: it takes 8 GB of disk and an hour on two cores. CONTRIBUTING.md has the last result.
 #
 #   tests/kaggle_versions.sh [DIR] [arguments of pytest]      DIR: where the environment is made, once (default: .kaggle-venv)
 set -euo pipefail

@@ -242,7 +242,7 @@ def picture(image: np.ndarray) -> str:
 def heat(probs: np.ndarray) -> str:
     """(H, W) probabilities in [0, 1] -> data URI of a PNG in one colour, more opaque where higher, to lie on a tile."""
     levels = 16  # 4 bits a pixel
-    layer = Image.fromarray((np.nan_to_num(probs.astype(np.float32)) * (levels - 1)).round().astype(np.uint8), "P")
+    layer = Image.fromarray((np.nan_to_num(probs.astype(np.float32)) * (levels - 1)).round().astype(np.uint8))
     layer.putpalette(HEAT * levels)
     return _data_uri(
         layer, "PNG", optimize=True, bits=4, transparency=bytes(OPACITY * i // (levels - 1) for i in range(levels))

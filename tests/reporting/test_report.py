@@ -327,6 +327,7 @@ def test_a_submission_with_other_settings_is_refused_in_words(demo):
 
 def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
     (tmp_path / "<i>" / "train" / "images").mkdir(parents=True)
+    (tmp_path / "<i>" / "sample_submission.csv").touch()  # so that it is Kaggle's
     argv = [
         "--data",
         str(tmp_path / "<i>"),

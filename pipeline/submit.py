@@ -108,6 +108,11 @@ def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]
             f"runs {' and '.join(names)} have other folds: a tile that one predicts out of fold, the other has trained "
             "on; give both the same folds.* settings and run one again"
         )
+    if "image" in cache.read(run.files).table:
+        raise InputError(
+            "--run more than once: these images were cut into tiles, and an ensemble does not put them together again; "
+            "run them whole (--set tiles.side=whole), or submit one run"
+        )
     if len(common_folds(runs)) < 2:
         raise InputError(
             f"runs {' and '.join(names)} have fewer than two folds in common: the weights are found on some and scored "

@@ -1,6 +1,8 @@
 """--track: the logs hold what the history holds, and the training does not see them."""
 
+import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -10,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from pipeline import train
-from pipeline.salt import artifacts, cli, stages
-from pipeline.salt.errors import InputError
+from pipeline.salt import artifacts, cli, stages, stopping
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import TRACKERS
 from pipeline.salt.training import callbacks, tracking
 
@@ -137,6 +139,36 @@ def test_a_stopped_training_is_followed_on(untrained, finished, monkeypatch, tra
         assert [step for step, _ in scalars(untrained, "train_loss")] == list(range(1, 17))
         logged = [value for _, value in scalars(untrained, "epoch/valid_loss")]
         assert logged == pytest.approx(history(untrained)["valid_loss"].tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_training_that_stopped_within_an_epoch_is_followed_on(untrained, finished, monkeypatch, tracker, steps):
+    """After the first of its two steps, and after the second, before it was validated."""
+    batches = []
+
+    @contextlib.contextmanager
+    def noting():
+        def number() -> int:
+            batches.append(1)
+            return signal.SIGINT if len(batches) == 4 * 3 + steps else 0  # an epoch: two steps, a batch of validation
+
+        yield number
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(stopping, "noting", noting)
+        untrained(train, extra=(*ONE, f"--track={tracker}"))
+    untrained(train, extra=(*ONE, f"--track={tracker}"))
+    assert weights_and_key(untrained) == weights_and_key(finished[0])
+    expected = history(untrained)["meanap"].tolist()
+    if tracker == "wandb":
+        first, second = wandb_rows(untrained)
+        rows = [row for row in first + second if "epoch/meanap" in row]
+        assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+        assert [row["epoch/meanap"] for row in rows] == pytest.approx(expected)
+    else:
+        assert [step for step, _ in scalars(untrained, "train_loss")] == list(range(1, 17))
+        assert scalars(untrained, "epoch/meanap") == [(2 * i, pytest.approx(v)) for i, v in enumerate(expected, 1)]
 
 
 def test_a_training_from_the_start_replaces_the_curve(untrained):

@@ -33,7 +33,7 @@ class EpochRow(Callback):
     metric_names  what the trackers call them; the first two and the last, which fastai's Recorder has, they leave out
     """
 
-    order = EpochLog.order + 1
+    order = EpochLog.order + 0.25  # it has ended the epoch; a training that is to stop has not yet
     name = "recorder"
     columns = ("meanap", "valid_loss", "train_loss", "seconds", "tiles_per_second", "memory")
 
@@ -73,7 +73,7 @@ def tracking(run: Run, fold: int, phase: Phase) -> Iterator[list[Callback]]:
         yield []
         return
     with TRACKERS[run.track](run, fold, phase) as tracker:
-        tracker.order = EpochRow.order + 1
+        tracker.order = EpochRow.order + 0.25
         yield [EpochRow(), tracker]
 
 

@@ -191,8 +191,8 @@ def test_what_is_damaged_is_one_sentence_of_each_stage_that_uses_it(labelled, tm
     path = run.out / name
     DAMAGE[damage](path, run.out / other)
     for user in users:
-        stage, *extra = user if isinstance(user, tuple) else (user,)
-        said = sentence(run, stage, tuple(extra))
+        stage, extra = user if isinstance(user, tuple) else (user, ())
+        said = sentence(run, stage, extra)
         assert said.startswith("error: ") and "\n" not in said, said
         assert path.name in said and f"python -m pipeline.{maker}" in said, said
 
@@ -456,7 +456,7 @@ READERS = {
     "training.checkpoints": {"load_file"},
     "training.callbacks": {"torch.load", "zipfile.ZipFile", "open"},  # the state of a training that is under way
     "inference": {"np.memmap", "open"},  # what it is writing
-    "submission": {"pd.read_csv", "read_bytes", "open"},  # what it is writing, and has just written
+    "submission": {"pd.read_csv", "read_bytes", "open", "zipfile.ZipFile"},  # what it is writing, and has just written
     "sections.reading": {"np.load", "np.memmap", "Image.open", "open"},  # sections, which come in
     "sections.writing": {"open"},  # written
     "trained": {"Image.open"},  # pictures, which come in
@@ -467,6 +467,9 @@ READERS = {
     "models.encoders.weights": {"load_file", "torch.load"},  # ImageNet's, through a door of their own
     "tiles.files": {"zipfile.ZipFile", "read_bytes", "open"},  # what comes in
     "tiles.competition": {"Image.open"},
+    "tiles.folder": {"Image.open", "np.load"},
+    "stages": {"read_bytes"},  # the csv that folds.file names
+    "training.tracking": {"open"},  # its log, written
     "tiles.synthetic": {"zipfile.ZipFile"},  # written
 }
 VERBS = {

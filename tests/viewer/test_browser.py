@@ -87,7 +87,7 @@ def cells(page) -> list[dict]:
 
 def pixels(page, selector: str) -> np.ndarray:
     """(H, W, 4) of a canvas, when it has been painted."""
-    page.wait_for_function(f"document.querySelector({selector!r}).width !== 300")
+    page.wait_for_function("selector => document.querySelector(selector).width !== 300", arg=selector)
     page.wait_for_timeout(50)  # a frame or two
     width, height, data = page.eval_on_selector(
         selector, "c => [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]"
@@ -287,7 +287,7 @@ def test_only_the_visible_rows_exist(visit, drawn_gallery):
         page = visit(f"{address}#sort=id")
         assert page.inner_text("#count") == "4,000 tiles" and len(cells(page)) < 100
         page.keyboard.press("End")
-        page.wait_for_function("document.querySelector('[aria-selected=true]')?.dataset.place === '3999'")
+        page.wait_for_function("() => document.querySelector('[aria-selected=true]')?.dataset.place === '3999'")
         found = cells(page)
         assert found[-1]["id"] == "tile 3999" and len(found) < 100
         assert found[-1]["box"]["bottom"] <= 700, "the selected tile is in sight"

@@ -6,7 +6,7 @@ import pytest
 from sklearn.model_selection import KFold
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.folds import SCHEMES, coverage, coverage_class, kfold
+from pipeline.salt.folds import SCHEMES, coverage, coverage_class, kfold, split
 
 
 @pytest.fixture
@@ -95,3 +95,14 @@ def test_impossible_folds_are_refused_in_words(scheme, tiles):
         SCHEMES[scheme](tiles[::-1], 10, 42)
     with pytest.raises(InputError, match=f"{tiles['id'][5]} is listed twice"):
         SCHEMES[scheme](pd.concat([tiles[:6], tiles[5:]]), 10, 42)
+
+
+def test_neighbours_are_in_one_fold_and_folds_stay_even(tiles):
+    rng = np.random.RandomState(5)
+    group = np.where(rng.random_sample(len(tiles)) < 0.3, rng.randint(0, 100, len(tiles)), 100 + np.arange(len(tiles)))
+    fold = split(tiles.assign(group=group), "mosaic", 5, 42)
+    assert pd.Series(fold).groupby(group).nunique().max() == 1 and set(fold) == {*range(5)}
+    sizes = np.bincount(fold)
+    assert np.ptp(sizes) < 0.1 * len(tiles) and not np.array_equal(fold, split(tiles, "coverage", 5, 42))
+    with pytest.raises(InputError, match="5 folds of 2 groups"):
+        split(tiles.assign(group=np.arange(len(tiles)) % 2), "mosaic", 5, 42)

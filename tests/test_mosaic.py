@@ -1,8 +1,11 @@
 """Neighbours: all of a section's that can be told, none that are not."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
+from pipeline import make_folds, prepare
 from pipeline.salt import mosaic
 from pipeline.salt.mosaic import groups, neighbours
 
@@ -71,3 +74,33 @@ def test_blocks_of_the_matrix_give_what_the_whole_gives(section, at_once, monkey
 def test_groups_by_hand():
     pairs = [mosaic.Pair(4, 1, "right", 9.0), mosaic.Pair(1, 3, "below", 9.0), mosaic.Pair(5, 2, "right", 9.0)]
     assert groups(7, pairs).tolist() == [0, 1, 2, 1, 1, 2, 3]
+
+
+def test_the_picture_shows_pairs_put_together(section):
+    tiles, _ = cut(section, 0)
+    pairs = neighbours(tiles)
+    sheet = mosaic.sheet(tiles, pairs, rows=2, columns=3)
+    assert sheet.shape == (2 * (SIDE + 8) + 2 * (2 * SIDE + 8), 3 * (2 * SIDE + 8)) and sheet.dtype == np.uint8
+    first = sheet[:SIDE, : 2 * SIDE]
+    assert any(
+        np.array_equal(first, np.concatenate([tiles[pair.first], tiles[pair.second]], axis=1))
+        for pair in pairs
+        if pair.after == "right"
+    )
+    assert (mosaic.sheet(tiles, []) == 255).all()
+
+
+def test_folds_of_the_sample_keep_the_tiles_of_a_section_together(empty):
+    """Its sections are cut into 3 x 4 tiles; not all of each are among the tiles, nor all borders clear."""
+    scheme = ("--set=folds.scheme=mosaic", "--set=sample.train=60", "--set=sample.test=20")
+    printed = empty(prepare, make_folds, extra=scheme)
+    run = empty.parse(*scheme)
+    found = pd.read_csv(run.files.neighbours("csv"), dtype={"first": str, "second": str})
+    fold = pd.read_csv(run.files.folds, dtype={"id": str}).set_index("id")["fold"]
+    both = found[found["first"].isin(fold.index) & found["second"].isin(fold.index)]
+    assert len(both) > 10 and set(found["after"]) == {"right", "below"} and (found["clearness"] >= mosaic.CLEARLY).all()
+    assert (fold[both["first"]].to_numpy() == fold[both["second"]].to_numpy()).all()
+    assert f"{len(found)} pairs of neighbours" in printed and "scheme mosaic" in printed
+    with Image.open(run.files.neighbours("png")) as picture:
+        assert picture.size == (6 * 210, 4 * 109 + 4 * 210)
+    assert "fresh" in empty(make_folds, extra=scheme)

@@ -49,7 +49,7 @@ class Folds:
     """Which fold holds out which tile."""
 
     file: str = ""  # csv with id and fold, in place of a scheme
-    scheme: Literal["kfold", "coverage"] = "kfold"  # keys of salt.folds.SCHEMES
+    scheme: Literal["kfold", "coverage", "mosaic"] = "kfold"  # keys of salt.folds.SCHEMES
     k: Annotated[int, Limits(2, 10**4)] = 10
     seed: Seed = 42
 

@@ -9,17 +9,21 @@ from pipeline.salt.errors import InputError
 
 
 def split(tiles: pd.DataFrame, scheme: str, k: int = 10, seed: int = 42) -> np.ndarray:
-    """Fold (N,) 0..k-1 of each row, by a scheme of SCHEMES; of tiles that were cut from images, by `groups` of them.
+    """Fold (N,) 0..k-1 of each row, by a scheme of SCHEMES; a group of tiles is in one fold.
 
-    tiles  as the scheme needs them, with image and left where they were cut
+    tiles  as the scheme needs them; with image and left where they were cut: their `groups` then count; else with
+           group, for the scheme mosaic
     """
-    if "image" not in tiles:
+    if "image" in tiles:
+        names, group = np.unique(groups(tiles, k), return_inverse=True)
+    elif scheme == "mosaic":
+        names, group = np.unique(tiles["group"], return_inverse=True)
+    else:
         return SCHEMES[scheme](tiles, k, seed)
-    names, group = np.unique(groups(tiles, k), return_inverse=True)
     if len(names) < k:
         raise InputError(
-            f"{k} folds of {len(names)} groups (images, or strips of their columns of tiles): lower folds.k, or "
-            "tiles.stride"
+            f"{k} folds of {len(names)} groups (neighbours, images, or strips of their columns of tiles): lower "
+            "folds.k, or tiles.stride"
         )
     each = tiles.groupby(group)
     table = pd.DataFrame(
@@ -86,4 +90,8 @@ def _check(tiles: pd.DataFrame, k: int) -> None:
         raise InputError("the tiles are not sorted by id, and folds would depend on their order: sort them")
 
 
-SCHEMES: dict[str, Callable[[pd.DataFrame, int, int], np.ndarray]] = {"kfold": kfold, "coverage": coverage}
+SCHEMES: dict[str, Callable[[pd.DataFrame, int, int], np.ndarray]] = {
+    "kfold": kfold,
+    "coverage": coverage,
+    "mosaic": coverage,  # of groups of neighbours, which `split` is given
+}

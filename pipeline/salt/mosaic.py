@@ -53,6 +53,22 @@ def groups(n: int, pairs: list[Pair]) -> np.ndarray:
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
+def sheet(images: np.ndarray, pairs: list[Pair], rows: int = 4, columns: int = 6) -> np.ndarray:
+    """(H', W') uint8: pairs drawn by lot and put together, those side by side above those one below the other."""
+    height, width = images.shape[1:3]
+    lots, bands = np.random.RandomState(0), []
+    for after, axis, each in (("right", 1, columns), ("below", 0, 2 * columns)):
+        of_kind = [pair for pair in pairs if pair.after == after]
+        cell = (2 - axis) * height + 8, columns * (2 * width + 8) // each
+        band = np.full((rows * cell[0], each * cell[1]), 255, np.uint8)
+        for place, chosen in enumerate(lots.permutation(len(of_kind))[: rows * each]):
+            both = np.concatenate([images[i] for i in of_kind[chosen][:2]], axis=axis)
+            top, left = place // each * cell[0], place % each * cell[1]
+            band[top : top + both.shape[0], left : left + both.shape[1]] = both
+        bands.append(band)
+    return np.concatenate(bands)
+
+
 def _normed(lines: np.ndarray) -> np.ndarray:
     """Lines (N, L) less their mean, of length 1; a line of one grey stays 0 and matches nothing."""
     lines = lines - lines.mean(1, keepdims=True)

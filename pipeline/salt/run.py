@@ -47,6 +47,10 @@ class Files:
     def folds(self) -> Path:
         return self.folder / "folds.csv"
 
+    def neighbours(self, kind: str) -> Path:
+        """kind: csv | png"""
+        return self.folder / f"neighbours.{kind}"
+
     @property
     def oof(self) -> Path:
         return self.folder / "oof.npy"

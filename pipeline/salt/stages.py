@@ -253,7 +253,16 @@ def folds(run: Run) -> Product:
             section["file"] = artifacts.hash_of(Path(file).read_bytes().hex())
         return {"folds": section}
 
-    return Product("folds.csv", run.files.folds, "make_folds", settings, (tiles(run)["tiles.csv"],))
+    cached, names = tiles(run), ["tiles.csv"]
+    if run.profile.folds.scheme == "mosaic":
+        names += ["images.npy", "test.npy"]
+    return Product("folds.csv", run.files.folds, "make_folds", settings, tuple(cached[name] for name in names))
+
+
+def neighbours(run: Run) -> list[Product]:
+    """neighbours.csv and neighbours.png, of the scheme mosaic; made with folds.csv."""
+    paths = [run.files.neighbours(kind) for kind in ("csv", "png")]
+    return [replace(folds(run), name=path.name, path=path) for path in paths]
 
 
 @per_run

@@ -6,7 +6,7 @@ and what follows it, no more. `--set train.epochs=5` changes one number; see `ov
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pipeline.salt.errors import InputError, did_you_mean
 
@@ -18,6 +18,7 @@ class Limits(NamedTuple):
     high: float
 
 
+T = TypeVar("T")
 Count = Annotated[int, Limits(1, 10**4)]
 Seed = Annotated[int, Limits(0, 2**32 - 1)]
 Share = Annotated[float, Limits(0, 1)]  # a probability, or a part of a whole
@@ -278,18 +279,20 @@ PROFILES = {
 }
 
 
-def profile_from(settings: dict[str, Any]) -> Profile:
-    """The profile whose `asdict` these are, read back from JSON. InputError for those of a newer version."""
-    return _section_from(Profile, settings)
+def section_from(kind: type[T], settings: dict[str, Any]) -> T:
+    """The section, or whole Profile, whose `asdict` these settings are, read back from JSON.
 
-
-def _section_from(kind: Any, settings: dict[str, Any]) -> Any:
-    sections = {f.name: f.type for f in fields(kind) if is_dataclass(f.type)}
-    values = {name: _section_from(sections[name], v) if name in sections else v for name, v in settings.items()}
+    InputError for those of a newer version.
+    """
+    known: dict[str, Any] = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(settings.keys() - known):
+        name = unknown[0]
+        raise InputError(
+            f"made by a newer version of the code, with the setting {name}={settings[name]!r}; update yours"
+        )
+    values = {n: section_from(known[n], v) if is_dataclass(known[n]) else v for n, v in settings.items()}
     if "phases" in values:
-        values["phases"] = tuple(_section_from(Phase, phase) for phase in values["phases"])
-    if unknown := values.keys() - {f.name for f in fields(kind)}:
-        raise InputError(f"a newer version of the code made this run: it has the setting {min(unknown)}; update yours")
+        values["phases"] = tuple(section_from(Phase, phase) for phase in values["phases"])
     return kind(**values)
 
 

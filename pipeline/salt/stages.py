@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import Origin, display_path
-from pipeline.salt.config import Phase, Submit, profile_from
+from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache, competition, folder
@@ -371,7 +371,7 @@ def recorded(run: Run, name: str) -> Run:
             f"run {name} is of other tiles than {run.files.source}'s; --data names a run's folder, and only runs of "
             "the same tiles can be compared or joined"
         )
-    profile, folds = profile_from(sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
+    profile, folds = section_from(Profile, sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
     run = replace(run, profile=profile, files=files, folds=folds)
     report(run)[0].require()
     return run

@@ -13,7 +13,7 @@ epoch  likewise; without oof.npy what the profile named in the weights' .json sa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import display_path
-from pipeline.salt.config import PROFILES, Augment, Model, Phase, Predict, Profile, Train
+from pipeline.salt.config import PROFILES, Augment, Model, Predict, Profile, Train, section_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import mean_logits, prediction_arguments, probabilities
 from pipeline.salt.overrides import named_settings
@@ -185,25 +185,22 @@ def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
     """What a weights file's sidecar says of its training."""
     settings = sidecar["settings"]
     train = {key: value for key, value in settings["train"].items() if key != "phase"}
-    phase = _section(Phase, settings["train"]["phase"], path)
     return Profile(
         name=sidecar.get("profile", ""),
         run_folds=1,
         model=_section(Model, settings["model"], path),
         augment=_section(Augment, settings["augment"], path),
-        train=_section(Train, train | {"phases": (phase,)}, path),
+        train=_section(Train, train | {"phases": [settings["train"]["phase"]]}, path),
         predict=predict,
     )
 
 
 def _section(kind: type[T], values: dict, path: Path) -> T:
     """A section of the settings. InputError for one that this code does not know."""
-    if unknown := sorted(values.keys() - {field.name for field in fields(kind)}):  # type: ignore[arg-type]
-        raise InputError(
-            f"{display_path(path)} was made by a newer version of the code, with the setting "
-            f"{unknown[0]}={values[unknown[0]]!r}; update this one"
-        )
-    return kind(**values)
+    try:
+        return section_from(kind, values)
+    except InputError as e:
+        raise InputError(f"{display_path(path)} was {e}") from e
 
 
 def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:

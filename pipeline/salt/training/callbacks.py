@@ -320,6 +320,8 @@ class Resume(Callback):
         except Exception as e:  # whatever torch makes of a damaged file
             print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
             return 0
+        steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
+        print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
         return state["epochs"]
 
     def before_epoch(self):

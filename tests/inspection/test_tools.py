@@ -129,7 +129,8 @@ def test_export_of_a_trained_fold(tmp_path, capsys):
         export.main(small)
     model = checkpoints.build(run.profile.model)
     torch.nn.init.constant_(model.logit[-1].bias, 20.0)  # certain of salt everywhere
-    with publish(run.files.weights(3, run.profile.train.last), Origin({}, {})) as tmp:
+    settings = {"fold": 3, "train": {"phase": {"name": "224"}}}
+    with publish(run.files.weights(3, run.profile.train.last), Origin(settings, {})) as tmp:
         save_file(model.state_dict(), tmp)
     export.main(small)
     assert "fold_3/224.safetensors" in capsys.readouterr().out

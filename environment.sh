@@ -26,7 +26,7 @@ else
         if [ ! -x "$here/.venv/bin/pip" ] && ! "$python3" -m venv "$here/.venv"; then
             echo "error: $python3 cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1
         fi
-        echo "install  packages into .venv, once (about 3 GB to fetch, 6 GB on disk; without a GPU 1.7 GB do: docs/how-to/install.md)"
+        echo "install  packages into .venv, once (about 3 GB to fetch, 6 GB on disk; less without a GPU: docs/how-to/install.md)"
         "$python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
             --editable "$here${extra:+[$extra]}"
         find "$here/.venv" -maxdepth 1 -name 'installed-*' ! -name "*-$packages" -delete    # these are no more

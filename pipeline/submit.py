@@ -97,6 +97,8 @@ def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]
             raise InputError(
                 f"--{flag.replace('_', '-')} is of no use with several runs: they are finished; leave it out"
             )
+    if len(names) > ensemble.MOST:
+        raise InputError(f"--run: an ensemble is of {ensemble.MOST} runs at most, and these are {len(names)}")
     if len({*names}) < len(names):
         raise InputError(f"--run {' --run '.join(names)}: an ensemble is of different runs; name each once")
     runs = [stages.recorded(run, name) for name in names]

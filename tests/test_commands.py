@@ -37,7 +37,7 @@ FENCED = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)
 EXCUSED = {  # first words of a line, and why it is not run
     "cd": "the tests have folders of their own",
     "conda": "makes an environment; tests/test_environment.py compares the lists",
-    "docker": "needs docker; tests/test_docker.py runs what the Dockerfile says",
+    "docker": "needs docker; tests/test_docker.py reads the Dockerfile",
     "git clone": "needs an address",
     "kaggle": "needs an account",
     "mkdocs": "tests/test_docs.py builds the site",

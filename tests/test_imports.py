@@ -48,7 +48,7 @@ ROOMS = {
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
     | {"inference", "progress", "stages", "tiles", "training"},
-    "trained": {"artifacts", "config", "door", "errors", "inference", "overrides", "run", "training"},
+    "trained": {"artifacts", "config", "door", "errors", "inference", "overrides", "run", "sections", "training"},
     "sections": {"artifacts", "errors", "sections"},
     "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
     | {"stopping"},

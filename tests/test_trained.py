@@ -14,6 +14,7 @@ from pipeline import load_run, submit
 from pipeline.salt import artifacts
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Weights
+from pipeline.salt.tiles.folder import image_of
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +160,13 @@ def test_what_is_no_image_is_refused_in_a_sentence(run, image, says):
         run.predict(image)
 
 
-def test_16_bit_pictures_are_not_silently_clipped(run, tmp_path):
-    Image.fromarray(np.full((9, 9), 1000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match="deep.png: its pixels are I;16, not 8-bit grey or RGB; tools.segment"):
-        run.predict(tmp_path / "deep.png")
+@pytest.mark.parametrize("name", ["deep.npy", "deep.png", "deep.tif"])
+def test_pictures_of_other_numbers_become_grey_as_in_training(run, tmp_path, name):
+    deep = np.random.default_rng(0).integers(500, 60000, (40, 50)).astype(np.uint16)
+    np.save(tmp_path / name, deep) if name.endswith("npy") else Image.fromarray(deep).save(tmp_path / name)
+    grey = image_of(deep)
+    for of_file, of_grey in zip(run.predict(tmp_path / name), run.predict(grey), strict=True):
+        np.testing.assert_array_equal(of_file, of_grey)
 
 
 # ---- threshold

@@ -8,7 +8,7 @@ without it.
 """
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.progress import progress_bar
 
 PARTS = 10  # weights are tenths
+MOST = 6  # runs, of which there are 3,003 ways to share out the tenths; of ten 92,378
 
 
 class Choice(NamedTuple):
@@ -47,8 +48,10 @@ def search(table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, 
 
 def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
     """What is tried for this many runs, the preferred first: weights near to equal, then thresholds near 0.5."""
-    tenths = (parts for parts in product(range(PARTS + 1), repeat=runs) if sum(parts) == PARTS)
-    shares = {(1 / runs,) * runs, *(tuple(part / PARTS for part in parts) for parts in tenths)}
+    shares = {(1 / runs,) * runs}
+    for bars in combinations(range(PARTS + runs - 1), runs - 1):  # among the tenths in a row, between runs
+        ends = [-1, *bars, PARTS + runs - 1]
+        shares.add(tuple((end - start - 1) / PARTS for start, end in pairwise(ends)))
     by_preference = sorted(shares, key=lambda weights: (sum(w**2 for w in weights), weights))
     thresholds = sorted(thresholds, key=lambda threshold: abs(threshold - 0.5))
     return [Choice(weights, threshold) for weights in by_preference for threshold in thresholds]

@@ -28,6 +28,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.inference import mean_logits, prediction_arguments, probabilities
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import RunFolder, Weights
+from pipeline.salt.sections import reading
 from pipeline.salt.training import checkpoints
 
 Source = str | Path | np.ndarray
@@ -60,7 +61,8 @@ class TrainedRun:
         images     a file or an array (H, W) or (H, W, 3): both results are (H, W)
                    an array (N, H, W) or (N, H, W, 3), or a list of files and arrays: both are (N, H, W); two lists of
                    arrays (H, W) where the images differ in size
-                   uint8 grey or RGB, whichever it was trained on: RGB becomes grey as Pillow's "L", grey three channels
+                   grey or RGB, whichever it was trained on: RGB becomes grey as Pillow's "L", grey three channels
+                   arrays are uint8; files are PNG, JPG, TIFF or .npy, read as `prepare` reads images of one's own
         threshold  a pixel is salt where its probability is above it; None: the run's
 
         Any size: an image is resized to the square that the models were trained on, and its logits back; the mean
@@ -259,17 +261,6 @@ def _arrays(images: Sequence[str | Path | np.ndarray] | np.ndarray) -> list[np.n
 
 
 def _read(path: str | Path) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 of a picture file."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-                raise InputError(
-                    f"{path}: its pixels are {image.mode}, not 8-bit grey or RGB; tools.segment scales such pictures"
-                )
-            return np.asarray(
-                image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in ("1", "LA") else "RGB")
-            )
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InputError(f"{path} cannot be read as a picture ({e})") from e
+    """(H, W) or (H, W, 3) uint8 of a picture file, its grey chosen as for training where it is not of 8 bits."""
+    with reading.open_picture(Path(path)) as picture:
+        return picture.rows(0, picture.shape[0])

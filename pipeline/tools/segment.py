@@ -38,10 +38,11 @@ def main(argv: list[str] | None = None) -> None:
         line = parser.add_mutually_exclusive_group()
         line.add_argument("--inline", type=int, metavar="N", help="of a SEG-Y volume, by its number")
         line.add_argument("--crossline", type=int, metavar="N", help="likewise")
+        parser.add_argument("--fold", metavar="K", type=int, action="append", dest="only", help="only this one's model")
         parser.add_argument("--side", type=int, metavar="PX", help="side of a window (default: of the run's tiles)")
         parser.add_argument("--to", type=Path, metavar="DIR", help="where results go (default: below submissions/)")
 
-    run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run", "fold"))
+    run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run"))
     if args.side is not None and args.side < 2:
         raise InputError(f"--side {args.side}: a window has 2 px or more")
     if len({path.stem for path in args.images}) < len(args.images):
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from pipeline.salt.trained import load_run
 
-    trained = load_run(run.files.folder, run.folds if args.fold is not None else None)
+    trained = load_run(run.files.folder, args.only)
     tile = (args.side, args.side) if args.side else trained.tile
     if tile is None:
         raise InputError("the weights do not say how large the tiles were that they were trained on; give --side PX")

@@ -128,6 +128,14 @@ def test_every_order_is_that_of_the_column(visit, address, gallery, column):
     assert [cell["id"] for cell in cells(page)] == expected
 
 
+def test_sorting_by_disagreement_shows_the_tiles_that_have_it(visit, address, gallery):
+    page = visit(address)
+    page.select_option("#sort", "disagreement")
+    tiles = gallery.tiles[gallery.tiles["split"] == "test"]
+    expected = tiles.sort_values("disagreement", kind="stable")["id"].tolist()
+    assert page.input_value("#split") == "test" and [cell["id"] for cell in cells(page)] == expected
+
+
 def test_filters_leave_what_they_name(visit, address, gallery):
     page, tiles = visit(address), gallery.tiles
     page.select_option("#fold", "1")

@@ -305,6 +305,9 @@ $("reset").addEventListener("click", () => moveThreshold(run.start).then(writeLi
 for (const name of ["sort", "order", "split", "fold", "salt_class"]) {
   $(name).addEventListener("change", (event) => {
     state[name] = event.target.value;
+    if (name === "sort" && state.sort === "disagreement") { // labelled tiles have one model each
+      state.split = $("split").value = "test";
+    }
     selected = -1;
     grid.scrollTop = 0;
     arrange();

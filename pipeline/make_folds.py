@@ -4,12 +4,10 @@
     python -m pipeline.make_folds --force --set folds.scheme=coverage     split anew
     python -m pipeline.make_folds --set folds.file=my.csv --set folds.k=4      by your own csv: id, fold 0..3
 
-With folds.file the folds are those of your own csv: id, fold 0 .. folds.k-1.
-
 With folds.scheme=mosaic tiles that continue one another at their borders, test tiles among them, are in one fold: no
 neighbour of a tile that is predicted out of fold has been trained on.
 
-reads   data/cache/<source>/tiles.csv, images.npy, test.npy
+reads   data/cache/<source>/tiles.csv; with mosaic images.npy, test.npy
 writes  folds/<run>/folds.csv: id, fold, coverage, z; with mosaic neighbours.csv (first, second, after: right or below,
         clearness), and neighbours.png with some of them, to look at
 """
@@ -28,18 +26,20 @@ from pipeline.salt.tiles import Tiles, cache, own_folds
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    product, settings = stages.folds(run), run.profile.folds
+    product, settings, pairs = stages.folds(run), run.profile.folds, stages.neighbours(run)
     stages.keep([product], run.force)  # models may have been trained on it
-    if stages.up_to_date([product], run.force):
+    if stages.up_to_date([*pairs, product], run.force):
         return
     with artifacts.making(product.path):
+        for kind in ("csv", "png"):  # of another scheme
+            artifacts.discard(run.files.neighbours(kind))
         decoded = cache.read(run.files)
         tiles = decoded.train_table
         table = tiles[["id", "coverage", "z"]].copy()
         if settings.file:
             fold, how = own_folds.read(Path(settings.file), tiles, settings.k), f"by {settings.file}"
         else:
-            if settings.scheme == "mosaic" and "image" not in tiles:
+            if pairs:
                 tiles["group"] = group_neighbours(run, decoded)[: len(tiles)]
             fold = split(tiles, settings.scheme, settings.k, settings.seed)
             how = f"scheme {settings.scheme}, seed {settings.seed}"

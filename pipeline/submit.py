@@ -150,7 +150,7 @@ def write_ensemble(runs: list[Run], rules: Submit) -> None:
             black=black[part] if rules.black_empty else None,
             full_empty=rules.full_empty,
         )
-    extra: dict = {"threshold": threshold, "empty": float((~masks.any(axis=(1, 2))).mean())}
+    extra: dict = {"threshold": threshold, "empty": float((~masks.any(axis=(1, 2))).sum() / max(len(masks), 1))}
     extra |= {"weights": dict(zip(names, weights, strict=True)), "out_of_fold": scores}
     with artifacts.publish(product.path, product.origin(), **extra) as tmp:
         submission.write(tmp, tiles.test_table["id"].tolist(), masks)

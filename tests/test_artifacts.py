@@ -196,7 +196,7 @@ def test_what_dead_processes_left_goes_with_the_next_write_and_what_living_ones_
 
 def test_what_one_makes_no_other_makes_at_the_same_time(tmp_path):
     path = tmp_path / "fold_0" / "64.csv"
-    other = rf"64\.csv is being made by process {os.getpid()} on {platform.node()}, since .*; wait until .* --run"
+    other = rf"64\.csv is being made by process {os.getpid()} on {platform.node()}, since .*; wait until that has ended"
     with artifacts.making(path), artifacts.making(path.with_name("96.csv")):
         with pytest.raises(InputError, match=other), artifacts.making(path):
             pass

@@ -191,8 +191,7 @@ def making(path: Path) -> Iterator[None]:
         except BlockingIOError as e:
             file.seek(0)
             raise InputError(
-                f"{display_path(path)} is being made by {file.read() or 'another process'}; wait until that has ended, "
-                "or give this run another name with --run"
+                f"{display_path(path)} is being made by {file.read() or 'another process'}; wait until that has ended"
             ) from e
         except OSError:
             print(f"note     {display_path(path.parent)} knows no locks: let no other command work there")

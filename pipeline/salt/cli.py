@@ -111,6 +111,7 @@ def run_from(args: argparse.Namespace) -> Run:
     data = _data(args.data, out)
     name, reason = (args.profile, "named") if args.profile else _default_profile(data)
     short = {"model.name": args.model, "model.encoder": args.encoder}
+    args.set = [_with_whole_path(setting) for setting in args.set]
     settings = [*(f"{key}={value}" for key, value in short.items() if value), *args.set]
     weights = None
     if args.weights == "none":
@@ -208,6 +209,12 @@ def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
         for value in (values if isinstance(values, list) else [values])
         if value is not None and value is not False
     )
+
+
+def _with_whole_path(setting: str) -> str:
+    """folds.file=my.csv as another process, in another folder, has to be told."""
+    name, _, value = setting.partition("=")
+    return f"{name}={_folder(f'--set {name}', value)}" if name == "folds.file" and value else setting
 
 
 def _hint(flag: str) -> str:

@@ -37,7 +37,7 @@ def groups(tiles: pd.DataFrame, k: int) -> np.ndarray:
 
     Tiles of neighbouring strips may share pixels: who trains leaves those out (tiles.cutting.sharing_pixels).
     """
-    names = tiles["image"].to_numpy(dtype=object)
+    names = tiles["image"].to_numpy(dtype=object, copy=True)
     strips = -(-k // tiles["image"].nunique())
     if strips > 1:
         for rows in tiles.groupby("image").indices.values():
@@ -78,6 +78,11 @@ def coverage(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
 def coverage_class(coverage: np.ndarray | pd.Series) -> np.ndarray:
     """Class 0..10 of salt shares in [0, 1]: 0 is no salt, c is a share in ((c - 1) / 10, c / 10]."""
     return np.ceil(np.asarray(coverage) * 10).astype(np.int64)
+
+
+def class_label(number: int) -> str:
+    """'none' of class 0, 'to 10 %' of class 1."""
+    return f"to {10 * number} %" if number else "none"
 
 
 def _check(tiles: pd.DataFrame, k: int) -> None:

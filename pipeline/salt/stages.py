@@ -253,14 +253,20 @@ def folds(run: Run) -> Product:
             section["file"] = artifacts.hash_of(Path(file).read_bytes().hex())
         return {"folds": section}
 
-    cached, names = tiles(run), ["tiles.csv"]
-    if run.profile.folds.scheme == "mosaic":
-        names += ["images.npy", "test.npy"]
+    cached, names = tiles(run), ["tiles.csv", *["images.npy", "test.npy"] * _looks_for_neighbours(run)]
     return Product("folds.csv", run.files.folds, "make_folds", settings, tuple(cached[name] for name in names))
 
 
+def _looks_for_neighbours(run: Run) -> bool:
+    """Tiles that were cut from one's own images are together anyway."""
+    section = run.profile.folds
+    return section.scheme == "mosaic" and not section.file and run.profile.tiles.side == "whole"
+
+
 def neighbours(run: Run) -> list[Product]:
-    """neighbours.csv and neighbours.png, of the scheme mosaic; made with folds.csv."""
+    """neighbours.csv and neighbours.png where the scheme is mosaic; made with folds.csv."""
+    if not _looks_for_neighbours(run):
+        return []
     paths = [run.files.neighbours(kind) for kind in ("csv", "png")]
     return [replace(folds(run), name=path.name, path=path) for path in paths]
 
@@ -411,7 +417,7 @@ def table(run: Run) -> Iterator[tuple[str, str, Sequence[Product]]]:
     """(command, what it does, its products) of every stage, in order."""
     chosen = ", ".join(map(str, run.folds))
     yield "prepare", "decode every tile once, and check it", decoded(run)
-    yield "make_folds", f"split the tiles into {run.profile.folds.k} folds", [folds(run)]
+    yield "make_folds", f"split the tiles into {run.profile.folds.k} folds", [*neighbours(run), folds(run)]
     for phase in run.profile.train.phases:
         if phase.pseudo:
             yield "pseudo_label", "the test tiles each fold is sure of", [pseudo_labels(run, k)[-1] for k in run.folds]

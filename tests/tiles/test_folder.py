@@ -576,3 +576,42 @@ def test_without_anything_to_predict(arrays, tmp_path):
         path.unlink()
     _, masks, codes, scores = finish(arrays, tmp_path / "out")
     assert not masks and codes.empty and scores["data"]["test"] == 0 and scores["empty"]["submission"] == 0
+
+
+def test_a_fold_that_leaves_nothing_to_train_on_is_said(tmp_path):
+    """Three strips of one section: tiles of the middle one share pixels with all others."""
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "set/images/line.npy", rng.integers(0, 255, (300, 300)).astype(np.uint8))
+    np.save(tmp_path / "set/masks/line.npy", rng.random((300, 300)) > 0.5)
+    tiles, _ = folder.read(tmp_path / "set", Tiling(side=128, stride=32))
+    fold = split(tiles.train_table, "kfold", 3)
+    assert tiles.train_table["image"].nunique() == 1, "what is split is not changed"
+    table = tiles.train_table.assign(fold=fold)
+    with pytest.raises(InputError, match="leaves no tile to train on.*lower folds.k, or raise tiles.stride"):
+        for k in range(3):
+            get_data(k, table, 64, 4, tiles=tiles, stats=((0.5,) * 3, (0.5,) * 3))
+
+
+def test_no_pseudo_labelled_tile_shares_a_pixel_with_a_held_out_one(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    mask = (np.random.default_rng(0).random((64, 320)) > 0.5).astype(np.float32)
+    mask[:, 160:] = np.nan  # not labelled
+    np.save(tmp_path / "set/images/line.npy", np.random.default_rng(1).integers(0, 255, mask.shape).astype(np.uint8))
+    np.save(tmp_path / "set/masks/line.npy", mask)
+    tiles, _ = folder.read(tmp_path / "set", Tiling(side=32, stride=16))
+    table = tiles.train_table.assign(fold=split(tiles.train_table, "kfold", 2))
+    names, corners = tiles.test_table["id"].tolist(), tiles.table.set_index("id")[["top", "left"]]
+    extra = tiles.test_images, np.zeros(tiles.test_images.shape, bool), names
+    counts = []
+    for k in range(2):
+        dls = get_data(k, table, 32, 4, tiles=tiles, stats=((0.5,) * 3, (0.5,) * 3), extra=extra)
+        held_out = corners.loc[table.loc[table["fold"] == k, "id"]].to_numpy()
+        taken = set(dls.train.ids) & set(names)
+        counts.append(len(taken))
+        for name in names:
+            apart = np.abs(held_out - corners.loc[name].to_numpy()).max(axis=1) >= 32
+            assert (name in taken) == apart.all()
+    assert 0 < min(counts) < len(names), "some share pixels, some do not"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.salt.folds import coverage_class
+from pipeline.salt.folds import class_label, coverage_class
 from pipeline.salt.reporting import figures, html
 
 SEEDS = 0.012  # how far another seed alone has moved a run's score; EXPERIMENTS.md
@@ -75,7 +75,7 @@ def by_class(salt: np.ndarray, difference: np.ndarray) -> list[dict]:
     groups = pd.Series(difference).groupby(coverage_class(salt))
     return [
         {
-            "class": f"to {10 * number} %" if number else "none",
+            "class": class_label(number),
             "tiles": len(of_class),
             "mean": float(of_class.mean()),
             "se": float(of_class.std(ddof=1) / np.sqrt(len(of_class))) if len(of_class) > 1 else 0.0,

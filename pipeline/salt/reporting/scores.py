@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.salt import submission
 from pipeline.salt.config import Submit
-from pipeline.salt.folds import coverage_class
+from pipeline.salt.folds import class_label, coverage_class
 from pipeline.salt.metrics import iou, overlap, tile_scores
 
 # What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
@@ -163,7 +163,7 @@ def per_class(tiles: pd.DataFrame) -> list[dict]:
         both = own["score"][kinds["shape"]]
         rows.append(
             {
-                "class": f"to {10 * number} %" if number else "none",
+                "class": class_label(number),
                 "tiles": len(own),
                 "score": _mean(own["score"]),
                 "missed": int(kinds["missed"].sum()),

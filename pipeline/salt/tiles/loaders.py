@@ -15,6 +15,7 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 
 from pipeline.salt.config import Augment
+from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import Tiles
 from pipeline.salt.tiles.augment import augment_batch
 from pipeline.salt.tiles.cutting import sharing_pixels
@@ -153,7 +154,17 @@ def get_data(
     inside = (folds["fold"] == fold_id).to_numpy()
     outside = ~inside
     if "image" in tiles.table:
-        outside &= ~sharing_pixels(tiles.train_table, inside, tiles.train_masks.shape[1])
+        held_out = np.concatenate([inside, np.zeros(len(tiles.test_table), bool)])
+        shared = sharing_pixels(tiles.table, held_out, tiles.train_masks.shape[1])
+        outside &= ~shared[: len(outside)]
+        if extra is not None:
+            apart = ~np.isin(extra[2], tiles.table["id"][shared])
+            extra = extra[0][apart], extra[1][apart], [name for name, kept in zip(extra[2], apart, strict=True) if kept]
+    if not outside.any():
+        raise InputError(
+            f"fold {fold_id} leaves no tile to train on: all others share pixels with its own; lower folds.k, or raise "
+            "tiles.stride"
+        )
     ids = folds["id"].to_numpy()
     images, masks, names = tiles.train_images[outside], tiles.train_masks[outside], ids[outside]
     if extra is not None:

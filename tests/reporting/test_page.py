@@ -42,22 +42,25 @@ def test_keys_and_boxes_switch_what_lies_on_the_tiles(page):
 
 
 def test_a_click_enlarges_a_tile_and_the_keys_go_on(page):
+    expect = pytest.importorskip("playwright.sync_api").expect
     names = page.locator("main .tiles figcaption b").all_inner_texts()
     large = page.locator("dialog figcaption b")
     page.locator("main .tile").nth(1).click()
-    assert large.inner_text() == names[1]
+    expect(large).to_have_text(names[1])
     assert (
         page.locator("dialog .tile").bounding_box()["width"] > page.locator("main .tile").nth(1).bounding_box()["width"]
     )
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    assert large.inner_text() == names[-1]
+    expect(large).to_have_text(names[-1])
     page.get_by_role("button", name="next").click()
-    assert large.inner_text() == names[0]
+    expect(large).to_have_text(names[0])
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
-    page.keyboard.press("Enter")  # the tile that was shown has the focus
-    assert large.inner_text() == names[0]
+    expect(page.locator("main .tile").first).to_be_focused()  # the tile that was shown
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog")).to_be_visible()
+    expect(large).to_have_text(names[0])
 
 
 def test_the_page_fits_a_telephone_and_its_contents_lead_to_every_section(page):

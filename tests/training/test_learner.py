@@ -148,7 +148,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_p
     stopped(fit, monkeypatch, epoch)
     capsys.readouterr()
     assert_same(straight, fit())
-    assert capsys.readouterr().out.count("epoch") == 4 - (epoch - 1), "what was done is not done again"
+    assert capsys.readouterr().out.count("  epoch ") == 4 - (epoch - 1), "what was done is not done again"
 
 
 def signal_at(step: int) -> Callable[[], int]:

@@ -283,7 +283,8 @@ def test_set_help_prints_every_setting_as_these_flags_have_it(parse, capsys):
     lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
     assert not e.value.code
     assert lines["train.wd"] == ["0.25", "float 0..10"] and lines["train.128.size"] == ["128", "int 32..4096"]
-    assert lines["folds.scheme"] == ["'coverage'", "kfold, coverage, mosaic"] and lines["predict.flip"] == ["True", "bool"]
+    assert lines["folds.scheme"] == ["'coverage'", "kfold, coverage, mosaic"]
+    assert lines["predict.flip"] == ["True", "bool"]
     assert lines["submit.threshold"] == ["0.5", "float or search 0..1"] and "train.phases" not in lines
 
 

@@ -8,7 +8,8 @@ reads   folds/<run>/fold_<k>/<last phase>.safetensors, folds.csv, data/cache/<so
 writes  folds/<run>/oof.npy, submissions/<run>/test.npy: float16 probabilities, NaN where no fold ran
         submissions/<run>/disagreement.csv: for each test tile the share of pixels in which two folds' masks differ
 
-All GPUs share the tiles.
+All GPUs share the tiles. With --max-hours H it stops by itself, after the batch in which the hours end, with exit
+status 75; the same command goes on from there (oof.resume, test.resume), and what comes out is the same.
 """
 
 import time
@@ -47,10 +48,16 @@ def predict(run: Run) -> None:
             (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
             (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
         ]:
-            start = time.perf_counter()
+            if product is oof and oof.is_fresh() and (run.files.resume_of(test.path).exists() or not run.force):
+                artifacts.print_fresh(oof.path)
+                continue
+            start, origin, state = time.perf_counter(), product.origin(), run.files.resume_of(product.path)
             jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
-            with artifacts.publish(product.path, product.origin()) as tmp:
-                disagreement = predict_to_file(tmp, images, jobs, title, **arguments)
+            with artifacts.publish(product.path, origin) as tmp:
+                disagreement = predict_to_file(
+                    tmp, images, jobs, title, **arguments, resume=state, origin=origin, stop=run.stop_if_late
+                )
+            artifacts.discard(state)
             print(
                 f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
                 f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"

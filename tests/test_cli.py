@@ -131,7 +131,7 @@ def test_no_two_artifacts_share_a_path(parse, tmp_path):
     run = parse("--data", "sample", "--add-phase", "pseudo=true", "--add-phase", "size=128")
     files = run.files
     paths = [files.cache(n) for n in ("images.npy", "masks.npy", "test.npy", "tiles.csv", "truth.npy")]
-    paths += [files.folds, files.oof]
+    paths += [files.folds, files.oof, files.resume_of(files.oof), files.resume_of(files.result("test.npy"))]
     paths += [
         files.result(n) for n in ("test.npy", "disagreement.csv", "submission.csv.gz", "report.html", "scores.json")
     ]
@@ -141,7 +141,7 @@ def test_no_two_artifacts_share_a_path(parse, tmp_path):
             paths += [files.weights(fold, phase), files.weights(fold, phase, "last"), files.history(fold, phase)]
             paths += [files.resume(fold, phase), files.lr_find(fold, phase)]
     with_sidecars = [*paths, *(p.with_name(p.name + ".json") for p in paths)]
-    assert len(set(with_sidecars)) == len(with_sidecars) == 2 * (12 + 2 * (2 + 4 * 5))
+    assert len(set(with_sidecars)) == len(with_sidecars) == 2 * (14 + 2 * (2 + 4 * 5))
     assert all(p.is_relative_to(tmp_path / "out") for p in paths)
 
 

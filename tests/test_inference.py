@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.salt import artifacts, inference
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import disagreement, flip_tta, predict_to_file, probabilities, tile_logits
 from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
@@ -199,6 +199,68 @@ def test_devices_share_the_batches_and_work_at_once(tmp_path):
     )
     assert np.array_equal(shared, alone, equal_nan=True) and np.isnan(shared[[6, 8]]).all()
     assert [len(model.shapes) for model, _ in jobs] == [2, 1], "the other half went to a copy"
+
+
+def jobs_of_three_models() -> list:
+    rows = [np.arange(9), np.array([10, 3, 5, 0, 7]), np.arange(1, 11)]
+    return [(Model(f), r) for f, r in zip([leaning, pointwise(), pointwise(-4.0, 0.1)], rows, strict=True)]
+
+
+def predict_stopped(folder: Path, jobs, after: int, devices: int = 1, origin=artifacts.Origin({"a": 1}, {})):
+    """The prediction of tiles(11), stopped after so many batches: its bytes and disagreement, or None; what is done."""
+    said = []
+
+    def stop(done: str) -> None:
+        said.append(done)
+        if len(said) == after:
+            raise Stopped(done)
+
+    try:
+        found = predict_to_file(
+            folder / "p.npy",
+            tiles(11),
+            jobs,
+            "test",
+            size=32,
+            batch=2,
+            flip=True,
+            precision="fp32",
+            devices=[CPU] * devices,
+            resume=folder / "p.resume",
+            origin=origin,
+            stop=stop,
+        )
+    except Stopped:
+        return None, said
+    return ((folder / "p.npy").read_bytes(), found.tobytes()), said
+
+
+@pytest.mark.parametrize(("after", "devices"), [(1, 1), (4, 1), (5, 1), (3, 2)])
+def test_a_stopped_prediction_goes_on_to_the_same_bytes_and_does_nothing_twice(tmp_path, after, devices):
+    (tmp_path / "straight").mkdir()
+    straight, batches = predict_stopped(tmp_path / "straight", jobs_of_three_models(), after=0)
+    assert len(batches) == 5 + 3 + 5 and batches[5:8] == [f"test, model 2, {n} tiles" for n in (2, 4, 5)]
+    said, sessions, jobs = [], 0, jobs_of_three_models()
+    while (result := predict_stopped(tmp_path, jobs, after, devices))[0] is None:
+        said, sessions = said + result[1], sessions + 1
+        assert not list(tmp_path.glob(".tmp*")) and sessions < 20
+    assert result[0] == straight and sessions == 13 // after
+    assert devices > 1 or said + result[1] == batches
+    # Two devices: what the other one was at when the time was over is done again.
+    assert devices > 1 or [sum(shape[0] for shape in model.shapes) for model, _ in jobs] == [18, 10, 20]
+
+
+@pytest.mark.parametrize("spoil", ["bytes", "sidecar", "origin"])
+def test_a_state_that_is_damaged_or_of_another_prediction_is_not_used(tmp_path, capsys, spoil):
+    state, origin = tmp_path / "p.resume", artifacts.Origin({"a": 1 + (spoil == "origin")}, {})
+    predict_stopped(tmp_path, jobs_of_three_models(), after=7)
+    if spoil == "bytes":
+        state.write_bytes(state.read_bytes()[:-1] + b"\1")
+    if spoil == "sidecar":
+        artifacts.sidecar_of(state).write_text("{")
+    _, said = predict_stopped(tmp_path, jobs_of_three_models(), after=0, origin=origin)
+    assert len(said) == 13
+    assert ("restart  " in capsys.readouterr().out) == (spoil != "origin")
 
 
 def test_more_devices_than_batches(tmp_path):

@@ -24,7 +24,7 @@ from pipeline import __main__ as overview
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
 from pipeline.salt import artifacts, rle
 from pipeline.salt.config import PROFILES, Model
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import tile_logits
 from pipeline.salt.tiles import synthetic
 from pipeline.salt.training import checkpoints
@@ -305,6 +305,29 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monke
         for run in (untrained, straight)
     )
     assert ours == theirs and len(ours) == 3 and not list(untrained.out.rglob("*.resume.pt"))
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_prediction_without_time_left_goes_on_with_the_same_command(tiny, force):
+    """A batch in each session: 3 + 3 of the training tiles, 2 of the test tiles by each of two models."""
+    names = ("folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/disagreement.csv")
+    before = [(tiny.out / name).read_bytes() for name in names]
+    for name in [] if force else names:
+        (tiny.out / name).unlink()
+    stopped = []
+    for _ in range(11):
+        try:
+            tiny(predict, extra=("--max-hours=0", *force))
+            break
+        except Stopped as e:
+            stopped.append(str(e).split(":")[0])
+            assert e.status == 75 and ("under way" in tiny(overview) or force)
+    assert stopped[::3] == ["out of fold, model 1, 5 tiles", "out of fold, model 2, 5 tiles"] + [
+        "test tiles, model 1, 5 tiles",
+        "test tiles, model 2, 8 tiles",
+    ]
+    assert len(stopped) == 10 and [(tiny.out / name).read_bytes() for name in names] == before
+    assert not [*tiny.out.rglob("*.resume*")]
 
 
 @pytest.mark.parametrize(

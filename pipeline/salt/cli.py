@@ -51,7 +51,11 @@ FLAGS: dict[str, dict] = {
     "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
     "engine": {"choices": ENGINES, "default": "local", "help": "where work is done: this machine, or a Ray cluster"},
     "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
-    "max-hours": {"metavar": "H", "type": float, "help": "end a training after the epoch that still fits in H hours"},
+    "max-hours": {
+        "metavar": "H",
+        "type": float,
+        "help": "stop in good order after H hours: a training after its last whole epoch",
+    },
     "started": {
         "type": float,
         "help": argparse.SUPPRESS,

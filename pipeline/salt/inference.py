@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.salt import artifacts
 from pipeline.salt.config import Phase, Profile
 from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.tiles.geometry import channels_first, to_model_input, to_square, to_tile
 
@@ -85,12 +85,17 @@ def predict_to_file(
     flip: bool,
     precision: str,
     devices: list[torch.device],
+    resume: Path | None = None,
+    origin: artifacts.Origin = artifacts.Origin({}, {}),
+    stop: Callable[[str], object] = lambda done: None,
 ) -> np.ndarray:
     """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
 
     tiles  (N, H, W) or (N, H, W, 3) uint8
     jobs  each model with the rows of tiles that it predicts, taken one at a time
     devices  share the batches of a model; each has its own copy
+    stop  called after each batch with what is done; where it raises Stopped, sums and votes so far are kept in `resume`
+    resume  is gone on from where it was left by a prediction of the same origin: the result is the same, bit for bit
     return  `disagreement` (N,) of each tile's models
     A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     InputError where a model gives something else than numbers.
@@ -99,10 +104,15 @@ def predict_to_file(
     disagreements = np.empty(len(tiles), np.float32)
     sums = _zeros_on_disk(path.parent, np.float32, shape)
     votes = _zeros_on_disk(path.parent, np.uint16, shape)  # models that find salt in a pixel
+    reached = np.zeros(len(tiles), np.int32)  # the last job that has predicted a tile, counted from 1
+    so_far = (sums, votes, counts, reached)
+    if resume:
+        _read_state(resume, origin, so_far)
     with contextlib.ExitStack() as stack:
         # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
-        for model, rows in jobs:
+        for job, (model, its_rows) in enumerate(jobs, start=1):
+            rows = its_rows[reached[its_rows] < job]
             stats = (model.encoder.mean, model.encoder.std)
             turns = np.arange(len(rows)) // batch % len(devices)
             batches = [
@@ -129,7 +139,14 @@ def predict_to_file(
                     sums[chosen] += logits
                     votes[chosen] += logits > 0
                     counts[chosen] += 1
+                    reached[chosen] = job
                     bar.update(len(chosen))
+                    try:
+                        stop(f"{title}, model {job}, {(reached == job).sum()} tiles")
+                    except Stopped:
+                        if resume:
+                            _write_state(resume, origin, so_far)
+                        raise
         out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         with open(path, "r+b") as f:
             artifacts.reserve(f.fileno())
@@ -140,6 +157,23 @@ def predict_to_file(
                 disagreements[part] = disagreement(votes[part], counts[part])
         out.flush()
     return disagreements
+
+
+def _write_state(path: Path, origin: artifacts.Origin, arrays: Sequence[np.ndarray]) -> None:
+    with artifacts.publish(path, origin) as tmp, open(tmp, "wb") as file:
+        for array in arrays:
+            file.write(array.data)
+
+
+def _read_state(path: Path, origin: artifacts.Origin, arrays_: Sequence[np.ndarray]) -> None:
+    """Fill the arrays with what `_write_state` has kept, if it is whole and of this origin."""
+    if damage := artifacts.damage_of(path, hashed=True):
+        print(f"restart  {damage}: this prediction begins anew")
+    elif artifacts.is_fresh(path, origin):
+        print(f"resume   {artifacts.display_path(path)}")
+        with open(path, "rb") as file:
+            for array in arrays_:
+                file.readinto(array.data)  # type: ignore[attr-defined]
 
 
 def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:

@@ -71,6 +71,10 @@ class Files:
         """State of a training that is under way; gone when it has ended."""
         return self.fold(fold) / f"{phase.name}.resume.pt"
 
+    def resume_of(self, prediction: Path) -> Path:
+        """Sums of a prediction that --max-hours has ended; gone when it is finished."""
+        return prediction.with_suffix(".resume")
+
     def pseudo(self, fold: int, name: str) -> Path:
         """name: tiles.csv | masks.npy"""
         return self.fold(fold) / f"pseudo_{name}"

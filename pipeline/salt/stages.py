@@ -30,7 +30,7 @@ class Product:
     maker     the command that makes it, after `python -m pipeline.`
     settings  gives what of the run's settings it depends on, as JSON values
     inputs    the artifacts it is made from
-    state     the state of an unfinished training
+    state     the state of an unfinished training or prediction
     """
 
     name: str
@@ -320,7 +320,9 @@ def predictions(run: Run) -> tuple[Product, ...]:
     settings = {"predict": asdict(run.profile.predict), "folds": list(run.folds)}
     inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
     paths = [run.files.oof, run.files.result("test.npy")]
-    return tuple(Product(path.name, path, "predict", lambda: settings, inputs) for path in paths)
+    return tuple(
+        Product(path.name, path, "predict", lambda: settings, inputs, run.files.resume_of(path)) for path in paths
+    )
 
 
 @per_run

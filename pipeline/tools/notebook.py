@@ -30,7 +30,7 @@ ROOT = CODE.parent
 NOBODY = "INSERT_USERNAME"
 DATASET, NOTEBOOK, INFERENCE = "tgs-salt-code", "tgs-salt", "tgs-salt-inference"
 CODE_FILES = ("pipeline", "run_all.sh", "environment.sh", "LICENSE")
-HOURS = 11  # of the 12 that Kaggle gives a session with a GPU: the last one is for predicting and saving
+HOURS = 11  # of the 12 that Kaggle gives a session with a GPU: the last one is for saving
 
 INTRO = """# Salt segmentation: {what}
 
@@ -43,7 +43,7 @@ INTRO = """# Salt segmentation: {what}
 {more}
 """
 GO_ON = (
-    f"A session lasts 12 hours at most. After {HOURS} the training ends by itself, and everything is saved in the "
+    f"A session lasts 12 hours at most. After {HOURS} the work ends by itself, and everything is saved in the "
     "output of this notebook. In the next session add that output to the input, and run it again: it is found, and "
     "gone on from."
 )

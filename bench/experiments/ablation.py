@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         if any(record.items() >= about.items() for record in records):
             print(f"known    {name}, {args.scale}, seed {args.seed}")
             continue
-        result = measure(prepared_run(name, args))
+        run = prepared_run(f"{name}-{args.scale}-{args.seed}", args, profile_of(VARIANTS[name], args.scale, args.seed))
+        result = measure(run)
         records.append(about | result | {"machine": machine_name(pick_device()), **provenance()})
         FILE.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
         print(table(records[-1:]), flush=True)
@@ -117,24 +118,49 @@ def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
     return changed(base, *variant.settings, f"train.seed={seed}")
 
 
-def prepared_run(name: str, args: argparse.Namespace) -> Run:
-    """The run of a variant, its tiles decoded and its folds made."""
-    title = f"{name}-{args.scale}-{args.seed}"
-    flags = ["--profile=cpu", f"--run={title}", f"--data={args.data}", f"--out={args.out}", f"--fold={FOLD}"]
+def prepared_run(title: str, args: argparse.Namespace, profile: Profile) -> Run:
+    """The run of this name and recipe on the tiles of --data, its tiles decoded and its folds made."""
+    flags = ["--profile=cpu", f"--run={title}", f"--data={args.data}", f"--out={args.out}"]
+    flags.append(f"--set=folds.scheme={profile.folds.scheme}")
     if args.weights:
         flags.append(f"--weights={args.weights}")
     prepare.main(flags)
     make_folds.main(flags)
     run, _ = cli.parse(__doc__, flags)
-    profile = profile_of(VARIANTS[name], args.scale, args.seed)
     start = run.profile.model.weights  # as --weights says
     return replace(run, profile=replace(profile, model=replace(profile.model, weights=start)))
 
 
-def measure(run: Run) -> dict:
-    """Train fold 0 as the stages do, and score it at 101 px with flip TTA, threshold 0.5 and the submission's rules."""
+def held_out_masks(run: Run, fold: int, epoch: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rows of the tiles that the fold holds out, their masks (N, 101, 101) bool, and seconds of one core for these.
+
+    Flip TTA, threshold 0.5 and the submission's rules.
+    """
     profile, files, device = run.profile, run.files, pick_device()
-    phases, last = profile.train.phases, profile.train.last
+    tiles, model, last = cache.read(files), checkpoints.build(profile.model), profile.train.last
+    rows = np.flatnonzero(pd.read_csv(files.folds)["fold"].to_numpy() == fold)
+    checkpoints.load(files.weights(fold, last, epoch), model)
+    start = time.process_time()
+    batches = tile_logits(
+        model,
+        tiles.train_images,
+        rows,
+        size=last.size,
+        batch=profile.predict.batch,
+        flip=True,
+        stats=(model.encoder.mean, model.encoder.std),
+        device=device,
+        precision=resolve_precision(profile.train.precision, device),
+    )
+    probs = probabilities(np.concatenate([logits for _, logits in batches]))
+    seconds = time.process_time() - start
+    black = tiles.train_table["black"].to_numpy()[rows]
+    return rows, submission.masks(probs, 0.5, black=black, full_empty=profile.submit.full_empty), seconds
+
+
+def measure(run: Run) -> dict:
+    """Train fold 0 as the stages do, and score it at 101 px."""
+    files, phases = run.files, run.profile.train.phases
     wall, cpu = time.perf_counter(), time.process_time()
     for phase in phases:
         if phase.pseudo:
@@ -143,28 +169,10 @@ def measure(run: Run) -> dict:
     busy = (time.process_time() - cpu) / (time.perf_counter() - wall)
     histories = [pd.read_csv(files.history(FOLD, phase)) for phase in phases]
 
-    tiles = cache.read(files)
-    rows = np.flatnonzero(pd.read_csv(files.folds)["fold"].to_numpy() == FOLD)
-    truth, black = tiles.train_masks[rows], tiles.train_table["black"].to_numpy()[rows]
-    results, model = {}, checkpoints.build(profile.model)
+    results, truth = {}, cache.read(files).train_masks
     for epoch in ("last", "average"):
-        checkpoints.load(files.weights(FOLD, last, epoch), model)
-        start = time.process_time()
-        batches = tile_logits(
-            model,
-            tiles.train_images,
-            rows,
-            size=last.size,
-            batch=profile.predict.batch,
-            flip=True,
-            stats=(model.encoder.mean, model.encoder.std),
-            device=device,
-            precision=resolve_precision(profile.train.precision, device),
-        )
-        probs = probabilities(np.concatenate([logits for _, logits in batches]))
-        seconds = time.process_time() - start
-        masks = submission.masks(probs, 0.5, black=black, full_empty=profile.submit.full_empty)
-        results[epoch] = summarize(tile_scores(masks, truth), masks, truth)
+        rows, masks, seconds = held_out_masks(run, FOLD, epoch)
+        results[epoch] = summarize(tile_scores(masks, truth[rows]), masks, truth[rows])
         results[epoch]["predicted_per_second"] = round(len(rows) / seconds, 1)
     history = pd.concat(histories)
     return {
@@ -172,7 +180,7 @@ def measure(run: Run) -> dict:
         "cpu_seconds": round(history["seconds"].sum() * busy),
         "epochs": "+".join(f"{len(of_phase)}x{p.name}" for of_phase, p in zip(histories, phases, strict=True)),
         "tiles_per_second": round(float(history["tiles_per_second"].median()), 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in checkpoints.build(run.profile.model).parameters()),
         "curve": history["meanap"].tolist(),
     }
 

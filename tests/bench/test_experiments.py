@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.experiments import ablation, decoders, models, operators, precision, truth
+from bench.experiments import ablation, decoders, leak, models, operators, precision, truth
 from pipeline.salt import cli
 from pipeline.salt.config import PROFILES
 from pipeline.salt.models import build_model
@@ -131,6 +131,28 @@ def test_the_table_compares_with_the_base_of_the_same_scale_and_seed():
     records = [result("base", 0, "00"), result("other", 0, "55"), result("other", 1, "55")]
     rows = ablation.table(records).splitlines()[2:]
     assert ["+0.5000 ± 0.0000" in row for row in rows] == [False, True, False]
+
+
+def test_tiles_that_folds_tear_apart_are_found_among_the_labelled():
+    section = np.random.default_rng(0).normal(size=(101, 4 * 101)).cumsum(0).cumsum(1)  # four tiles side by side
+    section = np.uint8(255 * (section - section.min()) / np.ptp(section))
+    alone = np.random.default_rng(1).integers(0, 255, (4, 101, 101), dtype=np.uint8)
+    images = np.concatenate([np.split(section, 4, axis=1), alone])
+    fold = np.array([0, 0, 1])  # the fourth tile of the section is a test tile
+    assert leak.torn_apart(images, fold).tolist() == [False, True, True]
+    assert not leak.torn_apart(images, np.zeros(3, int)).any()
+
+
+def test_a_leak_is_the_difference_of_the_same_tiles_under_both_schemes(made_once, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ablation.VARIANTS, "base", ablation.Variant(("model.encoder=test_resnet",)))
+    monkeypatch.setitem(ablation.SCALES, "screen", ablation.cycle(32, 1))
+    monkeypatch.setattr(leak, "FILE", tmp_path / "leak.json")
+    leak.main([f"--data={made_once}", f"--out={tmp_path / 'out'}", "--weights=none"])
+    [record] = json.loads((tmp_path / "leak.json").read_text())
+    by_scheme = [np.array([ablation.DIGITS.index(d) / 10 for d in record[scheme]]) for scheme in leak.SCHEMES]
+    assert len(by_scheme[0]) == len(by_scheme[1]) == 24
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"| all | 24 | {by_scheme[0].mean():.4f} | {by_scheme[1].mean():.4f} | ")
 
 
 def test_decoders_are_timed_trained_and_replace_their_own_rows(few, tmp_path, monkeypatch):

@@ -1,0 +1,87 @@
+"""How much folds by coverage flatter: one recipe trained on them and on folds of whole mosaics, compared tile by tile.
+
+    python -m bench.experiments.leak --data DIR --weights DIR --seed 0
+
+Folds by coverage train on tiles that continue a validation tile; `folds.scheme=mosaic` keeps such tiles together. Five
+folds of each, the lean U-Net at 64 px for six epochs: two times twenty minutes of one core. Resumable.
+
+writes  bench/results/leak.json: one entry a seed, with a score for each tile under each scheme
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+
+from bench.experiments.ablation import DIGITS, VARIANTS, held_out_masks, prepared_run, profile_of
+from bench.harness.records import RESULTS, machine_name, provenance
+from pipeline.salt import cli
+from pipeline.salt.device import pick_device
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.mosaic import neighbours
+from pipeline.salt.overrides import changed
+from pipeline.salt.stages import read_folds
+from pipeline.salt.tiles import cache
+from pipeline.train import train_fold
+
+FILE = RESULTS / "leak.json"
+SCHEMES = ("coverage", "mosaic")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", metavar="DIR", default="sample", help="folder with Kaggle's files")
+    parser.add_argument("--weights", metavar="DIR", help="folder with ImageNet weights, or 'none'")
+    parser.add_argument("--out", metavar="DIR", default="folds/leak", help="where trainings are kept")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    scores, folds = {}, {}
+    for scheme in SCHEMES:
+        profile = changed(profile_of(VARIANTS["base"], "screen", args.seed), f"folds.scheme={scheme}")
+        run = prepared_run(f"{scheme}-{args.seed}", args, profile)
+        tiles = cache.read(run.files)
+        folds[scheme] = read_folds(run, tiles)["fold"].to_numpy()
+        scores[scheme] = np.zeros(len(tiles.train_images))
+        for fold in range(profile.folds.k):
+            train_fold(run, fold, profile.train.last)
+            rows, masks, _ = held_out_masks(run, fold, "last")
+            scores[scheme][rows] = tile_scores(masks, tiles.train_masks[rows])
+    torn = torn_apart(np.concatenate([tiles.train_images, tiles.test_images]), folds["coverage"])
+    records = json.loads(FILE.read_text()) if FILE.exists() else []
+    records.append(
+        {
+            "seed": args.seed,
+            "recipe": "base, screen",
+            "machine": machine_name(pick_device()),
+            **provenance(),
+            "torn_apart": np.flatnonzero(torn).tolist(),
+            **{scheme: "".join(DIGITS[round(10 * s)] for s in scores[scheme]) for scheme in SCHEMES},
+        }
+    )
+    FILE.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
+    print(table(scores["coverage"], scores["mosaic"], torn))
+
+
+def torn_apart(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """(N,) bool: the labelled tiles that have a neighbour in another fold; images are theirs and the test tiles'."""
+    torn = np.zeros(len(fold), bool)
+    for first, second, *_ in neighbours(images):
+        if max(first, second) < len(fold) and fold[first] != fold[second]:
+            torn[[first, second]] = True
+    return torn
+
+
+def table(coverage: np.ndarray, mosaic: np.ndarray, torn: np.ndarray) -> str:
+    """Markdown: mean scores on both folds, and their difference with its standard error."""
+    lines = ["| tiles | | by coverage | mosaic | flattered by |", "|---|--:|--:|--:|--:|"]
+    for name, rows in (("neighbour in another fold", torn), ("others", ~torn), ("all", torn | True)):
+        a, b = coverage[rows], mosaic[rows]
+        error = (a - b).std(ddof=1) / len(a) ** 0.5
+        lines.append(f"| {name} | {len(a)} | {a.mean():.4f} | {b.mean():.4f} | {(a - b).mean():+.4f} ± {error:.4f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -13,6 +13,7 @@ if [ $# -eq 0 ]; then
     "$python" -m ruff format --check --quiet .
     "$python" -m ruff check --quiet .
     "$python" -m mypy --no-error-summary
+    set -- --numprocesses=auto --maxprocesses=4 --dist=loadfile    # a file's tests share what they made
 fi
 if [ "${1:-}" = --soak ]; then
     set -- -m soak "${@:2}"

@@ -8,12 +8,13 @@
 reads   submissions/<run>/test.npy, folds/<run>/oof.npy, data/cache/<source>/
 writes  submissions/<run>/submission.csv.gz: id, rle_mask in the order of sample_submission.csv;
         of images of one's own masks.zip: <id>.png, 255 where there is salt, of whole images where they were cut;
-        of an ensemble submissions/A+B/submission.csv.gz, and its weights and scores in the .json beside it
+        of an ensemble the same in submissions/A+B/, with its weights and scores in submission.csv.gz.json
 """
 
 import argparse
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import changed
 from pipeline.salt.run import Run
 from pipeline.salt.stages import Product
-from pipeline.salt.tiles import cache, competition
+from pipeline.salt.tiles import Tiles, cache, competition
 from pipeline.salt.tiles.cutting import whole_images
 
 
@@ -41,48 +42,81 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--upload: these are images of your own, and Kaggle scores its own tiles alone")
     if args.run and args.run[1:]:
         runs, rules = runs_to_join(run, args)
-        product = stages.ensemble(runs, rules)
-        if not stages.up_to_date([product], run.force):
-            with artifacts.making(product.path):
+        products = stages.ensemble(runs, rules)
+        if not stages.up_to_date(products, run.force):
+            with artifacts.making(products[-1].path):
                 write_ensemble(runs, rules)
-        print_ensemble(product)
+        print_ensemble(products[-1])
     else:
-        product = stages.submission(run)
-        if not stages.up_to_date([*[stages.masks(run)] * run.own_data, product], run.force):
-            with artifacts.making(product.path):
+        products = stages.submitted(run)
+        if not stages.up_to_date(products, run.force):
+            with artifacts.making(products[-1].path):
                 write(run)
     if args.upload:
-        upload(product.file())
+        upload(products[-1].file())
 
 
 def write(run: Run) -> None:
     """submission.csv.gz, and masks.zip where the images are one's own."""
-    product, tiles, rules = stages.submission(run), cache.read(run.files), run.profile.submit
+    tiles, rules = cache.read(run.files), run.profile.submit
     oof, test = stages.read_predictions(run, tiles)
     threshold = rules.threshold
     if isinstance(threshold, str):
         oof_tiles = tiles.train_table[np.isfinite(oof[:, 0, 0])]
         threshold = submission.best_threshold(submission.score_thresholds(oof_tiles, oof, tiles.train_masks, rules))
-    ids: list[str] = []
-    masks: list[np.ndarray] | np.ndarray = []
-    if cut := "image" in tiles.table:
-        for name, probs in whole_images(tiles, oof, test):
-            ids, masks = [*ids, name], [*masks, probs > threshold]
+    write_masks(stages.submitted(run), *masks_of(tiles, [(oof, test)], [1.0], threshold, rules), threshold=threshold)
+
+
+def masks_of(
+    tiles: Tiles,
+    predictions: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights: Sequence[float],
+    threshold: float,
+    rules: Submit,
+) -> tuple[list[str], np.ndarray | list[np.ndarray]]:
+    """Names and masks of what is to be predicted: tiles (M, H, W) bool, or the images they were cut from, (h, w) each.
+
+    predictions  of each run, as stages.read_predictions gives them;  weights  of the runs, which sum to 1
+    Where images were cut, the rules on masks of whole tiles are not applied.
+    """
+    if "image" in tiles.table:
+        names, images = [], []
+        for of_runs in zip(*(whole_images(tiles, oof, test) for oof, test in predictions), strict=True):
+            name, probs = of_runs[0][0], ensemble.blend([probs for _, probs in of_runs], weights)
+            names.append(name)
+            images.append(probs > threshold)
             if unknown := np.isnan(probs).mean():
                 print(f"note     {name}: {unknown:.1%} of it is labelled and in folds that were not run; empty there")
-    else:
-        black = tiles.test_table["black"].to_numpy() if rules.black_empty else None
-        ids = tiles.test_table["id"].tolist()
-        masks = submission.masks(test, threshold, black=black, full_empty=rules.full_empty)
-    if run.own_data:
-        in_zip = stages.masks(run)
-        with artifacts.publish(in_zip.path, in_zip.origin()) as tmp:
-            submission.write_pngs(tmp, ids, masks)
-        print(f"submit   {display_path(in_zip.path)}: {len(ids)} masks as PNG")
+        return names, images
+    black = tiles.test_table["black"].to_numpy()
+    masks = np.empty(tiles.test_images.shape[:3], bool)
+    for start in range(0, len(masks), submission.TILES_AT_ONCE):
+        part = slice(start, start + submission.TILES_AT_ONCE)
+        masks[part] = submission.masks(
+            ensemble.blend([test[part] for _, test in predictions], weights),
+            threshold,
+            black=black[part] if rules.black_empty else None,
+            full_empty=rules.full_empty,
+        )
+    return tiles.test_table["id"].tolist(), masks
+
+
+def write_masks(
+    products: Sequence[Product], names: list[str], masks: np.ndarray | list[np.ndarray], *, threshold: float, **extra
+) -> None:
+    """The masks into masks.zip, if it is among the products, and into submission.csv.gz, their last.
+
+    extra  JSON values for its sidecar
+    """
+    *in_zip, product = products
+    for zipped in in_zip:
+        with artifacts.publish(zipped.path, zipped.origin()) as tmp:
+            submission.write_pngs(tmp, names, masks)
+        print(f"submit   {display_path(zipped.path)}: {len(names)} masks as PNG")
     empty = sum(not mask.any() for mask in masks) / max(len(masks), 1)
-    with artifacts.publish(product.path, product.origin(), threshold=threshold, empty=empty) as tmp:
-        submission.write(tmp, ids, masks)
-    count = f"{len(ids)} {'images' if cut else 'tiles'}"
+    with artifacts.publish(product.path, product.origin(), threshold=threshold, empty=empty, **extra) as tmp:
+        submission.write(tmp, names, masks)
+    count = f"{len(names)} {'tiles' if isinstance(masks, np.ndarray) else 'images'}"
     print(f"submit   {display_path(product.path)}: {count}, probability over {threshold:g}, {empty:.1%} empty")
 
 
@@ -110,11 +144,6 @@ def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]
             f"runs {' and '.join(names)} have other folds: a tile that one predicts out of fold, the other has trained "
             "on; give both the same folds.* settings and run one again"
         )
-    if "image" in cache.read(run.files).table:
-        raise InputError(
-            "--run more than once: these images were cut into tiles, and an ensemble does not put them together again; "
-            "run them whole (--set tiles.side=whole), or submit one run"
-        )
     if len(common_folds(runs)) < 2:
         raise InputError(
             f"runs {' and '.join(names)} have fewer than two folds in common: the weights are found on some and scored "
@@ -128,32 +157,24 @@ def common_folds(runs: list[Run]) -> set[int]:
 
 
 def write_ensemble(runs: list[Run], rules: Submit) -> None:
-    """submission.csv.gz of all runs together, with the weights that score best on the out-of-fold predictions."""
-    product, tiles, names = stages.ensemble(runs, rules), cache.read(runs[0].files), [run.files.run for run in runs]
-    oof, test = zip(*(stages.read_predictions(run, tiles) for run in runs), strict=True)
+    """What a run writes, of all runs together, with the weights that score best on the out-of-fold predictions."""
+    tiles, names = cache.read(runs[0].files), [run.files.run for run in runs]
+    predictions = [stages.read_predictions(run, tiles) for run in runs]
     table = tiles.train_table.assign(fold=stages.read_folds(runs[0], tiles)["fold"])
     table = table[table["fold"].isin(common_folds(runs))]
-    (weights, threshold), scores = ensemble.search(table, oof, tiles.train_masks, rules)
+    (weights, threshold), scores = ensemble.search(table, [oof for oof, _ in predictions], tiles.train_masks, rules)
     scores["runs"] = {}
-    for run, probs in zip(runs, oof, strict=True):
+    for run, (oof, _) in zip(runs, predictions, strict=True):
         own = stages.submission(run).sidecar()["threshold"]
-        of_run = submission.score_thresholds(table, probs, tiles.train_masks, run.profile.submit, [own])
+        of_run = submission.score_thresholds(table, oof, tiles.train_masks, run.profile.submit, [own])
         scores["runs"][run.files.run] = of_run[own]
-
-    black = tiles.test_table["black"].to_numpy()
-    masks = np.empty(tiles.test_images.shape[:3], bool)
-    for start in range(0, len(masks), submission.TILES_AT_ONCE):
-        part = slice(start, start + submission.TILES_AT_ONCE)
-        masks[part] = submission.masks(
-            ensemble.blend([probs[part] for probs in test], weights),
-            threshold,
-            black=black[part] if rules.black_empty else None,
-            full_empty=rules.full_empty,
-        )
-    extra: dict = {"threshold": threshold, "empty": float((~masks.any(axis=(1, 2))).sum() / max(len(masks), 1))}
-    extra |= {"weights": dict(zip(names, weights, strict=True)), "out_of_fold": scores}
-    with artifacts.publish(product.path, product.origin(), **extra) as tmp:
-        submission.write(tmp, tiles.test_table["id"].tolist(), masks)
+    write_masks(
+        stages.ensemble(runs, rules),
+        *masks_of(tiles, predictions, weights, threshold, rules),
+        threshold=threshold,
+        weights=dict(zip(names, weights, strict=True)),
+        out_of_fold=scores,
+    )
 
 
 def print_ensemble(product: Product) -> None:
@@ -167,7 +188,6 @@ def print_ensemble(product: Product) -> None:
         f"{scores['chosen']:.4f} with the weights above, which were chosen on the same {scores['tiles']:,} tiles; "
         f"{scores['equal']:.4f} with equal ones"
     )
-    print(f"submit   {display_path(product.path)}: probability over {made['threshold']:g}, {made['empty']:.1%} empty")
 
 
 def upload(path: Path) -> None:

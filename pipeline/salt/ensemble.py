@@ -58,11 +58,11 @@ def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
 
 
 def blend(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted mean (N, H, W) float16 of each run's probabilities (N, H, W) float16."""
+    """Weighted mean of each run's probabilities, in their shape and type; NaN where a run has NaN."""
     mean = np.zeros(probs[0].shape, np.float32)
     for of_run, weight in zip(probs, weights, strict=True):
         mean += np.float32(weight) * of_run
-    return mean.astype(np.float16)
+    return mean.astype(probs[0].dtype)
 
 
 def score_choices(

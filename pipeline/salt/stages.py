@@ -333,20 +333,21 @@ def disagreement(run: Run) -> Product:
 
 
 @per_run
-def submission(run: Run) -> Product:
-    """submission.csv.gz."""
-    return _submitted(run, "submission.csv.gz")
-
-
-def masks(run: Run) -> Product:
-    """masks.zip: of images of one's own."""
-    return _submitted(run, "masks.zip")
-
-
-def _submitted(run: Run, name: str) -> Product:
+def submitted(run: Run) -> tuple[Product, ...]:
+    """masks.zip where the images are one's own, and submission.csv.gz, last."""
     settings = {"submit": asdict(run.profile.submit)}
     inputs = (*predictions(run), tiles(run)["tiles.csv"], tiles(run)["masks.npy"])
-    return Product(name, run.files.result(name), "submit", lambda: settings, inputs)
+    paths = [run.files.result(name) for name in _names(run)]
+    return tuple(Product(path.name, path, "submit", lambda: settings, inputs) for path in paths)
+
+
+def submission(run: Run) -> Product:
+    """submission.csv.gz."""
+    return submitted(run)[-1]
+
+
+def _names(run: Run) -> list[str]:
+    return [*["masks.zip"] * run.own_data, "submission.csv.gz"]
 
 
 def report(run: Run) -> list[Product]:
@@ -390,9 +391,9 @@ def same_folds(runs: Sequence[Run]) -> bool:
     return len({folds(run).sidecar()["sha256"] for run in runs}) == 1
 
 
-def ensemble(runs: Sequence[Run], rules: Submit) -> Product:
-    """submission.csv.gz of several runs together."""
-    name, first = "+".join(run.files.run for run in runs), runs[0]
+def ensemble(runs: Sequence[Run], rules: Submit) -> list[Product]:
+    """What `submitted` is of one run, of several together."""
+    together, first = "+".join(run.files.run for run in runs), runs[0]
     settings = {"submit": asdict(rules)}
     parts = [
         replace(product, name=f"{run.files.run}/{product.name}")
@@ -400,8 +401,8 @@ def ensemble(runs: Sequence[Run], rules: Submit) -> Product:
         for product in (*predictions(run), submission(run))
     ]
     inputs = (*parts, folds(first), tiles(first)["tiles.csv"], tiles(first)["masks.npy"])
-    path = replace(first.files, run=name).result("submission.csv.gz")
-    return Product(path.name, path, "submit", lambda: settings, inputs)
+    paths = [replace(first.files, run=together).result(name) for name in _names(first)]
+    return [Product(path.name, path, "submit", lambda: settings, inputs) for path in paths]
 
 
 def comparison(runs: Sequence[Run]) -> Product:
@@ -426,5 +427,5 @@ def table(run: Run) -> Iterator[tuple[str, str, Sequence[Product]]]:
         about = f"{phase.epochs} epochs at {phase.size} px, folds {chosen}"
         yield f"train --phase {phase.name}", about, [trained(run, k, phase)["history"] for k in run.folds]
     yield "predict", "every tile, flip TTA, mean of the folds", [disagreement(run), *predictions(run)]
-    yield "submit", "threshold, rules, run lengths", [submission(run), *[masks(run)] * run.own_data]
+    yield "submit", "threshold, rules, run lengths", submitted(run)
     yield "report", "one page with scores, curves and tiles", report(run)

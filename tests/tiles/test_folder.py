@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,8 @@ import torch
 from PIL import Image
 
 from pipeline import make_folds, predict, prepare, report, submit, train
-from pipeline.salt import cli, rle, stages
-from pipeline.salt.config import Augment, Tiling
+from pipeline.salt import artifacts, cli, rle, stages, submission
+from pipeline.salt.config import Augment, Submit, Tiling
 from pipeline.salt.errors import InputError
 from pipeline.salt.folds import split
 from pipeline.salt.inference import predict_to_file
@@ -533,13 +534,17 @@ def finish(data: Path, out: Path, *extra: str) -> tuple[TinyRun, dict[str, np.nd
     run = TinyRun(out, data)
     run(prepare, make_folds, train, predict, submit, report, extra=(*TINY, *extra))
     files = run.parse(*TINY, *extra).files
-    with zipfile.ZipFile(files.result("masks.zip")) as archive:
-        masks = {name: np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()}
+    masks = unpacked(files.result("masks.zip"))
     codes = pd.read_csv(files.result("submission.csv.gz"), dtype=str, keep_default_na=False).set_index("id")["rle_mask"]
     text = files.result("report.html").read_text()
     assert "medals" not in text and "the article" not in text, "they are for Kaggle's tiles"
     assert "fresh" in run(submit, extra=(*TINY, *extra))
     return run, masks, codes, json.loads(files.result("scores.json").read_text())
+
+
+def unpacked(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()}
 
 
 @pytest.mark.parametrize("name", ["rgb", "arrays"])
@@ -569,6 +574,29 @@ def test_from_a_section_to_one_mask_png(section, tmp_path):
     np.testing.assert_array_equal(masks["line7.png"], np.where(probs > 0.4, 255, 0))
     np.testing.assert_array_equal(rle.decode(codes["line7"], (100, 230)), probs > 0.4)
     assert not scores["settings"]["submit.full_empty"] and scores["out_of_fold"]["tiles"] == len(tiles.train_images)
+
+    # A second run of the same folds, and both together: the weighted mean of whole images.
+    for place in ("folds", "submissions"):
+        shutil.copytree(run.out / place / "demo", run.out / place / "other")
+    flags = (*TINY, "--set=tiles.side=32", "--set=tiles.stride=16", "--run=other")
+    others, rng = [], np.random.default_rng(0)
+    for product, shape in zip(stages.predictions(run.parse(*flags)), (oof.shape, test.shape), strict=True):
+        others.append(rng.uniform(0.2, 0.7, shape).astype(np.float16))
+        with artifacts.publish(product.path, product.origin()) as tmp:
+            np.save(tmp, others[-1])
+    run(submit, report, extra=flags)
+    submit.main([f"--data={section}", f"--out={run.out}", "--run=demo", "--run=other"])
+    joined = run.out / "submissions/demo+other"
+    weights = json.loads((joined / "submission.csv.gz.json").read_text())["weights"]
+    [(_, other)] = cutting.whole_images(tiles, *others)
+    expected = weights["demo"] * probs + weights["other"] * other > 0.4
+    masks, table = unpacked(joined / "masks.zip"), submission.read((joined / "submission.csv.gz").read_bytes())
+    assert [*masks] == ["line7.png"] and table["id"].tolist() == ["line7"]
+    assert (masks["line7.png"] == np.where(expected, 255, 0)).mean() > 0.9999, "but for the rounding of a tie"
+    np.testing.assert_array_equal(rle.decode(table["rle_mask"][0], (100, 230)), masks["line7.png"] > 0)
+    for weight, alone in (((1.0, 0.0), probs), ((0.0, 1.0), other)):
+        _, [mask] = submit.masks_of(tiles, [(oof, test), others], weight, 0.4, Submit())
+        np.testing.assert_array_equal(mask, alone > 0.4)
 
 
 def test_without_anything_to_predict(arrays, tmp_path):

@@ -391,7 +391,7 @@ def same_folds(runs: Sequence[Run]) -> bool:
     return len({folds(run).sidecar()["sha256"] for run in runs}) == 1
 
 
-def ensemble(runs: Sequence[Run], rules: Submit) -> list[Product]:
+def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
     """What `submitted` is of one run, of several together."""
     together, first = "+".join(run.files.run for run in runs), runs[0]
     settings = {"submit": asdict(rules)}
@@ -402,7 +402,7 @@ def ensemble(runs: Sequence[Run], rules: Submit) -> list[Product]:
     ]
     inputs = (*parts, folds(first), tiles(first)["tiles.csv"], tiles(first)["masks.npy"])
     paths = [replace(first.files, run=together).result(name) for name in _names(first)]
-    return [Product(path.name, path, "submit", lambda: settings, inputs) for path in paths]
+    return tuple(Product(path.name, path, "submit", lambda: settings, inputs) for path in paths)
 
 
 def comparison(runs: Sequence[Run]) -> Product:

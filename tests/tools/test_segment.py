@@ -175,4 +175,5 @@ def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
 
     peak(300)  # what is imported or kept from the first time on
     low, high = peak(1024), peak(4096)  # the same bands: a window every 128 rows
-    assert high < 1.02 * low, (low, high)
+    mask = (4096 - 1024) * 6000  # bytes of the further rows; what other threads take on a busy machine is far less
+    assert high - low < mask / 4, (low, high)

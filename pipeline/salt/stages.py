@@ -153,10 +153,7 @@ def keep(products: Iterable[Product], force: bool) -> None:
 def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
     """folds.csv: id, fold, coverage, z in the rows of tiles.train_table. InputError where they are not."""
     product = folds(run)
-    product.require()
-    table = door.table(product.path, product.maker, {"id": str, "fold": int})
-    if table["id"].tolist() != tiles.train_table["id"].tolist():
-        raise door.unfit(product.path, product.maker, "does not have the tiles' ids, each once, in their order")
+    table = _read_rows(product, tiles.train_table, {"fold": int})
     if not table["fold"].between(0, run.profile.folds.k - 1).all():
         raise door.unfit(product.path, product.maker, f"has folds other than 0 to {run.profile.folds.k - 1}")
     return table
@@ -176,11 +173,15 @@ def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
 
 def read_disagreement(run: Run, tiles: Tiles) -> pd.DataFrame:
     """disagreement.csv: id, disagreement in the rows of tiles.test_table. InputError where they are not."""
-    product = disagreement(run)
+    return _read_rows(disagreement(run), tiles.test_table, {"disagreement": float})
+
+
+def _read_rows(product: Product, tiles: pd.DataFrame, columns: dict[str, type]) -> pd.DataFrame:
+    """A table of id and these columns that has a row for each of these tiles, in their order. InputError if not."""
     product.require()
-    table = door.table(product.path, product.maker, {"id": str, "disagreement": float})
-    if table["id"].tolist() != tiles.test_table["id"].tolist():
-        raise door.unfit(product.path, product.maker, "does not have the test tiles' ids, each once, in their order")
+    table = door.table(product.path, product.maker, {"id": str} | columns)
+    if table["id"].tolist() != tiles["id"].tolist():
+        raise door.unfit(product.path, product.maker, "does not have the tiles' ids, each once, in their order")
     return table
 
 

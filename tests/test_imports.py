@@ -44,7 +44,8 @@ ROOMS = {
     "kaggle": {"artifacts", "errors", "run"},
     "stages": {"artifacts", "config", "door", "errors", "run", "tiles"},
     "inference": {"artifacts", "config", "device", "errors", "progress", "tiles"},
-    "viewer": {"artifacts", "config", "folds", "metrics", "progress", "run", "stages", "submission", "tiles", "viewer"},
+    "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
+    | {"viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
     | {"inference", "progress", "stages", "tiles", "training"},

@@ -15,7 +15,8 @@ import pandas as pd
 from pipeline.salt import artifacts
 from pipeline.salt.errors import InputError
 
-ONE = np.float16(1).view(np.uint16)  # as whole numbers, float16s in [0, 1] are 0 .. ONE; negative ones and NaN are more
+# As whole numbers, the bits of float16s in [0, 1] are 0 .. ONE, ascending; those of negative ones and of NaN are more.
+ONE = int(np.float16(1).view(np.uint16))
 
 
 def array(path: Path, maker: str, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:

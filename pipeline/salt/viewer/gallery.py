@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.salt import artifacts, stages
 from pipeline.salt.config import Submit
+from pipeline.salt.door import ONE
 from pipeline.salt.folds import coverage_class
 from pipeline.salt.metrics import score_of_counts
 from pipeline.salt.progress import progress_bar
@@ -16,7 +17,6 @@ from pipeline.salt.tiles import cache
 
 THRESHOLDS = tuple(k / 100 for k in range(1, 100))
 NUMBERS = np.arange(2**16, dtype=np.uint16).view(np.float16)  # every float16 by its bits; those in [0, 1] ascend
-ONE = int(np.float16(1).view(np.uint16))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     print("\n" + "\n".join([*notes, comparison.ON_TOP]))
 
     product = stages.comparison(runs)
-    with artifacts.publish(product.path, product.origin()) as tmp:
+    with artifacts.making(product.path), artifacts.publish(product.path, product.origin()) as tmp:
         tmp.write_text(comparison.render(names, rows, notes, pairs), encoding="utf-8")
     print(f"\npage     {display_path(product.path)}")
 

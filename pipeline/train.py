@@ -27,7 +27,6 @@ from pipeline.salt.distributed import is_main_process, process_group, world_size
 from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -122,7 +121,7 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
             "device": device_name(device),
             "init_from": start.init_from,
             "precision": resolve_precision(train.precision, device),
-            "tile": cache.read(run.files).train_images.shape[1:],
+            "tile": start.dls.train.shape,
         }
         for epoch in train.epochs_kept(phase):
             row = fitted.row(epoch)

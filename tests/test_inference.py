@@ -137,16 +137,21 @@ def test_disagreement_is_the_mean_over_all_pairs_of_models(models, seed):
     np.testing.assert_allclose(disagreement(votes, np.full(3, models, np.float32)), expected, rtol=1e-6)
 
 
-def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path):
+def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch):
     images = tiles(4)
     functions = [lambda x: x[:, :1] * 0 + 5, lambda x: x[:, :1] * 0 - 1, lambda x: x[:, :1] * 0 - 9]  # salt, rock, rock
     rows = [np.array([0, 1]), np.array([0, 1, 2]), np.array([0])]
     jobs = [(Model(f), r) for f, r in zip(functions, rows, strict=True)]
-    found = predict_to_file(
-        tmp_path / "p.npy", images, jobs, "test", size=32, batch=3, flip=True, precision="fp32", devices=[CPU]
-    )
+    how = {"size": 32, "batch": 3, "flip": True, "precision": "fp32", "devices": [CPU]}
+    found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", **how, count_votes=True)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
+
+    scratch, on_disk = [], inference._zeros_on_disk
+    monkeypatch.setattr(inference, "_zeros_on_disk", lambda *args: scratch.append(args[2]) or on_disk(*args))
+    uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", **how)
+    assert scratch == [(4, 101, 101), (0,)] and np.isnan(uncounted).all(), "no file of GBs"
+    assert (tmp_path / "p.npy").read_bytes() == (tmp_path / "q.npy").read_bytes()
 
 
 def test_each_model_has_its_own_normalisation(tmp_path):
@@ -226,6 +231,7 @@ def predict_stopped(folder: Path, jobs, after: int, devices: int = 1, origin=art
             flip=True,
             precision="fp32",
             devices=[CPU] * devices,
+            count_votes=True,
             resume=folder / "p.resume",
             origin=origin,
             stop=stop,

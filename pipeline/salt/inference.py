@@ -85,6 +85,7 @@ def predict_to_file(
     flip: bool,
     precision: str,
     devices: list[torch.device],
+    count_votes: bool = False,
     resume: Path | None = None,
     origin: artifacts.Origin = artifacts.Origin({}, {}),
     stop: Callable[[str], object] = lambda done: None,
@@ -94,16 +95,17 @@ def predict_to_file(
     tiles  (N, H, W) or (N, H, W, 3) uint8
     jobs  each model with the rows of tiles that it predicts, taken one at a time
     devices  share the batches of a model; each has its own copy
+    count_votes  keep in how many masks a pixel is salt, 2 bytes a pixel on disk
     stop  called after each batch with what is done; where it raises Stopped, sums and votes so far are kept in `resume`
     resume  is gone on from where it was left by a prediction of the same origin: the result is the same, bit for bit
-    return  `disagreement` (N,) of each tile's models
+    return  `disagreement` (N,) of each tile's models; NaN where votes are not counted
     A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     InputError where a model gives something else than numbers.
     """
     counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
-    disagreements = np.empty(len(tiles), np.float32)
+    disagreements = np.full(len(tiles), np.nan, np.float32)
     sums = _zeros_on_disk(path.parent, np.float32, shape)
-    votes = _zeros_on_disk(path.parent, np.uint16, shape)  # models that find salt in a pixel
+    votes = _zeros_on_disk(path.parent, np.uint16, shape if count_votes else (0,))  # models that find salt in a pixel
     reached = np.zeros(len(tiles), np.int32)  # the last job that has predicted a tile, counted from 1
     so_far = (sums, votes, counts, reached)
     if resume:
@@ -137,7 +139,8 @@ def predict_to_file(
                             "neighbours; try --set train.precision=fp32, or train it again"
                         )
                     sums[chosen] += logits
-                    votes[chosen] += logits > 0
+                    if count_votes:
+                        votes[chosen] += logits > 0
                     counts[chosen] += 1
                     reached[chosen] = job
                     bar.update(len(chosen))
@@ -154,7 +157,8 @@ def predict_to_file(
             part = slice(start, start + TILES_AT_ONCE)
             with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
                 out[part] = probabilities(sums[part] / counts[part, None, None])
-                disagreements[part] = disagreement(votes[part], counts[part])
+                if count_votes:
+                    disagreements[part] = disagreement(votes[part], counts[part])
         out.flush()
     return disagreements
 

@@ -8,10 +8,8 @@ writes  submissions/<run>/report.html, scores.json
 """
 
 import json
-import shlex
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.artifacts import display_path
@@ -22,7 +20,6 @@ from pipeline.salt.tiles import cache
 
 EXAMPLES = 6  # tiles of each kind
 SEED = 0  # of the choice of test tiles
-RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +68,7 @@ def write(run: Run) -> None:
             "precision": scores.distinct(each.get("precision") for each in trained),
             "commit": scores.distinct(each.get("commit") for each in trained),
             "code": scores.distinct(each.get("code") for each in trained),
-            "command": command(run),
+            "command": stages.command(run),
         },
         "data": {
             "source": files.source,
@@ -112,19 +109,6 @@ def write(run: Run) -> None:
 
 def sidecars(products: Iterable[stages.Product]) -> list[dict]:
     return [product.sidecar() for product in products]
-
-
-def command(run: Run) -> str:
-    """The line that repeats the run, from the folder that this one was called in."""
-    words = ["./run_all.sh"]
-    defaults = {"out": str(Path.cwd()), "run": run.profile.name}
-    for flag in run.flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        if name in RECIPE and value != defaults.get(name):
-            words += [f"--{name}", display_path(Path(value)) if Path(value).is_absolute() else value]
-    if run.folds != tuple(range(run.profile.run_folds)):
-        words += [word for fold in run.folds for word in ("--fold", str(fold))]
-    return shlex.join(words)
 
 
 def print_summary(run: Run, results: dict) -> None:

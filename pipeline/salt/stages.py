@@ -4,6 +4,8 @@ Freshness, "run X first" and the state of a run are read from it. To add a stage
 """
 
 import contextlib
+import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +22,8 @@ from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache, competition, folder
+
+RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +216,24 @@ def read_scores(run: Run) -> dict:
     product = report(run)[0]
     product.require()
     return door.values(product.path, product.maker, {"out_of_fold": dict, "folds": list})
+
+
+def command(run: Run, maker: str = "") -> str:
+    """The line that makes an artifact of this run, or all of them, given in the folder that this command was called in.
+
+    maker  a Product's; '': all stages, by the script of the clone that this code lies in, or else by `salt run`
+    """
+    script = artifacts.CODE.with_name("run_all.sh")
+    all_stages = [os.path.join(".", display_path(script))] if script.exists() else ["salt", "run"]
+    words = ["python", "-m", *f"pipeline.{maker}".split()] if maker else all_stages
+    defaults = {"out": str(Path.cwd()), "run": run.profile.name}
+    for flag in run.flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name in RECIPE and value != defaults.get(name):
+            words += [f"--{name}", display_path(Path(value)) if Path(value).is_absolute() else value]
+    if "--fold" not in words and run.folds != tuple(range(run.profile.run_folds)):
+        words += [word for fold in run.folds for word in ("--fold", str(fold))]
+    return shlex.join(words)
 
 
 # ---- products, in the order in which they are made

@@ -487,17 +487,24 @@ def test_the_wall_clock_counts_what_is_side_by_side_once_and_no_pause():
     }
 
 
-def test_the_command_repeats_the_run(tmp_path):
+def test_the_command_repeats_the_run(tmp_path, monkeypatch):
     flags = ["--data=sample", "--profile=demo", "--out", str(tmp_path / "an out"), "--run=a", "--fold=1", "--force"]
     flags += ["--set=train.64.epochs=2", "--add-phase=size=128,epochs=1", "--workers=2"]
     run, _ = cli.parse("", flags)
-    words = shlex.split(report.command(run))
+    root = artifacts.CODE.parent
+    monkeypatch.chdir(root)
+    words = shlex.split(stages.command(run))
     assert words[0] == "./run_all.sh" and "--force" not in words and "--workers" not in words
     again, _ = cli.parse("", words[1:])
     assert (again.profile, again.files, again.data, again.folds) == (run.profile, run.files, run.data, run.folds)
-    assert report.command(cli.parse("", ["--data=sample", "--profile=demo"])[0]) == (
-        "./run_all.sh --data sample --profile demo"
-    )
+    run, flags = cli.parse("", ["--data=sample", "--profile=demo"])[0], "--data sample --profile demo"
+    assert stages.command(run) == f"./run_all.sh {flags}"
+    assert stages.command(run, "train --fold 0 --phase 64") == f"python -m pipeline.train --fold 0 --phase 64 {flags}"
+    monkeypatch.chdir(tmp_path)
+    run = cli.parse("", ["--data=sample", "--profile=demo"])[0]
+    assert stages.command(run) == f"{root}/run_all.sh {flags}", "from elsewhere, the clone's"
+    monkeypatch.setattr(artifacts, "CODE", tmp_path / "site-packages" / "pipeline")
+    assert stages.command(run) == f"salt run {flags}", "an installed package has no script"
 
 
 @pytest.mark.parametrize("folds", [1, 2, 10])

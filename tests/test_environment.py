@@ -1,8 +1,14 @@
-"""The packages are named once, in pyproject.toml; what installs them elsewhere defers to it."""
+"""The packages are named once, in pyproject.toml; results say with which versions of them they were made."""
 
+import platform
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
+
+from pipeline import predict, submit
+from pipeline.salt import artifacts, environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +28,50 @@ def test_what_is_needed_has_a_tested_version():
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(need for extra in extras for need in extra)]
     assert {_name(need) for need in wanted} - {project["name"]} <= pinned
+
+
+# ---- what results were made with
+
+
+@pytest.mark.parametrize(
+    "then, names, expected",
+    [
+        ({"torch": "2.11.0", "numpy": "2.4.1"}, (), ""),
+        ({"torch": "2.11.1", "numpy": "2.4.1"}, (), "torch 2.11.1 (here 2.11.0)"),
+        ({"torch": "2.11.1+cu128"}, ("torch",), ""),  # another build of another mending of the same release
+        ({"torch": "2.10.0"}, ("torch",), "torch 2.10.0 (here 2.11.0)"),
+        ({"torch": "2.1"}, ("torch",), "torch 2.1 (here 2.11.0)"),
+        ({"torch": "2.11"}, ("torch",), ""),
+        ({"numpy": "1.26.0"}, ("torch",), ""),  # arrays are plain
+        ({"torch": "1.0", "timm": "1.0.20"}, (), "torch 1.0 (here 2.11.0), timm 1.0.20 (here none)"),
+        ({}, (), ""),  # the first version's states say nothing
+    ],
+)
+def test_what_differs_is_named_and_what_cannot_matter_is_not(then, names, expected):
+    assert environment.differences(then, {"torch": "2.11.0", "numpy": "2.4.1"}, names) == expected
+
+
+def test_every_artifact_says_what_it_was_made_with(finished):
+    out = finished[0].out
+    made = {path: sidecar for path in out.rglob("*.*") if (sidecar := artifacts.read_sidecar(path))}
+    assert len(made) > 20
+    for path, sidecar in made.items():
+        assert {"python", "torch", "fastai", "timm", "numpy"} <= sidecar["versions"].keys(), path
+        assert sidecar["machine"] == f"{platform.system()} {platform.machine()}", path
+        assert "device" in sidecar or not re.search(r"fold_\d/\d+\.(csv|safetensors|last)", str(path)), path
+
+
+def test_weights_of_another_release_are_used_and_said_once(tiny, monkeypatch):
+    versions = environment.versions()
+    environment.say.cache_clear()
+    assert "note" not in tiny(predict, extra=("--force",))
+    other = versions | {"torch": "99.1.0", "python": "2.7", "numpy": "1.0"}
+    monkeypatch.setattr(environment, "versions", lambda: other)
+    said = tiny(predict, submit, extra=("--force",))
+    assert [line for line in said.splitlines() if line.startswith("note")] == [
+        f"note     weights were made with torch {versions['torch']} (here 99.1.0): results may not be quite those made "
+        "there"
+    ], "once for two folds, and nothing of arrays and tables"
 
 
 def _name(requirement: str) -> str:

@@ -29,7 +29,8 @@ ROOMS = {
     "folds": SCIENCE,
     "models": SCIENCE | {"models"},
     "config": {"errors"},
-    "artifacts": {"errors"},
+    "environment": set(),
+    "artifacts": {"environment", "errors"},
     "device": {"errors"},
     "door": {"artifacts", "errors"},
     "distributed": {"errors"},
@@ -43,12 +44,12 @@ ROOMS = {
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "kaggle": {"artifacts", "errors", "run"},
     "stages": {"artifacts", "config", "door", "errors", "run", "tiles"},
-    "inference": {"artifacts", "config", "device", "errors", "progress", "tiles"},
+    "inference": {"artifacts", "config", "device", "environment", "errors", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
     | {"viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
-    | {"inference", "progress", "stages", "tiles", "training"},
+    | {"environment", "inference", "progress", "stages", "tiles", "training"},
     "trained": {"artifacts", "config", "door", "errors", "inference", "overrides", "run", "sections", "training"},
     "sections": {"artifacts", "errors", "sections"},
     "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}

@@ -22,14 +22,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib import metadata
 from pathlib import Path
 
+from pipeline.salt import environment
 from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
-PACKAGES = ("torch", "fastai", "timm", "pretrainedmodels", "numpy")
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,8 @@ def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
         **extra,
         "code": code_version(),
         "commit": commit(),
-        "versions": versions(),
+        "versions": environment.versions(),
+        "machine": environment.machine(),
         "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -275,15 +275,6 @@ def display_path(path: Path) -> str:
     """A path as a person would type it from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results may depend on."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            installed[name] = metadata.version(name)
-    return installed
 
 
 @cache

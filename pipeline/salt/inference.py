@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.salt import artifacts
+from pipeline.salt import artifacts, environment
 from pipeline.salt.config import Phase, Profile
 from pipeline.salt.device import autocast, move_, pick_devices, resolve_precision
 from pipeline.salt.errors import InputError, Stopped
@@ -175,6 +175,9 @@ def _read_state(path: Path, origin: artifacts.Origin, arrays_: Sequence[np.ndarr
         print(f"restart  {damage}: this prediction begins anew")
     elif artifacts.is_fresh(path, origin):
         print(f"resume   {artifacts.display_path(path)}")
+        made_with = (artifacts.read_sidecar(path) or {})["versions"]
+        if others := environment.differences(made_with, environment.versions()):
+            print(f"note     it was made with {others}: the result may differ from that of one environment")
         with open(path, "rb") as file:
             for array in arrays_:
                 file.readinto(array.data)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from pipeline.salt import artifacts, cli, kaggle, stages
+from pipeline.salt import artifacts, cli, environment, kaggle, stages
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped
@@ -27,7 +27,7 @@ WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that to
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    print("versions " + ", ".join(f"{name} {version}" for name, version in artifacts.versions().items()))
+    print("versions " + ", ".join(f"{name} {version}" for name, version in environment.versions().items()))
     _print_gpus()
     run.files.out.mkdir(parents=True, exist_ok=True)
     print(f"disk     {run.files.out}: {shutil.disk_usage(run.files.out).free / 1e9:.1f} GB free")

@@ -23,6 +23,7 @@ from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import trainable_params
 
+from pipeline.salt import environment
 from pipeline.salt.config import Loss, Model, Phase, Train
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
@@ -506,6 +507,30 @@ def test_a_damaged_state_is_said_and_the_training_begins_anew(fit, monkeypatch, 
     assert_same(fit(), straight)
     assert "32.resume.pt is damaged" in (said := capsys.readouterr().out) and "this training begins anew" in said
     assert said.count(" train ") == 4
+
+
+def test_a_state_of_other_versions_is_gone_on_from_and_said(fit, monkeypatch, tmp_path, capsys):
+    straight = fit()
+    stopped(fit, monkeypatch, 2)
+    state = tmp_path / "32.resume.pt"
+    before = state.read_bytes()
+    capsys.readouterr()
+    fit()
+    assert "resume   " in (said := capsys.readouterr().out) and "note" not in said, "the same versions"
+    versions = environment.versions()
+    for other, named in [
+        (versions | {"torch": "0.4.1"}, f"note     they were made with torch {versions['torch']} (here 0.4.1): "),
+        (versions | {"python": "3.0.0", "fastai": "1"}, f"python {versions['python']} (here 3.0.0), fastai"),
+    ]:
+        state.write_bytes(before)
+        monkeypatch.setattr(environment, "versions", lambda other=other: other)
+        assert_same(fit(), straight)
+        assert (said := capsys.readouterr().out).count("note") == 1 and named in said
+    content = torch.load(io.BytesIO(before), weights_only=True)
+    assert content.pop("made_with")["device"].startswith(f"{torch.get_num_threads()} CPU threads")
+    torch.save(content, state)  # of an earlier version of the code
+    assert_same(fit(), straight)
+    assert "resume   " in (said := capsys.readouterr().out) and "note" not in said
 
 
 def test_a_full_disk_while_the_state_is_saved_is_said(fit, monkeypatch, tmp_path):

@@ -17,8 +17,8 @@ from fastai.callback.core import Callback, CancelFitException, CancelStepExcepti
 from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 
-from pipeline.salt import artifacts
-from pipeline.salt.device import autocast, forget_peak, peak_memory
+from pipeline.salt import artifacts, environment
+from pipeline.salt.device import autocast, device_name, forget_peak, peak_memory
 from pipeline.salt.distributed import is_main_process, world_size
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
@@ -322,7 +322,12 @@ class Resume(Callback):
             return 0
         steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
         print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
+        if others := environment.differences(state.get("made_with", {}), self.made_with()):
+            print(f"note     they were made with {others}: the result may differ from that of one environment")
         return state["epochs"]
+
+    def made_with(self) -> dict[str, str]:
+        return environment.versions() | {"device": device_name(self.learn.dls.device)}
 
     def before_epoch(self):
         self.began = time.time()
@@ -362,6 +367,7 @@ class Resume(Callback):
         """The state after so many epochs and batches of the next one, in place of an earlier state."""
         state = {
             "key": self.key,
+            "made_with": self.made_with(),
             "epochs": epochs,
             "batch": batch,
             "shuffle": self.shuffle,

@@ -6,14 +6,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import environment
+from pipeline.salt.artifacts import display_path, read_sidecar
 from pipeline.salt.config import Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model, check_trainable
 
 
 def load(path: Path, model: nn.Module) -> nn.Module:
-    """The model with the weights of the file. InputError for a damaged file and for weights of another architecture."""
+    """The model with the weights of the file. InputError for a damaged file and for weights of another architecture.
+
+    Prints, once, where another release of a package has made them.
+    """
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as e:
@@ -27,6 +31,9 @@ def load(path: Path, model: nn.Module) -> nn.Module:
             "the --model, --encoder and --set it was trained with, or train it again"
         )
     model.load_state_dict(weights)
+    made_with = (read_sidecar(path) or {}).get("versions", {})
+    if others := environment.differences(made_with, environment.versions(), environment.MODEL_PACKAGES):
+        environment.say(f"note     weights were made with {others}: results may not be quite those made there")
     return model
 
 

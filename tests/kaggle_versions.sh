@@ -5,7 +5,8 @@
 #   tests/kaggle_versions.sh [DIR] [arguments of pytest]      DIR: where the environment is made, once (default: .kaggle-venv)
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-venv=${1:-$here/.kaggle-venv}
+mkdir -p "${1:-$here/.kaggle-venv}"
+venv=$(cd "${1:-$here/.kaggle-venv}" && pwd)
 python3=python3
 for candidate in "${PYTHON:-python3.12}" python3.12 "$HOME"/.pyenv/versions/3.12.*/bin/python; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then python3=$candidate; break; fi

@@ -1,14 +1,21 @@
-"""The notebooks, executed: in a made-up /kaggle, read-only and without a network, in one session and in several."""
+"""The notebooks, executed: in a made-up /kaggle, read-only and without a network, in one session and in several.
 
-import contextlib
+Where things are mounted concerns the first cells alone: the code is found, the preflight names what there is,
+`prepare` reads the tiles and links what earlier sessions made. These cells, the same in both notebooks, are executed
+in each layout, from zips and from folders. All others see /kaggle/working and what `prepare` saw; each notebook is
+executed whole in one layout, and in all of them by tests/soak/test_notebook_layouts.py.
+"""
+
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-import nbclient
 import nbformat
 import numpy as np
 import pandas as pd
@@ -36,6 +43,23 @@ def only_here(self, address):
     return connect(self, address)
 socket.socket.connect = only_here
 """
+# In namespaces of its own a command has no network but the loopback, and for it a folder can only be read, by root too.
+SEAL = 'ip link set lo up && mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+EXECUTE = """
+import sys, nbclient, nbformat
+cells = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(cells, timeout=600, allow_errors=True).execute()
+nbformat.write(cells, sys.argv[1])
+"""
+
+
+@cache
+def seal() -> tuple[str, ...]:
+    """What to put before a command, with the folder that it must not write to; () where this machine has no way."""
+    begin = ("unshare", "--net", "--mount", *["--map-root-user"] * (os.geteuid() != 0), "sh", "-c", SEAL)
+    if shutil.which("unshare") is None:
+        return ()
+    return () if subprocess.run([*begin, "/mnt", "true"], check=False, capture_output=True).returncode else begin
 
 
 @dataclass(frozen=True)
@@ -45,27 +69,38 @@ class Kaggle:
     root: Path
     offline: Path
 
+    def sealed(self, *command: str) -> list[str]:
+        return [*seal(), str(self.root / "input"), *command] if seal() else [*command]
+
+    def execute(self, cells: nbformat.NotebookNode, **environment: str) -> nbformat.NotebookNode:
+        """The notebook with its outputs. /kaggle/input is as before, and nobody has asked for the network."""
+        path, before = self.root / "executed.ipynb", tree(self.root / "input")
+        nbformat.write(cells, path)
+        subprocess.run(
+            self.sealed(sys.executable, "-c", EXECUTE, str(path)),
+            env={k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k != "MPLBACKEND"}
+            | {"PYTHONPATH": str(self.offline), "IPYTHONDIR": str(self.root / "ipython")}
+            | environment,
+            cwd=self.root / "working",
+            check=True,
+        )
+        assert tree(self.root / "input") == before, "it is read-only"
+        assert not (self.offline / "asked").exists(), (self.offline / "asked").read_text()
+        return nbformat.read(path, as_version=4)
+
     def run(self, cells: nbformat.NotebookNode, flags: str) -> str:
-        """What the notebook prints, errors too. /kaggle/input is as before, and nobody has asked for the network."""
+        """What the notebook prints and shows, errors too."""
         cells = nbformat.from_dict(json.loads(json.dumps(cells).replace("/kaggle/", f"{self.root}/")))
         setup = cells.cells[1]
         setup.source = re.sub('^FLAGS = ".*"', f"FLAGS = {flags!r}", setup.source, flags=re.MULTILINE)
-        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        environment |= {
-            "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-            "SALT_KAGGLE": str(self.root),
-            "PYTHONPATH": str(self.offline),
-            "PYTHONDONTWRITEBYTECODE": "1",  # input is read-only there; root may write anywhere
-            "IPYTHONDIR": str(self.root / "ipython"),
-        }
-        before = tree(self.root / "input")
-        client = nbclient.NotebookClient(cells, timeout=300, allow_errors=True)
-        with contextlib.chdir(self.root / "working"):
-            client.execute(env=environment, cwd=str(self.root / "working"))
-        outputs = [output for cell in cells.cells for output in cell.get("outputs", [])]
-        assert tree(self.root / "input") == before, "it is read-only"
-        assert not (self.offline / "asked").exists(), (self.offline / "asked").read_text()
-        return "".join(output.get("text", "") + str(output.get("evalue", "")) + html_of(output) for output in outputs)
+        executed = self.execute(
+            cells,
+            KAGGLE_KERNEL_RUN_TYPE="Batch",
+            SALT_KAGGLE=str(self.root),
+            PYTHONDONTWRITEBYTECODE="1",  # where root may write anywhere
+        )
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        return "".join(output.get("text", "") + str(output.get("evalue", "")) + shown(output) for output in outputs)
 
     def next_session(self, mount: str) -> None:
         """Save the version, attach its output, open the notebook again."""
@@ -76,8 +111,9 @@ class Kaggle:
         (self.root / "working").mkdir()
 
 
-def html_of(output) -> str:
-    return output.get("data", {}).get("text/html", "")
+def shown(output) -> str:
+    data = output.get("data", {})
+    return data.get("text/html", "") + "<picture>" * ("image/png" in data)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -86,6 +122,12 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(ROOT / name, as_version=4)
+
+
+def first_cells(cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Up to the stage prepare."""
+    count = next(i for i, cell in enumerate(cells.cells) if cell.source.startswith('session.stage("prepare"')) + 1
+    return nbformat.from_dict(cells | {"cells": cells.cells[:count]})
 
 
 @pytest.fixture
@@ -200,10 +242,26 @@ NOTEBOOK_FILES = [
 ]
 
 
-def test_the_training_notebook_is_stopped_by_its_budget_and_the_next_session_goes_on(kaggle, made_once, empty, flags):
+@pytest.mark.skipif(not seal(), reason="this machine lets nobody make namespaces: input is compared before and after")
+def test_the_sessions_cannot_write_their_input_and_have_no_network(kaggle):
+    (kaggle.root / "input/file").touch()
+    connect = 'import socket; socket.create_connection(("192.0.2.1", 80), 9)'  # an address that is nobody's
+    for forbidden in (
+        f"touch {kaggle.root}/input/new",
+        f"echo 1 > {kaggle.root}/input/file",
+        f"rm {kaggle.root}/input/file",
+        f"{sys.executable} -c '{connect}'",
+    ):
+        done = subprocess.run(kaggle.sealed("sh", "-c", forbidden), check=False, capture_output=True, text=True)
+        assert done.returncode and re.search("Read-only file system|Network is unreachable", done.stderr), done.stderr
+    subprocess.run(kaggle.sealed("touch", f"{kaggle.root}/working/new"), check=True)
+    assert (kaggle.root / "working/new").exists()
+
+
+def train_in_two_sessions(kaggle: Kaggle, competition: Path, empty, flags: str, layout: str, packed: bool) -> None:
     """An epoch in the first session, the rest in the second; bit for bit what one session gives."""
-    attach(kaggle, made_once, "by kind and owner", packed=False)
-    cells, mount = read("kaggle/tgs_salt.ipynb"), LAYOUTS["by kind and owner"][2]
+    attach(kaggle, competition, layout, packed)
+    cells, mount = read("kaggle/tgs_salt.ipynb"), LAYOUTS[layout][2]
     first = kaggle.run(cells, f"--max-hours 0 {flags}")
     assert "stopped  fold 0  32 px, after epoch 1 of 8" in first and "waits    predict" in first, first
     assert "Add Input > Your Work > this notebook's output" in first and "error:" not in first
@@ -217,10 +275,10 @@ def test_the_training_notebook_is_stopped_by_its_budget_and_the_next_session_goe
     assert "<iframe" in second and f"ready    {working}/submission.csv" in second and "error:" not in second
     assert not [path for path in working.rglob("*") if path.is_symlink()], "its output alone has the whole run"
     submission = pd.read_csv(working / "submission.csv", dtype=str, keep_default_na=False)
-    sample = pd.read_csv(made_once / "sample_submission.csv", dtype=str)
+    sample = pd.read_csv(competition / "sample_submission.csv", dtype=str)
     assert submission["id"].tolist() == sample["id"].tolist() and list(submission) == ["id", "rle_mask"]
 
-    straight = replace(empty, data=made_once)
+    straight = replace(empty, data=competition)
     straight(prepare, make_folds, train, predict)
     ours, theirs = artifacts_of(working), artifacts_of(straight.out)
     assert {name.replace(SLUG, "tiny"): content for name, content in ours.items()} == {
@@ -228,17 +286,58 @@ def test_the_training_notebook_is_stopped_by_its_budget_and_the_next_session_goe
     }
 
 
-def test_the_inference_notebook_predicts_with_attached_folds_from_zips(kaggle, made_once, empty, flags):
-    attach(kaggle, made_once, "plain", packed=True)
-    trained = replace(empty, data=made_once)
+def infer(kaggle: Kaggle, competition: Path, empty, flags: str, layout: str, packed: bool) -> None:
+    """With attached folds: what the stages predict, and load_run shows the same."""
+    attach(kaggle, competition, layout, packed)
+    trained = replace(empty, data=competition)
     trained(prepare, make_folds, train)
-    shutil.copytree(trained.out / "folds", kaggle.root / "input/salt-folds/folds")
+    shutil.copytree(trained.out / "folds", kaggle.root / "input" / LAYOUTS[layout][2] / "folds")
     trained(predict)
-    said = kaggle.run(read("kaggle/inference/tgs_salt_inference.ipynb"), flags)
-    working = kaggle.root / "working"
+    cells, working = read("kaggle/inference/tgs_salt_inference.ipynb"), kaggle.root / "working"
+    save = "import numpy as np; np.savez('/kaggle/working/shown.npz', images=images, masks=masks, probs=probs)"
+    cells.cells.append(nbformat.v4.new_code_cell(save))
+    said = kaggle.run(cells, flags)
     assert "epoch" not in said and "error:" not in said and (working / "submission.csv").exists(), said
+    assert "<picture>" in said
     ours, theirs = (np.load(out / "submissions/demo/test.npy") for out in (working, trained.out))
     assert np.array_equal(ours, theirs)
+    images = np.load(working / f"data/cache/{SLUG}/test.npy")
+    rows = np.flatnonzero(images.any(axis=(1, 2)))[:4]
+    with np.load(working / "shown.npz") as shown:
+        assert np.array_equal(shown["images"], images[rows]) and np.array_equal(shown["probs"], ours[rows])
+        assert np.array_equal(shown["masks"], ours[rows] > 0.5)
+
+
+def test_the_training_notebook_is_stopped_by_its_budget_and_the_next_session_goes_on(kaggle, made_once, empty, flags):
+    train_in_two_sessions(kaggle, made_once, empty, flags, "by kind and owner", packed=False)
+
+
+def test_the_inference_notebook_predicts_with_attached_folds_from_zips(kaggle, made_once, empty, flags):
+    infer(kaggle, made_once, empty, flags, "plain", packed=True)
+
+
+def test_the_first_cells_are_those_of_both_notebooks():
+    """But for the flags, which Kaggle.run puts in."""
+    training, inference = (
+        [re.sub('FLAGS = ".*"', "", cell.source) for cell in first_cells(read(name)).cells if cell.cell_type == "code"]
+        for name in ("kaggle/tgs_salt.ipynb", "kaggle/inference/tgs_salt_inference.ipynb")
+    )
+    assert training == inference and len(training) == 3, "setup, preflight, prepare"
+
+
+@pytest.mark.parametrize(("layout", "packed"), [("plain", False), ("by kind and owner", True)])
+def test_what_is_mounted_is_found_in_the_layouts_that_no_whole_notebook_has_here(
+    kaggle, made_once, finished, flags, layout, packed
+):
+    attach(kaggle, made_once, layout, packed)
+    tiles, code, earlier = (kaggle.root / "input" / mount for mount in LAYOUTS[layout])
+    shutil.copytree(finished[0].out / "folds", earlier / "folds")
+    said = kaggle.run(first_cells(read("kaggle/tgs_salt.ipynb")), flags)
+    working = kaggle.root / "working"
+    assert f"tiles    {tiles}" in said and f"earlier  {earlier}: run demo, 4 trainings finished, 0 under way" in said
+    assert ("code     /tmp" in said) == packed or f"code     {code / 'code'}" in said
+    assert f"data/cache/{SLUG}: 24 tiles with a mask, 8 to predict" in said
+    assert (working / "folds/demo/fold_1/48.safetensors").resolve().is_relative_to(earlier)
 
 
 def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggle, made_once):
@@ -252,7 +351,7 @@ def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggl
     assert "mend it, and run the notebook again" in said and "Traceback" not in said
 
 
-def test_the_tutorial_runs(kaggle, monkeypatch):
+def test_the_tutorial_runs(kaggle):
     """Smaller than it is for a learner, who sees the committed pictures: of generated tiles alone."""
     cells = read("docs/tutorial.ipynb")
     text = json.dumps(cells)
@@ -262,15 +361,7 @@ def test_the_tutorial_runs(kaggle, monkeypatch):
         output for cell in cells.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 4, "show_batch, lr_find, show_results, the prediction"
-    executed = nbformat.from_dict(json.loads(small))
-    monkeypatch.setenv("PYTHONPATH", f"{kaggle.offline}{os.pathsep}{ROOT}")
-    monkeypatch.delenv("MPLBACKEND")  # the tests' own
-    nbclient.NotebookClient(executed, timeout=300).execute()
-    assert not (kaggle.offline / "asked").exists()
-    ours = [
-        output.output_type
-        for cell in executed.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(ours) == 4
+    executed = kaggle.execute(nbformat.from_dict(json.loads(small)), PYTHONPATH=f"{kaggle.offline}{os.pathsep}{ROOT}")
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert len([output for output in outputs if "image/png" in output.get("data", {})]) == len(pictures)

@@ -67,6 +67,14 @@ BEGIN = """from pipeline.tools.session import Session
 session = Session(FLAGS)
 session.preflight()"""
 
+PREDICT = """if session.is_done():  # the trained folds as a library; it takes files of yours, too
+    from pipeline import load_run
+    from pipeline.salt.reporting.figures import grid
+
+    images = session.test_images(4)
+    masks, probs = load_run(session.run_folder()).predict(images)
+    display(grid({"image": images, "probability": probs, "mask": masks}))"""
+
 
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
@@ -133,6 +141,7 @@ def inference_cells(flags: str) -> list[str]:
         BEGIN,
         *(_call(*stage) for stage in stages() if stage[0] in named),
         "session.finish()",
+        PREDICT,
     ]
 
 

@@ -14,6 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import numpy as np
 
 from pipeline.salt import artifacts, cli, environment, kaggle, stages
 from pipeline.salt.artifacts import CODE
@@ -21,6 +24,7 @@ from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch.local import python_path
 from pipeline.salt.run import Run
+from pipeline.salt.tiles import cache
 
 WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that tools.notebook makes
 
@@ -87,7 +91,7 @@ def _print_input(run: Run) -> None:
 
 
 class Session:
-    """What the cells of a notebook call, in this order: preflight, each stage, show_report, keep, finish.
+    """What the cells of a notebook call, in this order: preflight, each stage, show_report, keep, finish, is_done.
 
     flags   of the stages, as on a command line
     A stage runs in a process of its own, so that none keeps a GPU's memory. After one that ends early, because the
@@ -128,7 +132,7 @@ class Session:
 
     def show_report(self) -> None:
         """The report's page, in the notebook."""
-        if self.late or self.failed:
+        if not self.is_done():
             print("waits    the report")
             return
         from IPython.display import HTML, display
@@ -160,6 +164,19 @@ class Session:
             with artifacts.replacing(files.kaggle_submission) as tmp:
                 tmp.write_bytes(gzip.decompress(product.file().read_bytes()))
             print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
+
+    def is_done(self) -> bool:
+        """Whether each stage so far has ended well."""
+        return not (self.late or self.failed)
+
+    def run_folder(self) -> Path:
+        """folds/<run>, which `load_run` takes."""
+        return self._run().files.folder
+
+    def test_images(self, n: int) -> np.ndarray:
+        """The first test tiles that are not all black, at most n: (n, H, W) or (n, H, W, 3) uint8."""
+        tiles = cache.read(self._run().files)
+        return tiles.test_images[np.flatnonzero(~tiles.test_table["black"])[:n]]
 
     def _run(self) -> Run:
         return cli.parse(__doc__, self.flags)[0]

@@ -453,8 +453,9 @@ METHODS = {"read_text", "read_bytes", "open"}
 READERS = {
     "artifacts": {"open", "json.loads", "read_text", "read_bytes"},
     "door": {"np.load", "pd.read_csv", "json.loads", "read_text"},
-    "training.checkpoints": {"load_file"},
-    "training.callbacks": {"torch.load", "zipfile.ZipFile", "open"},  # the state of a training that is under way
+    "training.checkpoints": {"load_file", "torch.load", "zipfile.ZipFile"},  # the state of a training under way
+    "training.callbacks": {"open"},  # that state, written
+    "checks": {"read_text"},  # pyproject.toml
     "inference": {"np.memmap", "open"},  # what it is writing
     "submission": {"pd.read_csv", "read_bytes", "open", "zipfile.ZipFile"},  # what it is writing, and has just written
     "sections.reading": {"np.load", "np.memmap", "Image.open", "open"},  # sections, which come in
@@ -464,7 +465,7 @@ READERS = {
     "distributed": {"open"},  # /dev/null
     "cli": {"open"},  # /dev/null
     "models": {"read_text"},  # docstrings
-    "models.encoders.weights": {"load_file", "torch.load"},  # ImageNet's, through a door of their own
+    "models.encoders.weights": {"load_file", "torch.load", "open"},  # ImageNet's, through a door of their own
     "tiles.files": {"zipfile.ZipFile", "read_bytes", "open"},  # what comes in
     "tiles.competition": {"Image.open"},
     "tiles.folder": {"Image.open", "np.load"},

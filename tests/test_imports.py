@@ -44,6 +44,7 @@ ROOMS = {
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "kaggle": {"artifacts", "errors", "run"},
     "stages": {"artifacts", "config", "door", "errors", "run", "tiles"},
+    "checks": {"artifacts", "device", "distributed", "environment", "errors", "models", "run", "stages"},
     "inference": {"artifacts", "config", "device", "environment", "errors", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
     | {"viewer"},

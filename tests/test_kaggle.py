@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import predict, prepare, submit, train
-from pipeline.salt import artifacts, device, kaggle
+from pipeline.salt import artifacts, checks, device, kaggle
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.tools import session
 
@@ -126,7 +126,7 @@ def test_what_is_kept_stands_without_the_earlier_output(tiny, tmp_path, mount):
 def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeypatch):
     earlier = mount(tiny.out)
     (earlier / "folds/demo/fold_1/48.csv.json").unlink()
-    monkeypatch.setattr(session, "visible_gpus", lambda: [])
+    monkeypatch.setattr(checks, "visible_gpus", lambda: [])
     session.main(replace(tiny, out=tmp_path / "working").flags("--set=model.weights=imagenet"))
     said = capsys.readouterr().out
     assert f"earlier  {earlier}: run demo, 3 trainings finished, 0 under way" in said
@@ -143,13 +143,13 @@ def test_the_preflight_tells_a_gpu_that_works_from_one_that_torch_has_no_kernels
         if gpu.index == 1:
             raise InputError("no code for it")
 
-    monkeypatch.setattr(session, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(checks, "visible_gpus", lambda: ["0", "1"])
     monkeypatch.setattr(device, "try_out", try_out)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: ["Tesla T4", "Tesla P100"][gpu.index])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=15 * 2**30))
-    session._print_gpus()
-    first, second, choose = capsys.readouterr().out.splitlines()
-    assert first == "gpu      0: Tesla T4, 15 GiB; a convolution on it works"
-    assert second.startswith("gpu      1: Tesla P100; torch ") and choose.endswith("GPU T4 x2")
+    first, second = checks.gpus()
+    assert first == (checks.OK, "gpu", "0: Tesla T4, 15 GiB; a convolution on it works", "")
+    assert second.mark == checks.FAULT and second.text.startswith("1: Tesla P100; torch ")
+    assert "T4 x2" in session.ON_KAGGLE[second.subject]

@@ -17,9 +17,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -29,6 +31,8 @@ from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,20 @@ def damage_of(path: Path, *, hashed: bool = False) -> str:
             return f"{display_path(path)} is damaged: its bytes are not those that were written"
     except OSError as e:
         return f"{display_path(path)} cannot be read ({e.strerror})"
-    if "time" in sidecar and not unchanged:
+    if "time" in sidecar and not unchanged and not _looking.get():
         with contextlib.suppress(OSError):  # a folder that can only be read: hashed once a command
             os.utime(path, ns=(path.stat().st_atime_ns, sidecar["time"]))
     return ""
+
+
+@contextlib.contextmanager
+def only_looking() -> Iterator[None]:
+    """Inside it no artifact is touched: not even a copy whose hash is right gets its time back."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
 
 
 def print_fresh(path: Path) -> None:
@@ -307,6 +321,23 @@ def hash_of(value: object) -> str:
 def _force_to_disk(path: Path) -> None:
     with open(path, "rb") as f:
         os.fsync(f.fileno())
+
+
+def unfinished(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """(temporary file or lock in this folder, whether its process is known to have been killed)."""
+    for file in sorted(folder.glob(".tmp-*")):
+        pid = file.name.removeprefix(f".tmp-{platform.node()}-").partition("-")[0]
+        yield file, pid.isdecimal() and not _is_alive(int(pid))
+    for file in sorted(folder.glob(".*.lock")):  # to take it, and see, would be in another's way
+        owner = re.match(rf"process (\d+) on {re.escape(platform.node())}, since", _text(file))
+        yield file, owner is not None and not _is_alive(int(owner[1]))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # gone since
+        return ""
 
 
 def _remove_leftovers(path: Path) -> None:

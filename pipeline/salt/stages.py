@@ -439,6 +439,16 @@ def comparison(runs: Sequence[Run]) -> Product:
     return Product(path.name, path, "tools.compare", dict, tuple(parts))
 
 
+def everything(run: Run) -> list[Product]:
+    """Every product of the run, in the order in which they are made."""
+    products = [*decoded(run), *neighbours(run), folds(run)]
+    for phase in run.profile.train.phases:
+        for fold in run.folds:
+            products += pseudo_labels(run, fold) if phase.pseudo else []
+            products += trained(run, fold, phase).values()
+    return [*products, disagreement(run), *predictions(run), *submitted(run), *report(run)]
+
+
 def table(run: Run) -> Iterator[tuple[str, str, Sequence[Product]]]:
     """(command, what it does, its products) of every stage, in order."""
     chosen = ", ".join(map(str, run.folds))

@@ -10,7 +10,6 @@ import gzip
 import html
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -18,69 +17,36 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, environment, kaggle, stages
+from pipeline.salt import artifacts, checks, cli, kaggle, stages
 from pipeline.salt.artifacts import CODE
-from pipeline.salt.distributed import visible_gpus
+from pipeline.salt.checks import OK
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch.local import python_path
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
+ON_KAGGLE = {  # what to do where a check finds something else than it should be
+    "gpu": "choose   Settings > Accelerator > GPU T4 x2, if you mean to train",
+    "tiles": "attach   Add Input > Competitions > TGS Salt Identification Challenge (accept its rules first)",
+    "weights": "attach   a data set with them (python -m pipeline.tools.notebook --weights FILE makes one), or have "
+    "Settings > Internet on",
+}
 WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that tools.notebook makes
 
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    print("versions " + ", ".join(f"{name} {version}" for name, version in environment.versions().items()))
-    _print_gpus()
-    run.files.out.mkdir(parents=True, exist_ok=True)
-    print(f"disk     {run.files.out}: {shutil.disk_usage(run.files.out).free / 1e9:.1f} GB free")
     print(f"code     {CODE.parent}")
-    _print_input(run)
+    for finding in [*checks.packages(), *checks.gpus(), *checks.disk(run), *checks.tiles(run), *checks.weights(run)]:
+        print(f"{finding.subject:<8} {finding.text}")
+        if finding.mark != OK:
+            print(ON_KAGGLE.get(finding.subject, f"mend     {finding.remedy}"))
+    _print_earlier(run)
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason}); folds {', '.join(map(str, run.folds))}")
 
 
-def _print_gpus() -> None:
-    import torch
-
-    from pipeline.salt.device import try_out
-
-    choose = "choose   Settings > Accelerator > GPU T4 x2"
-    if not visible_gpus():
-        print(f"gpu      there is none\n{choose}, if you mean to train")
-    elif not torch.cuda.is_available():
-        print(f"gpu      there is one, and torch {torch.__version__} cannot use it\n{choose}")
-    for i in range(torch.cuda.device_count()):
-        device = torch.device("cuda", i)
-        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
-        try:
-            try_out(device)
-            print(f"gpu      {i}: {name}, {memory / 2**30:.0f} GiB; a convolution on it works")
-        except InputError:
-            print(f"gpu      {i}: {name}; torch {torch.__version__} has no kernels for it\n{choose}")
-
-
-def _print_input(run: Run) -> None:
-    """What is mounted where, of what a run reads."""
-    from pipeline.salt.models.encoders.weights import find_weights
-
-    if run.data:
-        print(f"tiles    {run.data}")
-    else:
-        print(
-            "tiles    Kaggle's are not there; generated ones are used\n"
-            "attach   Add Input > Competitions > TGS Salt Identification Challenge (accept its rules first)"
-        )
-    encoder = run.profile.model.encoder
-    if run.profile.model.weights == "imagenet":
-        if weights := find_weights(encoder, run.weights):
-            print(f"weights  {weights}")
-        else:
-            print(
-                f"weights  ImageNet's for {encoder} are not there; they are needed to train, not to predict\n"
-                "attach   a data set with them (python -m pipeline.tools.notebook --weights FILE makes one), or have "
-                "Settings > Internet on"
-            )
+def _print_earlier(run: Run) -> None:
+    """What earlier sessions have made of this run."""
     outputs = kaggle.earlier_outputs(run.files.run)
     for out in outputs:
         files = [*(out / "folds" / run.files.run).glob("fold_*/*")]

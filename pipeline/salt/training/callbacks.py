@@ -6,7 +6,6 @@ uses another: the results of an epoch are in `learn.epoch_row`, and callbacks wi
 
 import math
 import time
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.tiles.geometry import to_tile
+from pipeline.salt.training import checkpoints
 
 
 class Stateful(Callback):
@@ -307,19 +307,14 @@ class Resume(Callback):
             return 0
         path = artifacts.display_path(self.path)
         try:
-            with zipfile.ZipFile(self.path) as content:  # torch looks at no checksum
-                if damaged := content.testzip():
-                    raise ValueError(damaged)
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["key"] != self.key:
-                print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
-                return 0
-            self.state = {
-                name: state[name] for name in ("epochs", "batch", "shuffle", "pct", "model", "optimizer", "callbacks")
-            }
+            state = checkpoints.load_state(self.path)
         except Exception as e:  # whatever torch makes of a damaged file
             print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
             return 0
+        if state["key"] != self.key:
+            print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
+            return 0
+        self.state = state
         steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
         print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
         if others := environment.differences(state.get("made_with", {}), self.made_with()):

@@ -1,7 +1,9 @@
-"""Trained weights on disk: safetensors, which hold arrays and can run no code."""
+"""Trained weights and states of trainings on disk: neither can run code when it is loaded."""
 
+import zipfile
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -11,6 +13,8 @@ from pipeline.salt.artifacts import display_path, read_sidecar
 from pipeline.salt.config import Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model, check_trainable
+
+STATE = ("key", "epochs", "batch", "shuffle", "pct", "model", "optimizer", "callbacks")  # what a state has, at least
 
 
 def load(path: Path, model: nn.Module) -> nn.Module:
@@ -35,6 +39,18 @@ def load(path: Path, model: nn.Module) -> nn.Module:
     if others := environment.differences(made_with, environment.versions(), environment.MODEL_PACKAGES):
         environment.say(f"note     weights were made with {others}: results may not be quite those made there")
     return model
+
+
+def load_state(path: Path) -> dict:
+    """What training.callbacks.Resume has saved, on the CPU. Raises whatever torch makes of a damaged file."""
+    with zipfile.ZipFile(path) as content:  # torch looks at no checksum
+        if damaged := content.testzip():
+            raise ValueError(damaged)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    missing = [name for name in STATE if name not in state]
+    if missing:
+        raise KeyError(*missing)
+    return state
 
 
 def build(settings: Model) -> nn.Module:

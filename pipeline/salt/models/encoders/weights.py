@@ -1,5 +1,6 @@
 """ImageNet weights for an encoder: a file that is there, then the known addresses, and never half of them."""
 
+import hashlib
 import pickle
 import re
 import socket
@@ -46,7 +47,7 @@ def find_weights(name: str, source: Path | None) -> Path | None:
         )
     if source is not None and source.is_file():
         return source
-    known = {_file_name(url) for url in _addresses(name)}
+    known = {*addresses(name).values()}
     ours = re.compile(rf"{re.escape(name)}([.-].*)?")
     for folder in filter(None, (source, _cache())):
         files = sorted(f for f in folder.glob("*") if f.suffix in SUFFIXES)
@@ -55,6 +56,31 @@ def find_weights(name: str, source: Path | None) -> Path | None:
             if file.name in known or ours.fullmatch(file.stem):
                 return file
     return None
+
+
+def fault_of(file: Path, name: str) -> str:
+    """What is wrong with a file of weights for encoder `name`; '' where nothing is.
+
+    The SHA-256 of a file is known where its name ends in the beginning of it, as torch hub's and timm's do.
+    """
+    hashed = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    if hashed and file.name in addresses(name).values():
+        with open(file, "rb") as f:
+            sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+        if not sha256.startswith(hashed[1]):
+            return (
+                f"{file}: its SHA-256 begins with {sha256[: len(hashed[1])]}, that of the right file with {hashed[1]}"
+            )
+    try:
+        _read(file)
+    except InputError as e:
+        return str(e)
+    return ""
+
+
+def addresses(name: str) -> dict[str, str]:
+    """Where the weights of encoder `name` can be fetched: address -> name of the file."""
+    return {url: _file_name(url) for url in _addresses(name)}
 
 
 def _addresses(name: str) -> list[str]:
@@ -79,8 +105,8 @@ def _cache() -> Path:
 
 def _download(name: str, source: Path | None) -> Path:
     tried = [str(source)] if source else []
-    for url in _addresses(name):
-        file = _cache() / _file_name(url)
+    for url, file_name in addresses(name).items():
+        file = _cache() / file_name
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with _timeout():

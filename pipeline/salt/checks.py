@@ -1,0 +1,149 @@
+"""Checks of what a run needs of its machine: packages, a convolution on each GPU, disk, tiles, ImageNet weights.
+
+For tools.doctor, and for tools.session, the first thing that Kaggle's notebooks run. They change nothing.
+"""
+
+import importlib
+import os
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+from pipeline.salt import environment, stages
+from pipeline.salt.artifacts import CODE, display_path
+from pipeline.salt.distributed import visible_gpus
+from pipeline.salt.errors import InputError
+from pipeline.salt.run import Run
+
+OK, NOTE, FAULT = "ok", "--", "!!"
+SPARE = {"pretrainedmodels", "six"}  # without them timm's copy of the same encoders is used
+IMPORTED = ("torch", "torchvision", "timm", "fastai.learner")
+# Bytes that a run may take: of profiles made for a GPU the weights of ten folds (three files of 0.4 GB each), the state
+# of the training under way and the predictions.
+NEEDED, NEEDED_WITH_GPU = 2e9, 16e9
+
+
+class Finding(NamedTuple):
+    """What a check has found.
+
+    mark  OK, NOTE (no fault, but worth a look) or FAULT;  subject  'gpu', or the command that makes it
+    remedy  what mends a fault, a command where there is one; of a note what goes on from there, if anything does
+    """
+
+    mark: str
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+def packages() -> Iterator[Finding]:
+    """Whether what the package asks for is installed, recent enough, and can be imported."""
+    from packaging.requirements import Requirement
+
+    found = environment.versions()
+    yield Finding(OK, "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+    pip = f"{display_path(CODE.parent / sys.executable)} -m pip install"
+    wrong = []
+    for requirement in map(Requirement, _requirements()):
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = "none"
+        if requirement.name not in SPARE and (version == "none" or not requirement.specifier.contains(version, True)):
+            wrong.append((str(requirement), version))
+    for needed, version in wrong:
+        yield Finding(FAULT, "versions", f"{needed} is needed, {version} is installed", f"{pip} {shlex.quote(needed)}")
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except Exception as e:  # whatever its compiled part raises
+            text = f"{name} cannot be imported ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
+            remedy = f"{pip} --force-reinstall torch torchvision  # of one build: docs/how-to/install.md"
+            yield Finding(FAULT, "versions", text, remedy)
+            return
+
+
+def _requirements() -> list[str]:
+    """Of the clone that this code lies in, or of the installed package; [] of a bare copy of the code."""
+    project = CODE.with_name("pyproject.toml")
+    if project.exists():
+        return tomllib.loads(project.read_text())["project"]["dependencies"]
+    try:
+        return [each for each in metadata.requires("salt-segmentation") or [] if "extra ==" not in each]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def gpus() -> Iterator[Finding]:
+    """One real convolution on each GPU, or on the CPU."""
+    import torch
+
+    from pipeline.salt.device import device_name, try_out
+
+    if not visible_gpus():
+        try_out(cpu := torch.device("cpu"))
+        yield Finding(NOTE, "gpu", f"there is none; a convolution on the CPU works ({device_name(cpu)})")
+    elif not torch.cuda.is_available():
+        text = f"there is one, and torch {torch.__version__} cannot use it"
+        yield Finding(FAULT, "gpu", text, "install the build of torch for its driver: https://pytorch.org/get-started")
+    for i in range(torch.cuda.device_count()):
+        device = torch.device("cuda", i)
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        try:
+            try_out(device)
+            yield Finding(OK, "gpu", f"{i}: {name}, {memory / 2**30:.0f} GiB; a convolution on it works")
+        except torch.cuda.OutOfMemoryError:
+            yield Finding(FAULT, "gpu", f"{i}: {name}; its memory is full", "nvidia-smi  # shows who has it")
+        except InputError:
+            remedy = "export CUDA_VISIBLE_DEVICES=  # to use the CPU; or name the GPUs that work"
+            yield Finding(FAULT, "gpu", f"{i}: {name}; torch {torch.__version__} has no kernels for it", remedy)
+
+
+def disk(run: Run) -> Iterator[Finding]:
+    """Whether --out can be written to and, unless the run is finished, has room for all of it."""
+    folder = next(path for path in (run.files.out, *run.files.out.parents) if path.exists())
+    free, needed = shutil.disk_usage(folder).free, NEEDED_WITH_GPU if run.profile.needs_gpu else NEEDED
+    finished = all(product.status() == "done" for _, _, products in stages.table(run) for product in products)
+    text = f"{run.files.out}: {free / 1e9:.1f} GB free"
+    if not finished and not os.access(folder, os.W_OK):
+        yield Finding(
+            FAULT, "disk", f"{run.files.out}: cannot be written to", "choose a folder of yours with --out DIR"
+        )
+    elif not finished and free < needed:
+        text += f"; a run of profile {run.profile.name} may take {needed / 1e9:.0f}"
+        yield Finding(FAULT, "disk", text, "free some, or choose another disk with --out DIR")
+    else:
+        yield Finding(OK, "disk", text)
+
+
+def tiles(run: Run) -> Iterator[Finding]:
+    """Where the tiles come from."""
+    if run.data:
+        yield Finding(OK, "tiles", str(run.data))
+    else:
+        yield Finding(NOTE, "tiles", "generated ones are used; --data DIR names Kaggle's, or yours")
+
+
+def weights(run: Run) -> Iterator[Finding]:
+    """Where the encoder's ImageNet weights come from, and whether a file that is there is whole."""
+    from pipeline.salt.models.encoders.weights import addresses, fault_of, find_weights
+
+    encoder = run.profile.model.encoder
+    if run.profile.model.weights != "imagenet":
+        return
+    if file := find_weights(encoder, run.weights):
+        fault = fault_of(file, encoder)
+        url = next((url for url, name in addresses(encoder).items() if name == file.name), None)
+        again = ["curl", "-L", "-o", display_path(file), url] if url else ["rm", display_path(file)]
+        yield Finding(FAULT, "weights", fault, shlex.join(again)) if fault else Finding(OK, "weights", str(file))
+        return
+    text = f"ImageNet's for {encoder} are not there; they are needed to train, not to predict"
+    if urls := [*addresses(encoder)]:
+        remedy = f"training fetches them from {urls[0]}; without a connection name a file: --weights FILE"
+    else:
+        remedy = "no address of any is known: --weights FILE, or --weights none to train from scratch"
+    yield Finding(NOTE, "weights", text, remedy)

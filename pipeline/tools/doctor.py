@@ -1,0 +1,197 @@
+"""Check everything that a run needs and has made: what is wrong, and the command that mends it. Changes nothing.
+
+    python -m pipeline.tools.doctor                  with the flags of the run, as on every stage
+    python -m pipeline.tools.doctor --data DIR --profile blog --run NAME
+
+prints  a line for each thing: ok, -- (no fault: not made yet, or worth a look) or !! (wrong); below it what mends it
+Looks at the packages, the GPUs (one real convolution on each), the disk, the tiles (every file, unless they are decoded
+and unchanged since), ImageNet weights, every artifact (its bytes, its settings), saved states, and what killed
+processes have left. The exit status is 0 when nothing is wrong, else 1.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+from pipeline.salt import artifacts, checks, cli, environment, stages
+from pipeline.salt.artifacts import display_path, sidecar_of
+from pipeline.salt.checks import FAULT, NOTE, OK, Finding
+from pipeline.salt.errors import InputError
+from pipeline.salt.progress import progress_bar
+from pipeline.salt.run import Run
+from pipeline.salt.stages import Product
+from pipeline.salt.tiles import competition, folder
+
+FLAGS = (*cli.MODEL_FLAGS, "weights", "data", "out", "run", "fold")
+KEPT = ("make_folds", "train")  # stages that replace a finished result of other settings only with --force
+
+
+def main(argv: list[str] | None = None) -> None:
+    run, _ = cli.parse(__doc__, argv, flags=FLAGS)
+    faults = 0
+    with artifacts.only_looking():
+        for finding in findings(run):
+            faults += finding.mark == FAULT
+            print(f"{finding.mark}  {finding.subject:<10} {finding.text}", flush=True)
+            if finding.remedy:
+                print(f"    {'mend' if finding.mark == FAULT else 'next':<10} {finding.remedy}", flush=True)
+    if faults:
+        print(f"\n{faults} fault{'s' * (faults > 1)}; start with the first: what comes after may follow from it")
+        sys.exit(1)
+    print("\nnothing is wrong")
+
+
+def findings(run: Run) -> Iterator[Finding]:
+    """All checks, in the order in which a run needs what they look at."""
+    about = f"{run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})"
+    yield Finding(OK, "run", about)
+    installed = [*checks.packages()]
+    yield from installed
+    if all(finding.mark != FAULT for finding in installed):  # they import torch
+        yield from checks.gpus()
+        yield from checks.weights(run)
+    yield from checks.disk(run)
+    yield from checks.tiles(run)
+    yield from data(run)
+    yield from made(run)
+    yield from states(run)
+    yield from leftovers(run)
+
+
+def data(run: Run) -> Iterator[Finding]:
+    """The tiles' files: as they were when all of them were decoded and checked; if not, read and checked again."""
+    if run.data is None:
+        return
+    if all(product.status() == "done" for product in stages.decoded(run)):
+        yield Finding(OK, "tiles", "unchanged since they were decoded, and without fault then")
+        return
+    try:
+        tiles, _ = folder.read(run.data, run.profile.tiles) if run.own_data else competition.read(run.data)
+    except InputError as e:
+        yield Finding(
+            FAULT, "tiles", str(e).replace("\n", "\n    "), f"as it says there; then {stages.command(run, 'prepare')}"
+        )
+    else:
+        text = f"{len(tiles.train_images)} with a mask, {len(tiles.test_images)} to predict; no file has a fault"
+        yield Finding(OK, "tiles", text)
+
+
+def made(run: Run) -> Iterator[Finding]:
+    """Every artifact: a finding for each command, and one for each fault."""
+    products = stages.everything(run)
+    sizes = [product.path.stat().st_size / 2**20 if product.path.is_file() else 0 for product in products]
+    with progress_bar(round(sum(sizes)), "hashing, MiB") as bar:
+        for product, size in zip(products, sizes, strict=True):
+            artifacts.damage_of(product.path, hashed=True)  # is remembered
+            bar.update(size)
+    for maker, group in groupby(products, key=lambda product: product.maker):
+        by_command = [*group]
+        faults = [fault for product in by_command if (fault := fault_of(run, product))]
+        yield from faults or [summary(run, maker, by_command)]
+
+
+def fault_of(run: Run, product: Product) -> Finding | None:
+    """What is wrong with an artifact; None where nothing is, or where its stage would simply make it."""
+    path, subject = product.path, product.maker.split()[0]
+    again = stages.command(run, product.maker)
+    if not path.exists():
+        if not sidecar_of(path).exists():
+            return None
+        return Finding(FAULT, subject, f"{display_path(path)} is gone, and its {sidecar_of(path).name} is there", again)
+    if not sidecar_of(path).exists():
+        text = f"{display_path(path)} is not finished: {sidecar_of(path).name}, which is written last, is missing"
+        return Finding(FAULT, subject, text, again)
+    if damage := artifacts.damage_of(path, hashed=True):
+        return Finding(FAULT, subject, damage, f"{again} --force")
+    if subject in KEPT and (changes := differences(product)):
+        text = f"{display_path(path)} was made with other settings ({'; '.join(changes)})"
+        return Finding(FAULT, subject, text, f"the flags of then, or --run NAME; or, to replace it, {again} --force")
+    return None
+
+
+def summary(run: Run, maker: str, products: list[Product]) -> Finding:
+    """What one command has made, none of which has a fault."""
+    subject, again = maker.split()[0], stages.command(run, maker)
+    if missing := [product for product in products if not product.path.exists()]:
+        some = "" if len(missing) == len(products) else f"{', '.join(display_path(each.path) for each in missing)} "
+        return Finding(NOTE, subject, f"{some}not made yet: {again}")
+    if changed := [product for product in products if differences(product)]:
+        text = f"{display_path(changed[0].path)} is out of date ({'; '.join(differences(changed[0]))}): {again}"
+        return Finding(NOTE, subject, text)
+    size = sum(product.path.stat().st_size for product in products)
+    text = f"{' '.join(maker.split()[1:])} {len(products)} files, {size / 1e6:,.1f} MB: their bytes are those written"
+    sidecar = artifacts.read_sidecar(products[0].path) or {"versions": {}}
+    others = environment.differences(sidecar["versions"], environment.versions(), environment.MODEL_PACKAGES)
+    if subject == "train" and others:
+        return Finding(NOTE, subject, f"{text.strip()}; made with {others}")
+    return Finding(OK, subject, text.strip())
+
+
+def differences(product: Product) -> list[str]:
+    """How its origin differs from what this run would make it from; [] where its inputs have to be made first."""
+    try:
+        return artifacts.differences(product.path, product.origin())
+    except InputError:
+        return []
+
+
+def states(run: Run) -> Iterator[Finding]:
+    """States of unfinished trainings and predictions: how far they are, and what goes on with them."""
+    for product in stages.everything(run):
+        if product.state and product.state.exists() and product.path.suffix == ".csv":
+            yield of_state(run, product, product.state, key_of_training)
+    for product in stages.predictions(run):
+        if (state := run.files.resume_of(product.path)).exists():
+            yield of_state(run, product, state, key_of_prediction)
+
+
+def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[str, str]]) -> Finding:
+    """The finding of one state; read(path) gives what it was made from and how far it is, or raises."""
+    subject, command, name = product.maker.split()[0], stages.command(run, product.maker), display_path(path)
+    if product.status() == "done":
+        return Finding(FAULT, subject, f"{name} is left of work that has ended", shlex.join(["rm", name]))
+    try:
+        key, done = read(path)
+    except Exception as e:  # whatever torch makes of a damaged file
+        text = f"{name} is damaged ({type(e).__name__}): what it has is lost"
+        return Finding(FAULT, subject, text, f"{command}  # begins anew")
+    try:
+        same = key == product.origin().key()
+    except InputError:
+        return Finding(NOTE, subject, f"{name}: {done}; what it is made from has to be made first")
+    if not same:
+        remedy = f"the flags of then, or --run NAME; or, to begin anew, {command}"
+        return Finding(FAULT, subject, f"{name}: {done}, with other settings, and would be given up", remedy)
+    return Finding(NOTE, subject, f"{name}: {done}; goes on from there: {command}")
+
+
+def key_of_training(path: Path) -> tuple[str, str]:
+    from pipeline.salt.training import checkpoints
+
+    state = checkpoints.load_state(path)
+    steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
+    return state["key"], f"{state['epochs']} epochs{steps} are done"
+
+
+def key_of_prediction(path: Path) -> tuple[str, str]:
+    if damage := artifacts.damage_of(path, hashed=True):
+        raise InputError(damage)
+    return (artifacts.read_sidecar(path) or {"key": ""})["key"], "some tiles are predicted"
+
+
+def leftovers(run: Run) -> Iterator[Finding]:
+    """Temporary files and locks below the run's folders: of processes that work, and of killed ones."""
+    for place in run.files.folders:
+        for below in [place, *sorted(path for path in place.glob("*") if path.is_dir())]:
+            for file, killed in artifacts.unfinished(below):
+                name = display_path(file)
+                if killed:
+                    yield Finding(FAULT, "leftover", f"{name}, of a killed process", shlex.join(["rm", name]))
+                else:
+                    yield Finding(NOTE, "leftover", f"{name}, of a process at work, here or on another machine")
+
+
+if __name__ == "__main__":
+    cli.start(main)

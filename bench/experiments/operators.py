@@ -1,4 +1,4 @@
-"""Time of a training step by operator: profile cpu's model, the lean U-Net, and their encoder alone.
+"""Time of a training step by operator: UnetResNext50 on a small encoder, the lean U-Net, and the encoder alone.
 
     python -m bench.experiments.operators
 
@@ -34,7 +34,7 @@ class EncoderAlone(nn.Module):
 
 
 PROFILED = {
-    "unet_resnext50, width 16, stem_skip (profile cpu)": MODELS["unet_resnext50, width 16, stem_skip"],
+    "unet_resnext50, width 16, stem_skip": MODELS["unet_resnext50, width 16, stem_skip"],
     "unet_lean, width 16": MODELS["unet_lean, width 16"],
     "the encoder alone, with a 1x1 head": EncoderAlone,
 }

@@ -535,6 +535,14 @@ def test_a_table_s_text_is_taken_as_it_stands(tmp_path):
         door.table(path, "prepare", {"fold": int})
 
 
+def test_a_number_is_read_as_it_was_written_to_its_last_bit(tmp_path):
+    path, shares = tmp_path / "x.csv", np.random.default_rng(0).random(1000)
+    shares[0] = 0.030193118321733162  # older releases of pandas make ...331 of it
+    with artifacts.publish(path, artifacts.Origin({}, {})) as tmp:
+        pd.DataFrame({"share": shares}).to_csv(tmp, index=False)
+    np.testing.assert_array_equal(door.table(path, "prepare", {"share": float})["share"], shares)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"a": 1', '{"b": {}}', '{"a": 2}', "[" * 100_000])
 def test_a_json_file_is_an_object_with_the_keys_that_are_needed(tmp_path, content):
     path = tmp_path / "x.json"

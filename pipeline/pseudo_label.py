@@ -8,9 +8,6 @@ writes  folds/<run>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), p
 Does nothing in a profile none of whose phases learns from pseudo-labels.
 """
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from pipeline.salt import artifacts, cli, stages
@@ -44,8 +41,7 @@ def label_fold(run: Run, fold: int) -> None:
     labeller = profile.train.labeller
     trained = stages.trained(run, fold, labeller)[profile.predict.checkpoint].file()
     model = checkpoints.load(trained, checkpoints.build(profile.model))
-    with tempfile.TemporaryDirectory(dir=trained.parent) as scratch:
-        probs = Path(scratch, "probs.npy")
+    with artifacts.temporary(trained.with_name("pseudo_probs.npy")) as probs:
         jobs = [(model, np.arange(len(tiles.test_images)))]
         predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", **prediction_arguments(profile, labeller))
         n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, products[-1].origin())

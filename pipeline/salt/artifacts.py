@@ -174,6 +174,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     So `path` is the old file or the new one, never half of it. Errors as `writing` has them.
     """
+    with temporary(path) as tmp:
+        yield tmp
+        _force_to_disk(tmp)
+        os.replace(tmp, path)
+
+
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Inside it there may be the file that it yields, beside `path`; what killed processes left of such is deleted.
+
+    Errors as `writing` has them.
+    """
     # A prefix, not a suffix: np.save and gzip look at the ending.
     tmp = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
     with writing(path):
@@ -181,8 +193,6 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove_leftovers(path)
         try:
             yield tmp
-            _force_to_disk(tmp)
-            os.replace(tmp, path)
         finally:
             tmp.unlink(missing_ok=True)
 

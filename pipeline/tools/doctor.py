@@ -70,16 +70,15 @@ def data(run: Run) -> Iterator[Finding]:
     try:
         tiles, _ = folder.read(run.data, run.profile.tiles) if run.own_data else competition.read(run.data)
     except InputError as e:
-        yield Finding(
-            FAULT, "tiles", str(e).replace("\n", "\n    "), f"as it says there; then {stages.command(run, 'prepare')}"
-        )
+        listed, again = str(e).replace("\n", "\n    "), stages.command(run, "prepare")
+        yield Finding(FAULT, "tiles", listed, f"as it says there; then {again}")
     else:
         text = f"{len(tiles.train_images)} with a mask, {len(tiles.test_images)} to predict; no file has a fault"
         yield Finding(OK, "tiles", text)
 
 
 def made(run: Run) -> Iterator[Finding]:
-    """Every artifact: a finding for each command, and one for each fault."""
+    """Every artifact: a finding for each command that makes some, or one for each that is damaged."""
     products = stages.everything(run)
     sizes = [product.path.stat().st_size / 2**20 if product.path.is_file() else 0 for product in products]
     with progress_bar(round(sum(sizes)), "hashing, MiB") as bar:
@@ -93,7 +92,7 @@ def made(run: Run) -> Iterator[Finding]:
 
 
 def fault_of(run: Run, product: Product) -> Finding | None:
-    """What is wrong with an artifact; None where nothing is, or where its stage would simply make it."""
+    """How an artifact is damaged; None where it is whole, or was never made."""
     path, subject = product.path, product.maker.split()[0]
     again = stages.command(run, product.maker)
     if not path.exists():
@@ -105,28 +104,30 @@ def fault_of(run: Run, product: Product) -> Finding | None:
         return Finding(FAULT, subject, text, again)
     if damage := artifacts.damage_of(path, hashed=True):
         return Finding(FAULT, subject, damage, f"{again} --force")
-    if subject in KEPT and (changes := differences(product)):
-        text = f"{display_path(path)} was made with other settings ({'; '.join(changes)})"
-        return Finding(FAULT, subject, text, f"the flags of then, or --run NAME; or, to replace it, {again} --force")
     return None
 
 
 def summary(run: Run, maker: str, products: list[Product]) -> Finding:
-    """What one command has made, none of which has a fault."""
+    """What one command has made, whole as it is."""
     subject, again = maker.split()[0], stages.command(run, maker)
+    for product in products:
+        if changes := differences(product):
+            text = f"{display_path(product.path)} was made with other settings ({'; '.join(changes)})"
+            if subject not in KEPT:
+                return Finding(NOTE, subject, f"{text}: {again}")
+            return Finding(FAULT, subject, text, f"the flags of then, or --run NAME; to replace it, {again} --force")
     if missing := [product for product in products if not product.path.exists()]:
         some = "" if len(missing) == len(products) else f"{', '.join(display_path(each.path) for each in missing)} "
         return Finding(NOTE, subject, f"{some}not made yet: {again}")
-    if changed := [product for product in products if differences(product)]:
-        text = f"{display_path(changed[0].path)} is out of date ({'; '.join(differences(changed[0]))}): {again}"
-        return Finding(NOTE, subject, text)
     size = sum(product.path.stat().st_size for product in products)
-    text = f"{' '.join(maker.split()[1:])} {len(products)} files, {size / 1e6:,.1f} MB: their bytes are those written"
+    text = f"{len(products)} files, {size / 1e6:,.1f} MB: their bytes are those that were written"
+    if own := maker.split()[1:]:
+        text = f"{' '.join(own)}: {text}"
     sidecar = artifacts.read_sidecar(products[0].path) or {"versions": {}}
     others = environment.differences(sidecar["versions"], environment.versions(), environment.MODEL_PACKAGES)
     if subject == "train" and others:
-        return Finding(NOTE, subject, f"{text.strip()}; made with {others}")
-    return Finding(OK, subject, text.strip())
+        return Finding(NOTE, subject, f"{text}; made with {others}")
+    return Finding(OK, subject, text)
 
 
 def differences(product: Product) -> list[str]:
@@ -151,7 +152,8 @@ def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tupl
     """The finding of one state; read(path) gives what it was made from and how far it is, or raises."""
     subject, command, name = product.maker.split()[0], stages.command(run, product.maker), display_path(path)
     if product.status() == "done":
-        return Finding(FAULT, subject, f"{name} is left of work that has ended", shlex.join(["rm", name]))
+        files = [display_path(file) for file in (path, sidecar_of(path)) if file.exists()]
+        return Finding(FAULT, subject, f"{name} is left of work that has ended", shlex.join(["rm", *files]))
     try:
         key, done = read(path)
     except Exception as e:  # whatever torch makes of a damaged file
@@ -182,15 +184,19 @@ def key_of_prediction(path: Path) -> tuple[str, str]:
 
 
 def leftovers(run: Run) -> Iterator[Finding]:
-    """Temporary files and locks below the run's folders: of processes that work, and of killed ones."""
+    """Temporary files and locks in the run's folders: of processes that work, and of killed ones.
+
+    A lock is no fault: it ends with its process, and its file goes when the next one takes it.
+    """
     for place in run.files.folders:
         for below in [place, *sorted(path for path in place.glob("*") if path.is_dir())]:
             for file, killed in artifacts.unfinished(below):
                 name = display_path(file)
-                if killed:
+                if killed and not name.endswith(".lock"):
                     yield Finding(FAULT, "leftover", f"{name}, of a killed process", shlex.join(["rm", name]))
                 else:
-                    yield Finding(NOTE, "leftover", f"{name}, of a process at work, here or on another machine")
+                    whose = "a killed process" if killed else "a process at work, here or on another machine"
+                    yield Finding(NOTE, "leftover", f"{name}, of {whose}")
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ def test_decoders_are_timed_trained_and_replace_their_own_rows(few, tmp_path, mo
     assert one["trained"] >= 16 and len(one["by_tile"]) == 5 and min(one["train"], one["predict"]) > 0
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.10
 def test_the_operators_of_a_step_have_the_time_of_its_convolutions():
     rows = operators.profile_step(operators.EncoderAlone("test_resnet"), CPU, px=32)
     times = [ms for _, ms, _ in rows]

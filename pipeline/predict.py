@@ -31,19 +31,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def predict(run: Run) -> None:
     """oof.npy, test.npy and disagreement.csv of run.folds."""
+    from pipeline.salt.device import enough_memory
     from pipeline.salt.inference import predict_to_file, prediction_arguments
     from pipeline.salt.training import checkpoints
 
     tiles, profile = cache.read(run.files), run.profile
     folds = stages.read_folds(run, tiles)["fold"].to_numpy()
-    model, arguments = checkpoints.build(profile.model), prediction_arguments(profile, profile.train.last)
+    model = checkpoints.build(profile.model)
 
     def with_weights(fold: int):
         weights = stages.trained(run, fold, profile.train.last)[profile.predict.checkpoint]
         return checkpoints.load(weights.file(), model)
 
     oof, test = stages.predictions(run)
-    with artifacts.making(test.path):
+    with artifacts.making(test.path), enough_memory("predict", "predict.batch", profile.predict.batch):
+        arguments = prediction_arguments(profile, profile.train.last)
         for product, images, rows_of, title in [
             (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
             (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),

@@ -48,7 +48,7 @@ def make_sample(run: Run) -> Path:
         f"sample   making tiles in {display_path(folder)}; for the real ones (with a Kaggle account that has "
         f"accepted the rules):\n         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
     )
-    with artifacts.making(folder), artifacts.writing(folder):
+    with artifacts.making(folder):
         synthetic.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     return folder
 

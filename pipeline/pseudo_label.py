@@ -24,8 +24,13 @@ def main(argv: list[str] | None = None) -> None:
     to_do = [fold for fold in run.folds if not stages.up_to_date(stages.pseudo_labels(run, fold), run.force)]
 
     def label_folds(folds) -> None:
+        from pipeline.salt.device import enough_memory
+
         for fold in folds:
-            with artifacts.making(stages.pseudo_labels(run, fold)[-1].path):
+            with (
+                artifacts.making(stages.pseudo_labels(run, fold)[-1].path),
+                enough_memory(f"fold {fold}", "predict.batch", run.profile.predict.batch),
+            ):
                 label_fold(run, fold)
             run.stop_if_late(f"fold {fold} is labelled")
 

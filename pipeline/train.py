@@ -78,14 +78,18 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     if stages.up_to_date([*products.values()][::-1], run.force):
         return
     stages.keep(products.values(), run.force)
-    with artifacts.making(products["history"].path) if is_main_process() else contextlib.nullcontext():
+    from pipeline.salt.device import enough_memory  # torch takes seconds to import, so what is up to date does without
+
+    with (
+        artifacts.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
+        enough_memory(f"fold {fold} {phase.name}", f"train.{phase.name}.batch", phase.batch),
+    ):
         fit_and_publish(run, fold, phase)
 
 
 def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
     """From tiles and first weights to published weights and history. Stopped where a signal has asked for an end."""
-    # fastai and torch take seconds to import, so what is up to date does without them.
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from pipeline.salt.device import device_name, resolve_precision
     from pipeline.salt.training.fold import set_up_fold
@@ -128,7 +132,8 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
             with artifacts.publish(
                 products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]
             ) as tmp:
-                save_file(fitted.weights[epoch], tmp)
+                # safetensors' save_file makes one more file beside, which only its owner may read
+                tmp.write_bytes(save(fitted.weights[epoch]))
         seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
         with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
             pd.DataFrame(fitted.rows).to_csv(tmp, index=False)

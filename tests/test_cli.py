@@ -210,15 +210,18 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
 
 def test_hours_count_from_the_command_or_from_the_first_of_several(parse, monkeypatch):
     assert parse("--data=sample").deadline == math.inf
-    monkeypatch.setattr("time.time", lambda: 5000.0)
+    now = [0.0]
+    monkeypatch.setattr("time.time", lambda: 5000.0 + now[0])
+    monkeypatch.setattr("time.monotonic", lambda: 70.0 + now[0])  # since the machine was switched on
     run = parse("--data=sample", "--max-hours=0.5")
-    assert run.deadline == 5000 + 1800
-    monkeypatch.setattr("time.time", lambda: 6000.0)  # a worker, begun later
+    assert run.deadline == 70 + 1800
+    now[0] = 1000.0  # a worker, begun later
     assert cli.parse("doc", [*run.flags])[0].deadline == run.deadline
-    assert parse("--data=sample", "--max-hours=1", "--started=4000").deadline == 4000 + 3600
+    assert parse("--data=sample", "--max-hours=1", "--started=4000").deadline == 70 - 1000 + 3600
     assert parse("--data=sample", "--started=4000").deadline == math.inf
+    monkeypatch.setattr("time.time", lambda: 10.0**9)  # the clock is put right: no hour has passed
     run.stop_if_late("fold 0 is trained")
-    monkeypatch.setattr("time.time", lambda: 6801.0)
+    now[0] = 1801.0
     with pytest.raises(Stopped, match="fold 0 is trained: the hours of --max-hours are over"):
         run.stop_if_late("fold 0 is trained")
 

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
@@ -182,7 +184,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """Inside it there may be the file that it yields, beside `path`; what killed processes left of such is deleted.
+    """Inside it there may be the file or folder that it yields, beside `path`; what killed processes left is deleted.
 
     Errors as `writing` has them.
     """
@@ -194,7 +196,7 @@ def temporary(path: Path) -> Iterator[Path]:
         try:
             yield tmp
         finally:
-            tmp.unlink(missing_ok=True)
+            _remove(tmp)
 
 
 @contextlib.contextmanager
@@ -219,10 +221,11 @@ def making(path: Path) -> Iterator[None]:
             ) from e
         except OSError:
             print(f"note     {display_path(path.parent)} knows no locks: let no other command work there")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}")
-        file.flush()
         try:
+            with writing(path):
+                owner = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}"
+                file.truncate(0)
+                os.write(file.fileno(), owner.encode())  # a full disk would come again when a buffer is closed
             yield
         finally:
             lock.unlink(missing_ok=True)
@@ -248,7 +251,8 @@ def writing(path: Path) -> Iterator[None]:
         while deeper := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}
-        if numbers & {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(e):
+        # numpy says "9 requested and 0 written", and not why
+        if numbers & FULL or "No space left" in str(e) or " requested and " in str(e):
             raise InputError(
                 f"no space left to write {display_path(path)}; free some, or choose a disk with --out"
             ) from e
@@ -355,7 +359,15 @@ def _remove_leftovers(path: Path) -> None:
     for file in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
         pid = file.name.removeprefix(f".tmp-{platform.node()}-").removesuffix(f"-{path.name}")
         if pid.isdecimal() and not _is_alive(int(pid)):  # not decimal: of another machine, 'node-1' beside 'node'
-            file.unlink(missing_ok=True)
+            _remove(file)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """The command line that all stages and tools share: flags -> Run, and how a command ends when something is wrong."""
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.salt.artifacts import FULL
 from pipeline.salt.config import PROFILES, profile_named
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped
@@ -164,7 +166,7 @@ def run_from(args: argparse.Namespace) -> Run:
         engine=args.engine,
         workers=args.workers,
         track=args.track,
-        deadline=math.inf if started is None else started + 3600 * args.max_hours,
+        deadline=math.inf if started is None else time.monotonic() + started - time.time() + 3600 * args.max_hours,
         flags=_flags(
             args,
             data=data or SAMPLE,
@@ -192,16 +194,30 @@ def start(main: Callable[[list[str]], object]) -> None:
     try:
         with terminating_like_ctrl_c():
             main(sys.argv[1:])
+            print(end="", flush=True)  # here, and not while Python ends
     except InputError as e:
         sys.exit(f"error: {e}")
     except Stopped as e:
         print(f"stopped  {e}")
         sys.exit(e.status)
-    except BrokenPipeError:  # the reader of the output has closed it: ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as e:
+        if isinstance(e, BrokenPipeError):  # the reader of the output has closed it: ... | head
+            _give_up_output()
+        elif e.errno in FULL:  # no artifact's, of which `artifacts.writing` says it
+            _give_up_output()
+            sys.exit(f"error: no space left to write {e.filename or 'what this command prints'}; free some")
+        else:
+            raise
     except KeyboardInterrupt as e:
         print("stopped; what is finished or saved is kept, and the same command does the rest", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(e, Terminated) else signal.SIGINT))
+
+
+def _give_up_output() -> None:
+    """What could not be printed must not come again as an error while Python ends."""
+    with contextlib.suppress(OSError):
+        print(end="", flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -48,6 +49,25 @@ def try_out(device: torch.device) -> None:
         raise InputError(
             f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
             "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU, or name the GPUs that work there"
+        ) from e
+
+
+@contextlib.contextmanager
+def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
+    """Inside it memory that runs out, a GPU's or the machine's, is an InputError that says which batch to try.
+
+    setting  of the batch: 'predict.batch';  batch  tiles, what it is
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:  # torch's for a GPU is a RuntimeError, and so is its for the CPU
+        on_gpu = isinstance(e, torch.cuda.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(e)
+        if not (on_gpu or isinstance(e, MemoryError) or "DefaultCPUAllocator" in str(e)):
+            raise
+        smaller = f"use --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"
+        raise InputError(
+            f"{title}: {'the GPU has' if on_gpu else 'there is'} too little memory for batches of {batch} tiles; "
+            f"{smaller}, or end what else is using it; what was finished or saved is kept"
         ) from e
 
 

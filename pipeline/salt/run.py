@@ -162,7 +162,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
-    deadline       when the hours of --max-hours are over, in seconds as time.time() has them
+    deadline       when the hours of --max-hours are over, as time.monotonic() has it: no clock is set back there
     track          where its training is followed while it runs: one of TRACKERS, or nowhere
     flags          the command line that gives this run in another process, without folds, engine and workers
     """
@@ -183,5 +183,5 @@ class Run:
 
     def stop_if_late(self, done: str) -> None:
         """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""
-        if time.time() > self.deadline:
+        if time.monotonic() > self.deadline:
             raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")

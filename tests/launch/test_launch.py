@@ -88,6 +88,11 @@ if "--late" in said:
     sys.exit(75)
 if "--crash" in said:
     raise RuntimeError("a fault of ours")
+for line in range(3 * ("--talk" in said)):
+    print("line", line, flush=True)
+    time.sleep(0.1)
+if "--killed" in said:
+    os.kill(os.getpid(), 9)
 time.sleep(60 if "--sleep" in said else 0.3)
 print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ["OMP_NUM_THREADS"],
       "began", began, "ended", time.time())
@@ -118,7 +123,14 @@ def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
     assert lines[0] == "engine   2 processes on 1 GPU: a, b" and all(" gpu 0 " in line for line in lines[1:])
 
 
-@pytest.mark.parametrize("flag, words", [("--fail", "^there is no salt$"), ("--crash", "fold 1: its .* status 1")])
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--fail", "^there is no salt$"),
+        ("--crash", "fold 1: its .* status 1"),
+        ("--killed", r"^fold 1: its process was killed \(signal 9\), as the system does where memory runs out; .* 1$"),
+    ],
+)
 def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
     began = time.monotonic()
     with pytest.raises(InputError, match=words):
@@ -127,6 +139,18 @@ def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
     assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
     assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash") and "KeyboardInterrupt" not in said
     assert not left("--sleep")
+
+
+def test_a_full_disk_that_the_output_goes_to_stops_no_worker(toy, monkeypatch):
+    tried = []
+
+    def full(self, line: str) -> None:
+        tried.append(line)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local.StatusLine, "print", full)
+    in_processes(toy, {"fold 0": ["--talk"], "fold 1": ["--talk"]}, 2)
+    assert len(tried) == 8
 
 
 def test_after_one_whose_time_is_over_no_other_begins_and_those_at_work_end_by_themselves(toy, capfd):
@@ -244,7 +268,7 @@ def test_a_killed_worker_costs_no_result(untrained, out, straight, fast_clock, m
     monkeypatch.setenv("PYTHONPATH", fast_clock)
     with monkeypatch.context() as patch:
         patch.setattr(local._Worker, "is_working", killing)
-        with pytest.raises(InputError, match="fold 0: its process was killed by signal 9"):
+        with pytest.raises(InputError, match=r"fold 0: its process was killed \(signal 9\), as the system"):
             train.main(untrained.flags("--workers", "2"))
     assert len(killed) == 1
     capfd.readouterr()

@@ -1,5 +1,6 @@
 """Jobs in processes of this machine: one per GPU, or as many as are asked for."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -83,8 +84,7 @@ class _Worker:
             return True
         self.wait()
         if (status := self.process.returncode) not in (0, Stopped.status):
-            reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
-            raise InputError(self.error or f"{self.title}: its process {reason}; the same command goes on from there")
+            raise InputError(self.error or f"{self.title}: its process {_reason(status)}")
         return False
 
     def stop(self) -> None:
@@ -106,11 +106,25 @@ class _Worker:
             for line in lines:
                 if line.startswith("error: "):
                     self.error = line.removeprefix("error: ").strip()
-                elif line.startswith(MARK):
-                    self.status.update(self.title, line.removeprefix(MARK).strip())
-                elif not self.stopped:
-                    self.status.print(line)
-        self.status.update(self.title, "")
+                    continue
+                with contextlib.suppress(OSError):  # a full disk stops no worker: what we print at our end will say it
+                    if line.startswith(MARK):
+                        self.status.update(self.title, line.removeprefix(MARK).strip())
+                    elif not self.stopped:
+                        self.status.print(line)
+        with contextlib.suppress(OSError):
+            self.status.update(self.title, "")
+
+
+def _reason(status: int) -> str:
+    """Why a process ended with this status, as subprocess has it, and what to do."""
+    if status == -signal.SIGKILL:
+        return (
+            "was killed (signal 9), as the system does where memory runs out; the same command goes on from there, "
+            "with fewer at once if there were several: --workers 1"
+        )
+    reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
+    return f"{reason}; the same command goes on from there"
 
 
 def _environment(gpu: str | None, workers: int) -> dict[str, str]:

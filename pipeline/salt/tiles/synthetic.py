@@ -1,7 +1,6 @@
 """Generates a data set of tiles in Kaggle's layout and with its quirks, for use without the real ones."""
 
 import io
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.salt import rle
+from pipeline.salt import artifacts, rle
 from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.synthetic_section import make_section
 
@@ -27,10 +26,9 @@ def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
     images, masks = _tiles(rng, train + test)
     ids = [f"{number:010x}" for number in rng.choice(16**10, train + test, replace=False)]
     codes = list(zip(ids, rle.encode(masks), strict=True))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary, "made")
-        made.mkdir()
+    with artifacts.temporary(folder) as temporary:
+        made = temporary / "made"
+        made.mkdir(parents=True)
         with zipfile.ZipFile(made / "train.zip", "w") as archive:
             _add(archive, "images", ids[:train], map(_rgb, images[:train]))
             _add(archive, "masks", ids[:train], map(_sixteen_bit_if_salt, masks[:train]))
@@ -41,7 +39,7 @@ def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
         _write_csv(made / "sample_submission.csv", "id,rle_mask", [(tile, "1 1") for tile in ids[train:]])
         _write_csv(made / "depths.csv", "id,z", zip(ids, rng.integers(50, 960, len(ids)), strict=True))
         if folder.exists():
-            folder.rename(Path(temporary, "before"))
+            folder.rename(temporary / "before")
         made.rename(folder)
 
 

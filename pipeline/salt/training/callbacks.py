@@ -279,7 +279,7 @@ class Resume(Callback):
     path   the state's file; it goes away when the training ends
     key    what the training is made from; a state with another key is not used
     every  seconds between saves: at most so much work is lost
-    deadline  time.time() by which the training is to end: it does so, saved, after the epoch that still fits
+    deadline  time.monotonic() by which the training is to end: it does so, saved, after the epoch that still fits
     stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
     `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model save at an
     epoch's end alone.
@@ -325,7 +325,7 @@ class Resume(Callback):
         return environment.versions() | {"device": device_name(self.learn.dls.device)}
 
     def before_epoch(self):
-        self.began = time.time()
+        self.began = time.monotonic()
 
     def before_train(self):
         state, self.state = self.state, None
@@ -350,8 +350,8 @@ class Resume(Callback):
     def after_epoch(self):
         if self.state is not None or self.epoch + 1 == self.n_epoch:
             return
-        self.longest = max(self.longest, time.time() - self.began)
-        late = self._agreed(time.time() + self.longest > self.deadline)
+        self.longest = max(self.longest, time.monotonic() - self.began)
+        late = self._agreed(time.monotonic() + self.longest > self.deadline)
         if is_main_process() and (late or time.perf_counter() - self.saved >= self.every):
             self.save(self.epoch + 1, 0)
         if late:

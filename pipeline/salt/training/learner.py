@@ -89,8 +89,7 @@ def fit_fold(
     key    what this training is made from;  save_every  seconds between saved states
     trackers  callbacks that only look: training.tracking's
     stop   number of the signal that asks for an end, else 0: the training is then saved after this step
-    Raises Stopped at such a signal, and where an epoch more would end after `deadline`, in seconds as time.time() has
-    them.
+    Raises Stopped at such a signal, and where an epoch more would end after `deadline`, as time.monotonic() has it.
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles

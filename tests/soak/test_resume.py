@@ -1,0 +1,192 @@
+"""A run of all stages that is killed, ended and interrupted at random moments has the bits of one left alone.
+
+    SALT_SOAK_MOMENTS=20 SALT_SOAK_SEED=7 ./run_tests.sh --soak -s tests/soak/test_resume.py
+
+The moments are of time, so that the seed repeats their kinds and their order, not the very steps they fall on.
+"""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import __main__ as overview
+from pipeline.salt import cli
+from pipeline.salt.artifacts import sidecar_of
+
+pytestmark = pytest.mark.soak
+
+MOMENTS = int(os.environ.get("SALT_SOAK_MOMENTS", "100"))
+SEED = int(os.environ.get("SALT_SOAK_SEED", random.randrange(10**6)))
+A_RUN = 12  # moments for which an undisturbed run has time; more, and none would come to an end
+KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+FLAGS = (
+    "--set=sample.train=17",
+    "--set=train.32.epochs=2",
+    "--set=train.48.epochs=2",
+    "--set=train.average=0.5",
+    "--add-phase=pseudo=true,epochs=1",
+    "--set=pseudo.low=0.49",
+    "--set=pseudo.high=0.51",
+)
+MEASURED = ["seconds", "tiles_per_second", "memory"]  # columns of a history
+# The sidecar that ends each part of a run, in order.
+PARTS = {
+    "prepare": "data/cache/sample/tiles.csv.json",
+    "make_folds": "folds/demo/folds.csv.json",
+    "train fold 0, phase 32": "folds/demo/fold_0/32.csv.json",
+    "train fold 0, phase 48": "folds/demo/fold_0/48.csv.json",
+    "train fold 1, phase 32": "folds/demo/fold_1/32.csv.json",
+    "train fold 1, phase 48": "folds/demo/fold_1/48.csv.json",
+    "pseudo_label": "folds/demo/fold_1/pseudo_masks.npy.json",
+    "train fold 0, phase pseudo": "folds/demo/fold_0/pseudo.csv.json",
+    "train fold 1, phase pseudo": "folds/demo/fold_1/pseudo.csv.json",
+    "predict": "submissions/demo/disagreement.csv.json",
+    "submit": "submissions/demo/submission.csv.gz.json",
+    "report": "submissions/demo/report.html.json",
+    "after the report": "",
+}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Begins processes that have imported all that takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    slow = ("fold", "learner", "tracking", "pseudo", "checkpoints")
+    reporting = ("html", "scores")
+    context.set_forkserver_preload(
+        [
+            "test_resume",
+            "pipeline.salt.device",
+            "pipeline.salt.inference",
+            *(f"pipeline.salt.training.{name}" for name in slow),
+            *(f"pipeline.salt.reporting.{name}" for name in reporting),
+        ]
+    )
+    return context
+
+
+def command(flags: list[str], log: str, listens) -> None:
+    """In a process of its own: all stages, as a shell runs them. Sends when it handles signals."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    clock = time.perf_counter
+    time.perf_counter = lambda: 1000 * clock()  # a state is saved not every two minutes, but eight times a second
+
+    def main(argv: list[str]) -> None:
+        listens.send(True)
+        overview.main(argv)
+
+    sys.argv[1:] = ["run", *flags]
+    cli.start(main)
+
+
+class Attempt:
+    """The command in a process that has just begun to listen."""
+
+    def __init__(self, processes, run, log: Path):
+        here, there = processes.Pipe(duplex=False)
+        self.log = log
+        self.process = processes.Process(target=command, args=(run.flags(*FLAGS), str(log), there))
+        self.process.start()
+        assert here.recv()
+        self.began = time.monotonic()
+
+    def end(self, seconds: float | None = None, number: int = 0) -> int | None:
+        """Its exit status, after a signal where it takes longer."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+            self.process.join()
+        return self.process.exitcode
+
+
+def results(out: Path) -> dict[str, object]:
+    """What may not depend on how often the run was stopped: all but sidecars, times and what is made of them."""
+    found: dict[str, object] = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.is_dir() or path.suffix in (".json", ".html") or path.name.endswith(".lock"):
+            continue
+        found[name] = path.read_bytes()
+        if path.parent.name.startswith("fold_") and path.suffix == ".csv" and "pseudo_" not in name:
+            found[name] = pd.read_csv(path).drop(columns=MEASURED).to_csv()
+    return found
+
+
+def test_stopped_at_random_moments_it_ends_with_the_same_bits(empty, tmp_path, processes, capsys):
+    draw, log = random.Random(SEED), tmp_path / "log"
+    straight = replace(empty, out=tmp_path / "straight")
+    attempt = Attempt(processes, straight, log)
+    assert attempt.end() == 0, log.read_text()
+    began = time.monotonic()
+    whole = began - attempt.began
+    expected, hits, evidence, runs, moments = results(straight.out), Counter(), Counter(), 0, 0
+    assert len(expected) >= 30 and all((straight.out / file).exists() for file in PARTS.values())
+    while moments < MOMENTS:
+        run, status = replace(empty, out=tmp_path / "stopped"), None
+        while status != 0:
+            number, seconds = draw.choice(KINDS), draw.expovariate(A_RUN / whole)
+            attempt = Attempt(processes, run, log)
+            status = attempt.end(seconds if moments < MOMENTS else None, number)
+            said = log.read_text()
+            if status == 0:
+                break
+            assert status == (-number if number == signal.SIGKILL else 128 + number), (SEED, moments, status, said)
+            assert "Traceback" not in said and "restart" not in said, (SEED, moments, said)
+            assert number == signal.SIGKILL or "the same command " in said, (SEED, moments, said)
+            moments += 1
+            part = next(part for part, file in PARTS.items() if not file or not (run.out / file).exists())
+            hits[signal.Signals(number).name, part] += 1
+            made = [path for path in run.out.rglob("*.*") if path.suffix in (".npy", ".csv", ".safetensors", ".gz")]
+            evidence["while a file was written"] += bool([*run.out.rglob(".tmp-*")])
+            evidence["before its .json"] += any(
+                not sidecar_of(path).exists()
+                for path in made
+                if "data/sample/" not in str(path) and path.name[0] != "."
+            )
+            evidence["with a state to go on from"] += bool([*run.out.rglob("*.resume.pt")])
+        runs += 1
+        after = results(run.out)
+        assert after.keys() == expected.keys(), (SEED, moments, after.keys() ^ expected.keys())
+        assert [name for name in after if after[name] != expected[name]] == [], (SEED, moments)
+        shutil.rmtree(run.out)
+    with capsys.disabled():
+        seconds = time.monotonic() - began
+        print(f"\n{moments} moments, seed {SEED}, in {seconds:.0f} s; {runs} runs, of {whole:.0f} s where undisturbed")
+        for (kind, part), count in sorted(hits.items()):
+            print(f"{kind:<8} {part:<28} {count}")
+        print(dict(evidence))
+
+
+def test_two_at_once_in_one_folder_end_with_the_same_bits(empty, tmp_path, processes):
+    """One works; the other says which process does, and may be called again."""
+    straight = replace(empty, out=tmp_path / "straight")
+    assert Attempt(processes, straight, tmp_path / "log").end() == 0
+    both = replace(empty, out=tmp_path / "both")
+    waiting, refusals = {"one", "other"}, 0
+    attempts = {name: Attempt(processes, both, tmp_path / name) for name in waiting}
+    while waiting:
+        for name in sorted(waiting):
+            status = attempts[name].process.exitcode
+            if status == 0:
+                waiting.remove(name)
+            elif status is not None:
+                said = attempts[name].log.read_text()
+                assert status == 1 and "Traceback" not in said, said
+                assert " is being made by " in said, said
+                refusals += 1
+                time.sleep(1)
+                attempts[name] = Attempt(processes, both, tmp_path / name)
+        time.sleep(0.05)
+    assert refusals and results(both.out) == results(straight.out)

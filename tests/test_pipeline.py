@@ -584,7 +584,7 @@ def test_a_full_disk_while_the_tiles_are_prepared(empty, monkeypatch, moment):
     def full(*args) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*{"sample": (synthetic, "make_sample"), "cache": (os, "fsync")}[moment], full)
+    monkeypatch.setattr(*{"sample": (synthetic, "_add"), "cache": (os, "fsync")}[moment], full)
     with pytest.raises(InputError, match="no space left to write"):
         empty(prepare)
     assert not [name for name in tree(empty.out) if "cache" in name]

@@ -2,7 +2,8 @@
 
     SALT_SOAK_MOMENTS=20 SALT_SOAK_SEED=7 ./run_tests.sh --soak -s tests/soak/test_resume.py
 
-The moments are of time, so that the seed repeats their kinds and their order, not the very steps they fall on.
+Half of the moments are of time, so that the seed does not repeat the very steps they fall on. The others are in a
+write: as a file that is whole is forced to disk, or renamed into place.
 """
 
 import multiprocessing
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.soak
 
 MOMENTS = int(os.environ.get("SALT_SOAK_MOMENTS", "100"))
 SEED = int(os.environ.get("SALT_SOAK_SEED", random.randrange(10**6)))
+WRITES = 40  # a moment in a write is in one of the next so many
 A_RUN = 12  # moments for which an undisturbed run has time; more, and none would come to an end
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FLAGS = (
@@ -75,13 +77,29 @@ def processes():
     return context
 
 
-def command(flags: list[str], log: str, listens) -> None:
-    """In a process of its own: all stages, as a shell runs them. Sends when it handles signals."""
+def command(flags: list[str], log: str, listens, write: int, number: int) -> None:
+    """In a process of its own: all stages, as a shell runs them. Sends when it handles signals.
+
+    write  the one in which it gets the signal `number`, counted from 1; 0: none
+    """
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1), os.dup2(file, 2)
     sys.stdout.reconfigure(line_buffering=True)
     clock = time.perf_counter
     time.perf_counter = lambda: 1000 * clock()  # a state is saved not every two minutes, but eight times a second
+
+    left = [write]
+
+    def counted(call):
+        def calls(*args):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
+            return call(*args)
+
+        return calls
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
 
     def main(argv: list[str]) -> None:
         listens.send(True)
@@ -94,10 +112,10 @@ def command(flags: list[str], log: str, listens) -> None:
 class Attempt:
     """The command in a process that has just begun to listen."""
 
-    def __init__(self, processes, run, log: Path):
+    def __init__(self, processes, run, log: Path, write: int = 0, number: int = 0):
         here, there = processes.Pipe(duplex=False)
         self.log = log
-        self.process = processes.Process(target=command, args=(run.flags(*FLAGS), str(log), there))
+        self.process = processes.Process(target=command, args=(run.flags(*FLAGS), str(log), there, write, number))
         self.process.start()
         assert here.recv()
         self.began = time.monotonic()
@@ -136,9 +154,11 @@ def test_stopped_at_random_moments_it_ends_with_the_same_bits(empty, tmp_path, p
     while moments < MOMENTS:
         run, status = replace(empty, out=tmp_path / "stopped"), None
         while status != 0:
-            number, seconds = draw.choice(KINDS), draw.expovariate(A_RUN / whole)
-            attempt = Attempt(processes, run, log)
-            status = attempt.end(seconds if moments < MOMENTS else None, number)
+            number, seconds, write = draw.choice(KINDS), draw.expovariate(A_RUN / whole), draw.randint(1, WRITES)
+            in_write = draw.random() < 0.5
+            last = moments == MOMENTS  # it may end undisturbed
+            attempt = Attempt(processes, run, log, write * (in_write and not last), number)
+            status = attempt.end(None if in_write or last else seconds, number)
             said = log.read_text()
             if status == 0:
                 break

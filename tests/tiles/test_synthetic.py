@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pipeline.salt import metrics, rle
+from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import Tiles, competition, synthetic, synthetic_section
 
 TRAIN, TEST, SEED = 200, 100, 7
@@ -114,7 +115,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(synthetic, "_write_csv", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="no space left to write"):
         synthetic.make_sample(tmp_path / "a", 4, 2, 2)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -28,6 +28,7 @@ BENCHES = (
     "whole_run",
     "scaling",
     "training_memory",
+    "viewer",
 )
 PAGE = REPOSITORY / "docs" / "speed.md"
 

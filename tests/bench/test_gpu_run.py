@@ -53,7 +53,7 @@ def test_each_chunk_runs_once_and_what_failed_again(gpu_machine):
     stages = [f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report")]
     assert [line.partition(" --")[0] for line in commands if "-m bench" not in line] == stages
     benches = [name for line in commands if "-m bench " in line for name in line.removeprefix("-m bench ").split()]
-    assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise"})
+    assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise", "viewer"})
     assert commands[-1] == "-m bench.experiments.models"
     training = next(line for line in commands if "pipeline.train" in line)
     assert all(words in training for words in ("--profile blog", "--set train.epochs=3", "--workers 2"))

@@ -10,7 +10,18 @@ import torch
 
 import bench.__main__ as main
 from bench.harness import memory
-from bench.speed import folds_at_once, inference, loader, scaling, smp, switches, train_step, training_memory, whole_run
+from bench.speed import (
+    folds_at_once,
+    inference,
+    loader,
+    scaling,
+    smp,
+    switches,
+    train_step,
+    training_memory,
+    viewer,
+    whole_run,
+)
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 
 CPU = torch.device("cpu")
@@ -153,3 +164,13 @@ def test_training_memory_grows_with_the_batch_but_for_the_weights():
     assert len(results) == 2 and are_consistent(results) and {r["unit"] for r in results} == {"MiB"}
     one, two = (training_memory.counted(UnetResNext50("test_resnet", width=8).train(), (n, 3, 64, 64)) for n in (1, 2))
     assert one < two < 2 * one
+
+
+def test_viewer(few, capsys):
+    results = list(viewer.run(CPU, viewer.Size(tiles=90, frames=4, repeats=1)))
+    if "left out" in capsys.readouterr().out:
+        pytest.skip("no playwright, or no Chromium")
+    assert are_consistent(results) and [r["name"].split(": ")[1].split(";")[0] for r in results] == [
+        "until the first screen is drawn",
+        "95th percentile of a frame while scrolling",
+    ]

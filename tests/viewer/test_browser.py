@@ -1,8 +1,6 @@
 """The viewer in headless Chromium: what a person sees and does."""
 
-import contextlib
 import shutil
-import threading
 from urllib.parse import quote
 
 import numpy as np
@@ -12,31 +10,15 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("playwright")
 
-import uvicorn
 from playwright import sync_api
 
+from bench.speed.viewer import serve
 from pipeline.salt import stages, submission
 from pipeline.salt.tiles import cache
 from pipeline.salt.viewer.app import build_app
-from pipeline.tools.view import bind
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-
-
-@contextlib.contextmanager
-def serve(gallery):
-    """The address of a server with this gallery."""
-    config = uvicorn.Config(build_app(gallery), log_level="warning", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    with bind([0]) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(gallery):
-    with serve(gallery) as address:
+    with serve(build_app(gallery)) as address:
         yield address
 
 
@@ -264,7 +246,7 @@ def test_a_link_with_impossible_values_shows_the_usual_page(visit, address, link
 @pytest.mark.parametrize("colours", [1, 3])
 def test_ids_are_text_and_tiles_have_any_size_and_colour(visit, drawn_gallery, colours):
     gallery = drawn_gallery(height=9, width=14, colours=colours)
-    with serve(gallery) as address:
+    with serve(build_app(gallery)) as address:
         page = visit(f"{address}#split=&sort=z&layers=i")
         assert {cell["id"] for cell in cells(page)} == set(gallery.tiles["id"])
         assert page.inner_text("#name") == "<b>run</b>" and page.locator("img, #name b, #canvas script").count() == 0
@@ -291,7 +273,7 @@ def test_only_the_visible_rows_exist(visit, drawn_gallery):
     small = drawn_gallery()
     tiles = pd.concat([small.tiles.iloc[:5]] * 800, ignore_index=True).assign(id=[f"tile {i:04}" for i in range(4000)])
     counts, _ = count(small.splits, tiles, small.thresholds)
-    with serve(replace(small, tiles=tiles, counts=counts)) as address:
+    with serve(build_app(replace(small, tiles=tiles, counts=counts))) as address:
         page = visit(f"{address}#sort=id")
         assert page.inner_text("#count") == "4,000 tiles" and len(cells(page)) < 100
         page.keyboard.press("End")

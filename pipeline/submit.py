@@ -135,7 +135,7 @@ def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]
         raise InputError(f"--run: an ensemble is of {ensemble.MOST} runs at most, and these are {len(names)}")
     if len({*names}) < len(names):
         raise InputError(f"--run {' --run '.join(names)}: an ensemble is of different runs; name each once")
-    runs = [stages.recorded(run, name) for name in names]
+    runs = stages.recorded(run, names)
     first, profile = runs[0], changed(runs[0].profile, *args.set)
     if replace(profile, submit=first.profile.submit) != first.profile:
         raise InputError("--set with several runs: they are finished, and only submit.* can still be changed")

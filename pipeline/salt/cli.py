@@ -21,7 +21,7 @@ from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
 from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
 from pipeline.salt.overrides import appended, changed, describe
-from pipeline.salt.run import SAMPLE, TRACKERS, Files, Run
+from pipeline.salt.run import SAMPLE, TRACKERS, Files, Run, source_name
 from pipeline.salt.stopping import Terminated, terminating_like_ctrl_c
 from pipeline.salt.tiles import competition, folder
 
@@ -156,7 +156,7 @@ def run_from(args: argparse.Namespace) -> Run:
         )
     return Run(
         profile=profile,
-        files=Files(out, SAMPLE if data is None else data.name or "tiles", titles[0]),
+        files=Files(out, source_name(data, profile.tiles), titles[0]),
         data=data,
         own_data=own_data,
         folds=folds,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.salt.config import Phase, Profile
+from pipeline.salt.config import Phase, Profile, Tiling
 from pipeline.salt.errors import Stopped
 
 SAMPLE = "sample"
@@ -23,7 +23,7 @@ class Files:
     """Where everything of one run lies, below `out`.
 
     out     the current folder, or what --out names
-    source  name of the tiles: 'sample', or the data folder's name
+    source  name of the tiles, as `source_name` gives it
     run     name of the run; 'a+b' of an ensemble of runs
     """
 
@@ -104,6 +104,14 @@ class Files:
     def comparison(self, names: Sequence[str]) -> Path:
         """Page about the runs of these names."""
         return self.out / "submissions" / f"compare-{'-'.join(names)}.html"
+
+
+def source_name(data: Path | None, tiling: Tiling) -> str:
+    """'sample', the data folder's name, or 'folder-<side>-<stride>' of cut images: each has its own cache."""
+    if data is None:
+        return SAMPLE
+    name, stride = data.name or "tiles", tiling.side if tiling.stride == "side" else tiling.stride
+    return name if tiling.side == "whole" else f"{name}-{tiling.side}-{stride}"
 
 
 class Weights(NamedTuple):

@@ -20,7 +20,7 @@ from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import Origin, display_path
 from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.errors import InputError
-from pipeline.salt.run import Run
+from pipeline.salt.run import Run, source_name
 from pipeline.salt.tiles import Tiles, cache, competition, folder
 
 RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
@@ -385,28 +385,31 @@ def report(run: Run) -> list[Product]:
     return [Product(path.name, path, "report", lambda: settings, inputs) for path in paths]
 
 
-def recorded(run: Run, name: str) -> Run:
-    """The finished run of this name, on the same tiles below the same --out, with the settings that its report records.
+def recorded(run: Run, names: Sequence[str]) -> list[Run]:
+    """The finished runs of these names, on the same tiles below the same --out, with the settings their reports record.
 
-    InputError where it has no report, or one that is out of date.
+    InputError where one has no report, or one that is out of date, or is of other tiles than the first.
     """
-    files = replace(run.files, run=name)
-    sidecar = artifacts.read_sidecar(files.result("scores.json"))
-    if sidecar is None:
-        raise InputError(
-            f"run {name} has no report below {display_path(files.out)}; finish it first, with its flags: ./run_all.sh "
-            f"--run {name} (python -m pipeline lists the runs)"
-        )
-    decoded = artifacts.read_sidecar(run.files.cache("tiles.csv")) or {}
-    if sidecar["inputs"]["cache/tiles.csv"] != decoded.get("sha256"):
-        raise InputError(
-            f"run {name} is of other tiles than {run.files.source}'s; --data names a run's folder, and only runs of "
-            "the same tiles can be compared or joined"
-        )
-    profile, folds = section_from(Profile, sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
-    run = replace(run, profile=profile, files=files, folds=folds)
-    report(run)[0].require()
-    return run
+    runs: list[Run] = []
+    for name in names:
+        files = replace(run.files, run=name)
+        sidecar = artifacts.read_sidecar(files.result("scores.json"))
+        if sidecar is None:
+            raise InputError(
+                f"run {name} has no report below {display_path(files.out)}; finish it first, with its flags: "
+                f"./run_all.sh --run {name} (python -m pipeline lists the runs)"
+            )
+        profile, folds = section_from(Profile, sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
+        files = replace(files, source=runs[0].files.source if runs else source_name(run.data, profile.tiles))
+        decoded = artifacts.read_sidecar(files.cache("tiles.csv")) or {}
+        if sidecar["inputs"]["cache/tiles.csv"] != decoded.get("sha256"):
+            raise InputError(
+                f"run {name} is of other tiles than {files.source}'s; --data names a run's folder, and only runs of "
+                "the same tiles can be compared or joined"
+            )
+        runs.append(replace(run, profile=profile, files=files, folds=folds))
+        report(runs[-1])[0].require()
+    return runs
 
 
 def same_folds(runs: Sequence[Run]) -> bool:

@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{' '.join(names)}: name two runs or more, each once; python -m pipeline lists them")
     for name in names:
         cli.check_run_name(name)
-    runs = [stages.recorded(run, name) for name in names]
-    compare(runs, cache.read(run.files))
+    runs = stages.recorded(run, names)
+    compare(runs, cache.read(runs[0].files))
 
 
 def compare(runs: Sequence[Run], tiles: Tiles) -> None:

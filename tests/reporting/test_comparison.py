@@ -120,7 +120,7 @@ def compared(run, *names: str) -> str:
 
 def test_two_runs_are_compared(two_runs):
     printed = compared(two_runs, "demo", "short")
-    run, short = two_runs.parse(), stages.recorded(two_runs.parse(), "short")
+    run, [short] = two_runs.parse(), stages.recorded(two_runs.parse(), ["short"])
     truth, own = np.load(run.files.cache("masks.npy")), {}
     tiles = pd.read_csv(run.files.cache("tiles.csv"))[:25]
     some = (pd.read_csv(run.files.folds)["fold"] == 0).to_numpy()

@@ -565,8 +565,10 @@ def test_from_images_to_mask_pngs(name, request, tmp_path):
 
 
 def test_from_a_section_to_one_mask_png(section, tmp_path):
-    run, masks, codes, scores = finish(section, tmp_path / "out", "--set=tiles.side=32", "--set=tiles.stride=16")
-    files = run.parse(*TINY).files
+    tiling = ("--set=tiles.side=32", "--set=tiles.stride=16")
+    run, masks, codes, scores = finish(section, tmp_path / "out", *tiling)
+    files = run.parse(*TINY, *tiling).files
+    assert files.source == "own-32-16" and run.parse("--set=tiles.side=32").files.source == "own-32-32"
     tiles = cache.read(files)
     oof, test = np.load(files.oof), np.load(files.result("test.npy"))
     [(_, probs)] = cutting.whole_images(tiles, oof, test)
@@ -578,7 +580,7 @@ def test_from_a_section_to_one_mask_png(section, tmp_path):
     # A second run of the same folds, and both together: the weighted mean of whole images.
     for place in ("folds", "submissions"):
         shutil.copytree(run.out / place / "demo", run.out / place / "other")
-    flags = (*TINY, "--set=tiles.side=32", "--set=tiles.stride=16", "--run=other")
+    flags = (*TINY, *tiling, "--run=other")
     others, rng = [], np.random.default_rng(0)
     for product, shape in zip(stages.predictions(run.parse(*flags)), (oof.shape, test.shape), strict=True):
         others.append(rng.uniform(0.2, 0.7, shape).astype(np.float16))

@@ -150,10 +150,7 @@ def run_from(args: argparse.Namespace) -> Run:
     for title in titles:
         check_run_name(title, "--run ")
     if args.track and find_spec(args.track) is None:
-        raise InputError(
-            f"--track {args.track} needs the package {args.track}: pip install 'salt-segmentation[track]', or from the "
-            "clone pip install -e '.[track]'"
-        )
+        raise InputError(f"--track {args.track} needs the package {args.track}: pip install {args.track}")
     return Run(
         profile=profile,
         files=Files(out, source_name(data, profile.tiles), titles[0]),

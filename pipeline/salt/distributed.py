@@ -32,10 +32,7 @@ def process_group() -> Iterator[Callable[[], None]]:
     try:
         from accelerate import PartialState
     except ImportError as e:
-        raise InputError(
-            "a fold over several processes needs accelerate: pip install 'salt-segmentation[cluster]', or "
-            "from the clone pip install -e '.[cluster]'"
-        ) from e
+        raise InputError("a fold over several processes needs accelerate: pip install accelerate") from e
     import torch
 
     state = PartialState(cpu=not torch.cuda.is_available())

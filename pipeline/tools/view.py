@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add, (*cli.MODEL_FLAGS, "weights", "data", "out", "run", "fold"))
     for package in ("starlette", "uvicorn"):
         if not importlib.util.find_spec(package):
-            raise InputError(f'{package} is not installed; get it with: pip install "salt-segmentation[view]"')
+            raise InputError(f"{package} is not installed; get it with: pip install starlette uvicorn")
 
     import uvicorn
 

@@ -299,7 +299,7 @@ def test_resources_of_a_ray_task(nodes, workers, wanted):
 
 def test_without_ray_it_says_what_to_install(untrained, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")):
+    with pytest.raises(InputError, match="pip install ray$"):
         train.main(untrained.flags("--engine", "ray"))
 
 
@@ -431,10 +431,7 @@ def test_tasks_whose_time_is_over_end_the_command_in_good_order(untrained, out, 
 def test_without_accelerate_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(InputError, match=re.escape("pip install 'salt-segmentation[cluster]'")),
-        distributed.process_group(),
-    ):
+    with pytest.raises(InputError, match="pip install accelerate$"), distributed.process_group():
         pass
 
 

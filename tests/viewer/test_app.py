@@ -269,5 +269,5 @@ def test_it_serves_until_it_is_interrupted(finished):
 def test_without_its_packages_it_says_how_to_get_them(finished, monkeypatch):
     find = view.importlib.util.find_spec
     monkeypatch.setattr(view.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    with pytest.raises(InputError, match=r'uvicorn .*pip install "salt-segmentation\[view\]"'):
+    with pytest.raises(InputError, match="uvicorn .*pip install starlette uvicorn"):
         view.main(finished[0].flags())

@@ -25,10 +25,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
     except ImportError as e:
-        raise InputError(
-            "--engine ray needs Ray: pip install 'salt-segmentation[cluster]', or from the clone "
-            "pip install -e '.[cluster]'"
-        ) from e
+        raise InputError("--engine ray needs Ray: pip install ray") from e
 
     with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level=logging.WARNING):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)

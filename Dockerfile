@@ -12,6 +12,6 @@ RUN pip install --no-cache-dir --no-deps --force-reinstall .
 # Any user may run it; what libraries keep (ImageNet weights) goes to HOME.
 RUN useradd --uid 1000 salt && mkdir /work && chown salt /work
 ENV HOME=/tmp
-USER salt
+USER 1000
 WORKDIR /work
 CMD ["salt", "--help"]

@@ -41,7 +41,8 @@ def test_every_version_is_pinned():
 
 
 def test_it_runs_as_a_user_in_the_mounted_folder():
-    assert step("USER") == ["salt"] and [text for name, text in STEPS if name == "WORKDIR"][-1] == "/work"
+    assert step("USER") == ["1000"] and "useradd --uid 1000 salt" in step("RUN")[-1]
+    assert [text for name, text in STEPS if name == "WORKDIR"][-1] == "/work"
     names = [name for name, _ in STEPS]
     assert names.index("USER") > max(i for i, name in enumerate(names) if name == "RUN"), "what is installed is root's"
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.soak
 ROOT = Path(__file__).parents[2]
+FEW = ("--set=train.64.epochs=20", "--set=train.batch=4")  # 24 images in batches of 16 are one step an epoch
 FLAGS = ("--profile=demo", "--set=folds.k=2", "--set=run_folds=2", "--set=workers=1", "--set=train.96.epochs=2")
 
 
@@ -86,7 +87,7 @@ def test_colour_jpg_of_256_px(tmp_path):
             Image.fromarray(truth * np.uint8(255)).save(masks / f"p{i}.png")
         else:
             truths[f"p{i}"] = truth
-    found = run(data, tmp_path / "out", "--set=train.64.epochs=24")
+    found = run(data, tmp_path / "out", *FEW)
     scores = [iou(found[name], truth) for name, truth in truths.items()]
     assert found.keys() == truths.keys()
     print(
@@ -106,7 +107,7 @@ def test_npy_of_200_by_300_px(tmp_path):
             np.save(masks / f"{i:03}.npy", truth)
         else:
             truths[f"{i:03}"] = truth
-    found = run(data, tmp_path / "out", "--set=train.64.epochs=24")
+    found = run(data, tmp_path / "out", *FEW)
     scores = [iou(found[name], truth) for name, truth in truths.items()]
     assert found.keys() == truths.keys() and all(found[name].shape == (200, 300) for name in found)
     print(

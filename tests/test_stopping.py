@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: the step is finished and saved, the exit status is the signal's, nothing is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -76,6 +77,18 @@ def test_a_second_signal_ends_at_once(handlers):
         assert stop() == signal.SIGINT
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_error_that_c_code_makes_of_a_signal_is_taken_for_it(handlers, number):
+    """As torch does where it is asked for a length: the soak has met it in safetensors' load_file."""
+    with pytest.raises(KeyboardInterrupt) as e, stopping.terminating_like_ctrl_c():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+    assert isinstance(e.value, stopping.Terminated) == (number == signal.SIGTERM)
+    with pytest.raises(ValueError, match="ours"), stopping.terminating_like_ctrl_c():
+        raise ValueError("ours")
 
 
 def test_workers_finish_their_steps_too_and_the_command_ends_with_the_signal(untrained, tmp_path):

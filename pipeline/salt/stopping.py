@@ -15,9 +15,23 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def terminating_like_ctrl_c() -> Iterator[None]:
-    """Inside it SIGTERM raises Terminated, and Ctrl-C KeyboardInterrupt, though a shell has begun it to ignore that."""
-    with _handling({signal.SIGTERM: _raise_terminated, signal.SIGINT: signal.default_int_handler}):
-        yield
+    """Inside it SIGTERM raises Terminated, and Ctrl-C KeyboardInterrupt, though a shell has begun it to ignore that.
+
+    C code may make an error of its own of that (safetensors: a ValueError): one that follows is taken for the signal.
+    """
+    raised: list[type[KeyboardInterrupt]] = []
+
+    def end(number: int, frame) -> None:
+        raised.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise raised[-1]
+
+    with _handling({signal.SIGTERM: end, signal.SIGINT: end}):
+        try:
+            yield
+        except Exception as e:
+            if not raised:
+                raise
+            raise raised[-1] from e
 
 
 @contextlib.contextmanager
@@ -41,10 +55,6 @@ def noting() -> Iterator[Callable[[], int]]:
         return
     with _handling({signal.SIGTERM: note, signal.SIGINT: note}):
         yield lambda: noted[0] if noted else 0
-
-
-def _raise_terminated(number: int, frame) -> None:
-    raise Terminated
 
 
 @contextlib.contextmanager

@@ -120,7 +120,8 @@ def summary(run: Run, maker: str, products: list[Product]) -> Finding:
         some = "" if len(missing) == len(products) else f"{', '.join(display_path(each.path) for each in missing)} "
         return Finding(NOTE, subject, f"{some}not made yet: {again}")
     size = sum(product.path.stat().st_size for product in products)
-    text = f"{len(products)} files, {size / 1e6:,.1f} MB: their bytes are those that were written"
+    files = f"{len(products)} file{'s' * (len(products) > 1)}, {size / 1e6:,.1f} MB"
+    text = f"{files}: every byte is as it was written"
     if own := maker.split()[1:]:
         text = f"{' '.join(own)}: {text}"
     sidecar = artifacts.read_sidecar(products[0].path) or {"versions": {}}

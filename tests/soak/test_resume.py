@@ -117,6 +117,7 @@ class Attempt:
         self.log = log
         self.process = processes.Process(target=command, args=(run.flags(*FLAGS), str(log), there, write, number))
         self.process.start()
+        there.close()  # so that one that dies before it listens is noticed
         assert here.recv()
         self.began = time.monotonic()
 

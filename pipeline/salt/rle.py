@@ -1,5 +1,6 @@
 """Kaggle's run-length encoding: pairs `start length`, 1-based, counted down each column, then to the right."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -23,10 +24,9 @@ def decode(rle: str, shape: tuple[int, int]) -> np.ndarray:
     words = rle.split()
     if len(words) % 2:
         raise ValueError(f"an odd count of numbers ({len(words)}), where each run is a start and a length")
-    try:
-        numbers = [int(word) for word in words]
-    except ValueError:
-        raise ValueError(f"{rle[:40]!r} is not a list of whole numbers") from None
+    if not all(re.fullmatch("-?[0-9]{1,99}", word) for word in words) or not rle.isascii():
+        raise ValueError(f"{rle[:40]!r} is not a list of whole numbers")  # int() takes 1_0 and digits of all alphabets
+    numbers = [int(word) for word in words]
     pixels = np.zeros(shape[0] * shape[1], dtype=bool)
     end = 0  # last pixel of the run before, 1-based
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):

@@ -1,6 +1,7 @@
 """Reads the competition's tiles from Kaggle's files and checks every one; `files` knows their layout."""
 
 import io
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -110,12 +111,18 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
         other = [name for start, name in OTHER_FORMATS.items() if content.startswith(start)]
         what = f"is {other[0]}" if other else f"begins with {content[:16]!r}"
         raise InputError(f"{what}; a tile is a PNG: download it again")
+    if len(content) < 33:
+        raise InputError("is cut short; download it again")
+    width, height = struct.unpack(">II", content[16:24])  # before Pillow, which warns of a huge one or refuses it
+    if (width, height) != (SIDE, SIDE):
+        raise InputError(
+            f"is {width} x {height} px; a tile is {SIDE} x {SIDE} (but without {' and '.join(LISTS)} "
+            "these are images of your own, of any size)"
+        )
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if image.size != (SIDE, SIDE):
-            raise InputError(
-                f"is {image.width} x {image.height} px; a tile is {SIDE} x {SIDE} (but without {' and '.join(LISTS)} "
-                "these are images of your own, of any size)"
-            )
+        image.verify()  # the checksums, which decoding passes over
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        files.check_frames(image)
         return decode(image)
 
 
@@ -159,11 +166,11 @@ def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[in
     z = []
     for tile in ids if depths else []:
         try:
-            z.append(int(depths[tile]))
+            z.append(files.whole_number(depths[tile]))
         except KeyError:
             faults.add("depths.csv", "has no row", tile)
         except ValueError:
-            faults.add("depths.csv", f"has the depth {depths[tile]!r}; a whole number is needed", tile)
+            faults.add("depths.csv", f"has the depth {depths[tile][:40]!r}; a whole number is needed", tile)
     return z
 
 

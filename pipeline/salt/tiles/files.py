@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.salt.errors import InputError
 
@@ -151,11 +151,11 @@ def csv_rows(path: Path, column: str, faults: Faults) -> dict[str, str]:
     except (*BROKEN, csv.Error) as error:
         faults.add(path.name, f"cannot be read ({reason(error)}); download it again")
         return {}
-    if not lines or not {"id", column} <= {*header}:
+    if not lines or [header.count(name) for name in ("id", column)] != [1, 1]:
         columns = ", ".join(map(quoted, header)) or "none"
         faults.add(
             path.name,
-            f"has the columns {columns} and {len(lines)} rows; it needs id and {column}, and a row for each tile",
+            f"has the columns {columns} and {len(lines)} rows; it needs id and {column} once, and a row for each tile",
         )
         return {}
     for number, line in enumerate(lines, 2):
@@ -199,7 +199,22 @@ def pngs(folder: Path, split: str, faults: Faults) -> dict[str, Pngs]:
 
 def reason(error: Exception) -> str:
     """What an exception says, in a few words."""
+    if isinstance(error, UnidentifiedImageError):  # its text has the address of an object
+        return "its header is not valid"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def whole_number(text: str) -> int:
+    """Of up to 9 digits, with blanks around it. ValueError for all else that int() takes: '1_0', '+1', 5,000 digits."""
+    if not re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text):
+        raise ValueError(f"{text[:40]!r} is no whole number")
+    return int(text)
+
+
+def check_frames(image: Image.Image) -> None:
+    """InputError for an animation, of which Pillow would read the first frame."""
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise InputError(f"has {frames} frames; a tile is one picture")
 
 
 # ---- where things lie

@@ -6,20 +6,24 @@ import numpy as np
 import pandas as pd
 
 from pipeline.salt.errors import InputError
-from pipeline.salt.tiles.files import Faults, csv_rows, not_a_file
+from pipeline.salt.tiles import files
+from pipeline.salt.tiles.files import Faults
 
 
 def read(path: Path, tiles: pd.DataFrame, k: int) -> np.ndarray:
     """Fold (N,) 0..k-1 of each labelled tile, by its id, or its image's where cut. InputError lists every fault."""
     if not path.is_file():
-        raise InputError(f"folds.file={path}: {not_a_file(path) or 'there is no such file'}")
+        raise InputError(f"folds.file={path}: {files.not_a_file(path) or 'there is no such file'}")
     faults, ids = Faults(), tiles["image" if "image" in tiles else "id"]
-    rows, folds = csv_rows(path, "fold", faults), {}
+    rows, folds = files.csv_rows(path, "fold", faults), {}
     for name, text in rows.items():
-        if text.strip().isdecimal() and int(text) < k:
-            folds[name] = int(text)
-        else:
-            faults.add(path.name, f"has the fold {text!r}; a fold is 0 to {k - 1}, and folds.k={k} says how many", name)
+        try:
+            if not 0 <= (fold := files.whole_number(text)) < k:
+                raise ValueError
+            folds[name] = fold
+        except ValueError:
+            fault = f"has the fold {text[:40]!r}; a fold is 0 to {k - 1}, and folds.k={k} says how many"
+            faults.add(path.name, fault, name)
     if rows:
         for name in sorted({*ids} - rows.keys()):
             faults.add(path.name, "has no row; every labelled image needs one", name)

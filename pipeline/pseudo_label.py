@@ -49,7 +49,14 @@ def label_fold(run: Run, fold: int) -> None:
     with artifacts.temporary(trained.with_name("pseudo_probs.npy")) as probs:
         jobs = [(model, np.arange(len(tiles.test_images)))]
         predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", **prediction_arguments(profile, labeller))
-        n = pseudo.write(run.files, fold, tiles, np.load(probs, mmap_mode="r"), profile.pseudo, products[-1].origin())
+        n = pseudo.write(
+            run.files,
+            fold,
+            tiles,
+            np.load(probs, mmap_mode="r", allow_pickle=False),
+            profile.pseudo,
+            products[-1].origin(),
+        )
     print(
         f"labelled {artifacts.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
         f"enough for fold {fold}"

@@ -14,6 +14,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from pipeline.salt import cli  # noqa: E402
 from pipeline.salt.run import Run  # noqa: E402
@@ -23,7 +24,13 @@ from pipeline.salt.tiles.synthetic import make_sample  # noqa: E402
 LIBRARIES = ["`torch.jit.script.*` is deprecated", "The 'mode.chained_assignment' option is deprecated"]
 
 
+# Hypothesis: always the same examples in the suite, and no test that a busy machine fails; others each time in a soak.
+settings.register_profile("suite", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.register_profile("soak", deadline=None, max_examples=20_000, print_blob=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("soak" if config.option.markexpr == "soak" else "suite")
     for words in LIBRARIES:  # what fastai and timm make Python say when they are imported: nothing to be done here
         config.addinivalue_line("filterwarnings", f"ignore:{words}")
 

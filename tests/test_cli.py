@@ -226,60 +226,6 @@ def test_hours_count_from_the_command_or_from_the_first_of_several(parse, monkey
         run.stop_if_late("fold 0 is trained")
 
 
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--profile", "dmeo"], "no profile is called 'dmeo'; did you mean demo"),
-        (["--fold", "3"], "--fold 3: profile demo has folds 0 to 2"),
-        (["--fold", "-1"], "--fold -1: profile demo has folds 0 to 2"),
-        (["--set", "train.epoch=3"], "did you mean epochs"),
-        (["--weights", "/nowhere/w.pth"], "--weights /nowhere/w.pth: there is no such file"),
-        (["--weights", ""], "--weights is empty; name a folder"),
-        (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
-        (["--data", ""], "--data is empty; name a folder"),
-        (["--data", "x" * 5000], "File name too long; name a folder"),
-        (["--data", "a\0b"], "name a folder"),
-        (["--out", " "], "--out is empty; name a folder"),
-        (["--out", "~nobody-of-this-name/x"], "--out ~nobody-of-this-name/x: "),
-        (["--workers", "0"], "--workers 0: it is how many folds are worked on at once, 1 or more"),
-        (["--max-hours", "-1"], "--max-hours -1: it is how long to work, in hours, 0 or more"),
-        (["--max-hours", "nan"], "--max-hours nan: it is how long"),
-        (["--run", ""], "--run '': a run is a folder's name"),
-        (["--run", ".."], "--run '..': a run is a folder's name"),
-        (["--run", "a/b"], "--run 'a/b': a run is a folder's name"),
-        (["--run", "x" * 101], "a run is a folder's name"),
-        (["--add-phase", "size"], "--add-phase size: write it as name=value"),
-        (["--add-phase", "sise=256"], "--add-phase sise=256: phase has no 'sise'; did you mean size"),
-        (["--add-phase", "size=big"], "--add-phase size=big: 'big' is not int"),
-        (["--add-phase", "epochs=3"], "['64', '96', '96']; their names must differ"),
-        (["--add-phase", "size=9"], "train.9.size=9 must be within 32..4096"),
-        (["--add-phase", "name=a/b"], "'a/b'; take letters, digits and '_'"),
-        (["--add-phase", "pseudo=true", "--add-phase", "pseudo=true,name=b"], "one phase after the first may learn"),
-    ],
-)
-def test_flags_that_cannot_be(parse, flags, words):
-    with pytest.raises(InputError) as e:
-        parse("--data", "sample", *flags)
-    assert words in str(e.value) and "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--lr", "3e-4"], "unknown arguments: --lr 3e-4; did you mean --set train.lr=...?"),
-        (["--epochs=3"], "unknown arguments: --epochs=3; did you mean --set train.epochs=...?"),
-        (["--wd", "1"], "did you mean --set train.wd=...?"),
-        (["--brightness-p", "1"], "did you mean --set augment.brightness_p=...?"),
-        (["--xyzzy"], "unknown arguments: --xyzzy; --help lists the flags, --set help the settings"),
-        (["--prof", "demo"], "unknown arguments: --prof demo"),  # no abbreviations: they would change their meaning
-    ],
-)
-def test_a_flag_nobody_knows_is_hinted_at(parse, capsys, flags, words):
-    with pytest.raises(SystemExit) as e:
-        parse("--data", "sample", *flags)
-    assert e.value.code == 2 and words in capsys.readouterr().err
-
-
 def test_set_help_prints_every_setting_as_these_flags_have_it(parse, capsys):
     with pytest.raises(SystemExit) as e:
         parse("--data", "sample", "--set", "help", "--set", "train.wd=0.25", "--add-phase", "size=128")
@@ -313,12 +259,6 @@ def test_a_folder_a_level_too_deep_is_named(parse, tiny_competition, tmp_path):
     tiny_competition.rename(tmp_path / "download" / "tgs")
     with pytest.raises(InputError, match="none of Kaggle's files are in it.*download/tgs has them: name that folder"):
         parse("--data", str(tmp_path / "download"))
-
-
-def test_an_out_that_is_a_file_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--out .*file: that is a file"):
-        cli.parse("doc", ["--out", str(tmp_path / "file"), "--data", "sample"])
 
 
 @pytest.mark.parametrize(

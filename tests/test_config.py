@@ -6,8 +6,6 @@ from typing import get_type_hints
 
 import pytest
 from fastai.vision.augment import Rotate
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.salt import config
 from pipeline.salt.config import PROFILES, Limits, Phase, Profile, profile_named
@@ -316,38 +314,6 @@ def test_settings_reach_the_phases_that_were_added():
     profile = changed(appended(DEMO, "size=128,epochs=3"), "train.128.lr=1e-5", "train.batch=8")
     assert profile.train.last == Phase(size=128, batch=8, epochs=3, lr=1e-5)
     assert appended(DEMO) == DEMO and len(DEMO.train.phases) == 2
-
-
-@settings(deadline=None)
-@given(st.text(alphabet=st.sampled_from("sizepochlrdum=true0123456789,.-e² "), max_size=30))
-def test_any_text_adds_a_phase_or_is_refused_in_words(text):
-    try:
-        assert len(appended(DEMO, text).train.phases) == 3
-    except InputError as e:
-        assert str(e).startswith(f"--add-phase {text}: ")
-
-
-@settings(deadline=None)
-@given(
-    st.text(alphabet=st.sampled_from("train.epochswdlmodptin=0123456789e-[]{}'\"²٣()+* \n\\"), max_size=30),
-    st.sampled_from(
-        [
-            "",
-            "train.",
-            "model.options.",
-            "train.64.",
-            "train.96.name=",
-            "model.options.width=",
-            "submit.threshold=",
-            "train.lr=",
-        ]
-    ),
-)
-def test_any_text_is_taken_or_refused_in_words(text, prefix):
-    try:
-        assert isinstance(changed(DEMO, prefix + text), Profile)
-    except InputError as e:
-        assert str(e)
 
 
 def test_settings_are_plain_and_whole():

@@ -115,7 +115,7 @@ class PixelModel(nn.Module):
 
 def predict_pixels(path: Path, images: Path, size: Size) -> None:
     keep_freed_memory()  # as pick_device does on a CPU; on a GPU's machine its context would count as well
-    predict(path, np.load(images, mmap_mode="r"), PixelModel(), size, torch.device("cpu"))
+    predict(path, np.load(images, mmap_mode="r", allow_pickle=False), PixelModel(), size, torch.device("cpu"))
 
 
 def predict_pixels_as_article(folder: Path, files: list[Path], size: Size) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.salt.artifacts import FULL
 from pipeline.salt.config import PROFILES, profile_named
 from pipeline.salt.distributed import visible_gpus
-from pipeline.salt.errors import InputError, Stopped
+from pipeline.salt.errors import InputError, Stopped, reason
 from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
 from pipeline.salt.launch import ENGINES
 from pipeline.salt.models import check_model, check_options
@@ -115,7 +115,7 @@ def run_from(args: argparse.Namespace) -> Run:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {args.out}: that is a file; name a folder")
     data = _data(args.data, out)
-    name, reason = (args.profile, "named") if args.profile else _default_profile(data)
+    name, why = (args.profile, "named") if args.profile else _default_profile(data)
     short = {"model.name": args.model, "model.encoder": args.encoder}
     args.set = [_with_whole_path(setting) for setting in args.set]
     settings = [*(f"{key}={value}" for key, value in short.items() if value), *args.set]
@@ -159,7 +159,7 @@ def run_from(args: argparse.Namespace) -> Run:
         folds=folds,
         force=bool(args.force),
         weights=weights,
-        reason=reason,
+        reason=why,
         engine=args.engine,
         workers=args.workers,
         track=args.track,
@@ -251,8 +251,7 @@ def _folder(flag: str, text: str) -> Path:
         path = Path(text).expanduser().resolve()
         path.exists()
     except (RuntimeError, OSError, ValueError) as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        raise InputError(f"{flag} {text[:80]}{'...' * (len(text) > 80)}: {reason}; name a folder") from e
+        raise InputError(f"{flag} {text[:80]}{'...' * (len(text) > 80)}: {reason(e)}; name a folder") from e
     return path
 
 
@@ -266,7 +265,8 @@ def _data(named: str | None, out: Path) -> Path | None:
     if named is not None:
         path = _folder("--data", named)
         if not path.is_dir():
-            raise InputError(f"--data {named}: there is no such folder")
+            what = "that is a file; name the folder it lies in" if path.exists() else "there is no such folder"
+            raise InputError(f"--data {named}: {what}")
         if not (competition.find(path) or folder.find(path)):
             raise InputError(
                 f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...), and no "

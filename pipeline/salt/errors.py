@@ -1,6 +1,7 @@
 """User-facing errors."""
 
 import difflib
+import re
 from collections.abc import Collection
 
 
@@ -16,6 +17,12 @@ class Stopped(Exception):
     def __init__(self, text: str, status: int = status):
         super().__init__(text)
         self.status = status
+
+
+def reason(error: Exception) -> str:
+    """What an exception of a library says, in one short line without addresses of objects."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return re.sub(" at 0x[0-9a-f]+", "", said.splitlines()[0])[:200]
 
 
 def did_you_mean(name: object, known: Collection[str]) -> str:

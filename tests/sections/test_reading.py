@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.salt.errors import InputError
 from pipeline.salt.sections import reading
 from pipeline.salt.sections.reading import open_picture
+from tests.bad import builders, own
 
 RNG = np.random.default_rng(0)
 GREY, RGB = RNG.integers(0, 256, (37, 53), dtype=np.uint8), RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
@@ -134,6 +135,26 @@ def test_pillows_limit_is_lifted_for_the_picture_and_stays_for_others(tmp_path, 
         ("a.npy", np.zeros((0, 4)), r"this is \(0, 4\)"),
         ("a.npy", np.zeros((3, 4), complex), "real numbers, and this is complex128"),
         ("a.npy", np.array([[None]]), "cannot be read as an array"),
+        (
+            "a.npy",
+            own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 9)}"),
+            "cannot be read as an arr",
+        ),
+        (
+            "a.npy",
+            own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 999)}"),
+            "cannot be read as an",
+        ),
+        ("a.npy", own.header("(" * 9000), "cannot be read as an array"),
+        ("a.npy", own.npy(GREY)[:-1], "cannot be read as an array"),
+        ("a.tif", own.tiff(GREY)[:8], "cannot be read as TIFF"),
+        ("a.tif", own.tiff(GREY)[:-50], "cannot be read as TIFF"),
+        ("a.png", builders.png(GREY)[:-100], "cannot be read as a picture"),
+        ("a.jpg", builders.png(GREY)[:30], "cannot be read as a picture"),
+        ("a.sgy", b"C" * 3599, "cannot be read as a SEG-Y volume"),  # shorter than the headers are
+        ("a.sgy", bytes(3600), "cannot be read as a SEG-Y volume"),  # headers, and no trace
+        ("a.sgy", bytes(20_000), "cannot be read as a SEG-Y volume"),
+        ("a.segy", own.npy(GREY), "cannot be read as a SEG-Y volume"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path, name, content, says):

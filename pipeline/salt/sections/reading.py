@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image
 
 from pipeline.salt.artifacts import display_path
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, reason
 
 PERCENTILES = (1, 99)
 PIXELS_LOOKED_AT = 4_000_000  # percentiles of more take long, and tell no more
@@ -103,14 +103,15 @@ def _scaled(name: str, array: np.ndarray, low: float, high: float, words: str) -
 def _npy(path: Path) -> Picture:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"{display_path(path)} cannot be read as an array ({e})") from e
+    except Exception as e:  # of a header that is not one, also MemoryError and tokenize's own
+        raise InputError(f"{display_path(path)} cannot be read as an array ({reason(e)})") from e
     return from_array(path.stem, array)
 
 
 @contextlib.contextmanager
 def _tiff(path: Path) -> Iterator[Picture]:
     """The first page."""
+    tifffile.logger().disabled = True  # it would print warnings of what is refused here
     with contextlib.ExitStack() as stack:
         try:
             page = stack.enter_context(tifffile.TiffFile(path)).pages.first
@@ -121,8 +122,8 @@ def _tiff(path: Path) -> Iterator[Picture]:
                 scratch: Any = stack.enter_context(tempfile.TemporaryFile())
                 array = np.memmap(scratch, np.dtype(page.dtype), "w+", shape=page.shape)
                 page.asarray(out=array, maxworkers=1)
-        except (OSError, ValueError, RuntimeError, tifffile.TiffFileError) as e:
-            raise InputError(f"{display_path(path)} cannot be read as TIFF ({e})") from e
+        except Exception as e:  # of broken bytes, whatever it comes upon
+            raise InputError(f"{display_path(path)} cannot be read as TIFF ({reason(e)})") from e
         if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
             array = np.moveaxis(array, 0, -1)
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
@@ -141,9 +142,9 @@ def _pillow(path: Path) -> Iterator[Picture]:
         try:
             image = Image.open(path)
             image.load()
-        except (OSError, ValueError, SyntaxError) as e:
+        except Exception as e:  # of broken bytes, whatever it comes upon
             raise InputError(
-                f"{display_path(path)} cannot be read as a picture ({e}); take PNG, JPG, TIFF, .npy or SEG-Y"
+                f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or SEG-Y"
             ) from e
         with image:
             yield _of_pillow(path.stem, image)
@@ -170,10 +171,10 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
         raise InputError("segyio, which reads SEG-Y, is not installed; get it with: pip install segyio") from None
     try:
         volume = segyio.open(path)
-    except (OSError, RuntimeError, ValueError, KeyError, IndexError) as e:
+    except Exception as e:  # of broken bytes, whatever it comes upon
         raise InputError(
             f"{display_path(path)} cannot be read as a SEG-Y volume with inline and crossline numbers in bytes 189 and "
-            f"193 of its trace headers ({e})"
+            f"193 of its trace headers ({reason(e)})"
         ) from e
     with volume:
         kinds = {"inline": (inline, volume.ilines, volume.iline), "crossline": (crossline, volume.xlines, volume.xline)}

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.salt import rle
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, reason
 from pipeline.salt.tiles import Tiles, files
 from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
 
@@ -100,7 +100,7 @@ def _decode(
         except InputError as error:
             faults.add(place, str(error), name)
         except files.BROKEN as error:
-            faults.add(place, f"cannot be decoded ({files.reason(error)}); download it again", name)
+            faults.add(place, f"cannot be decoded ({reason(error)}); download it again", name)
     return tiles
 
 

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, reason
 
 COLUMNS = {
     "train.csv": "rle_mask",
@@ -195,13 +195,6 @@ def pngs(folder: Path, split: str, faults: Faults) -> dict[str, Pngs]:
     for kind, tiles in kinds.items():
         faults.files[f"{place.name}/{kind}"] = {name for name, _ in tiles.values()}
     return kinds
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, in a few words."""
-    if isinstance(error, UnidentifiedImageError):  # its text has the address of an object
-        return "its header is not valid"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def whole_number(text: str) -> int:

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.salt.config import Tiling
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, reason
 from pipeline.salt.tiles import Tiles, competition, cutting, files
 from pipeline.salt.tiles.files import Faults
 
@@ -124,7 +124,7 @@ def image_of(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
     if pixels.ndim == 3 and pixels.shape[2] in (1, 2, 4):
-        pixels = pixels[..., : 1 if pixels.shape[2] < 3 else 3]  # without transparency
+        pixels = pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., 0]  # without transparency
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)) or not pixels.size:
         raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
@@ -208,7 +208,9 @@ def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Pa
     paths = _listed(place)
     for path in paths:
         ending = path.suffix.lower()
-        if ending in ENDINGS:
+        if ending in ENDINGS and not path.name.isprintable():
+            faults.add(name, "has a name with characters that cannot be printed; rename it", path.name)
+        elif ending in ENDINGS:
             if path.stem in found:
                 faults.add(
                     name, f"is there twice, {found[path.stem].suffix} and {path.suffix}; an id is one file", path.stem
@@ -230,12 +232,15 @@ def _decoded(
     for name, path in paths.items():
         bar.update()
         try:
-            yield name, convert(_load(path))
+            try:
+                pixels = _load(path)
+            except InputError:
+                raise
+            except Exception as error:  # decoders raise whatever they come upon in broken bytes, MemoryError too
+                raise InputError(f"cannot be decoded ({reason(error)}); make it again, or remove it") from error
+            yield name, convert(pixels)
         except InputError as error:
             faults.add(_name(folder, path.parent), str(error), path.name)
-        except files.BROKEN as error:
-            fault = f"cannot be decoded ({files.reason(error)}); make it again, or remove it"
-            faults.add(_name(folder, path.parent), fault, path.name)
 
 
 def _load(path: Path) -> np.ndarray:
@@ -245,22 +250,27 @@ def _load(path: Path) -> np.ndarray:
     if not path.stat().st_size:
         raise InputError("is empty (0 bytes)")
     if path.suffix.lower() == ".npy":
-        array = np.load(path, allow_pickle=False)  # what needs pickle may run code
+        # What needs pickle may run code; mapped, it is refused if it says that it has more bytes than are there.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise InputError("holds several arrays; a file is one image")
-        return array
+        return np.array(array)
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 
+        tifffile.logger().disabled = True  # it would print warnings of what is refused here
         try:
-            return tifffile.imread(path)
-        except tifffile.TiffFileError as error:
-            raise ValueError(str(error)) from None
+            with tifffile.TiffFile(path) as tiff:
+                kinds = [page.aspage().subfiletype for page in tiff.pages]
+                if (pages := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
+                    raise InputError(f"has {pages} pages; a file is one image")
+                return tiff.asarray()
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
             # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
     with Image.open(path, formats=["PNG", "JPEG", "TIFF"]) as image:
+        files.check_frames(image)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))
         return np.asarray(image.convert("RGB") if image.mode == "P" and path.parent.name != "masks" else image)

@@ -1,6 +1,9 @@
 """ImageNet weights: all of them or none, and a sentence that says why not. Files are made on the spot."""
 
+import hashlib
+import io
 import pickle
+import re
 from urllib.error import URLError
 
 import pytest
@@ -11,8 +14,11 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders import weights
 from pipeline.salt.models.encoders.build import build_classifier, build_encoder
+from pipeline.salt.models.encoders.table import ENCODERS, SHA256
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
+from tests.bad.builders import Bomb
 
+DOWNLOAD = torch.hub.download_url_to_file
 NAME = "test_resnet"
 FILE = "test_resnet.r160_in1k.safetensors"  # its name on the hub
 
@@ -118,11 +124,6 @@ def test_weights_of_another_architecture(change, says, imagenet, tmp_path):
     assert torch.equal(encoder.body.conv1[0].weight, before)
 
 
-class Bomb:
-    def __reduce__(self):
-        return (pytest.fail, ("code in a file of weights was run",))
-
-
 def _cut(path, imagenet):
     (torch.save if path.suffix == ".pth" else save_file)(imagenet, path)
     path.write_bytes(path.read_bytes()[:5000])
@@ -137,6 +138,12 @@ def _cut(path, imagenet):
         ("w.safetensors", lambda path, _: path.touch()),
         ("w.pth", lambda path, _: path.write_text("<html>404</html>")),
         ("w.pth", lambda path, _: path.write_bytes(pickle.dumps(Bomb(), protocol=2))),
+        ("w.pth", lambda path, _: torch.save(Bomb(), path)),
+        ("w.pth", lambda path, _: torch.save({"conv1.weight": Bomb()}, path)),
+        ("w.pth", lambda path, _: torch.save({"model": {}, "opt": Bomb()}, path)),  # as fastai's learn.save
+        ("w.pkl", lambda path, _: torch.save(Bomb(), path)),  # as fastai's learn.export
+        ("w.safetensors", lambda path, _: path.write_bytes(pickle.dumps(Bomb()))),
+        ("w.safetensors", lambda path, _: path.write_bytes(b"\xff" * 8 + b"{}")),  # a header of 2**64 bytes
         ("w.pth", lambda path, _: torch.save([1, 2], path)),
     ],
 )
@@ -167,6 +174,55 @@ def test_when_none_can_be_had(tmp_path):
         assert part in said
     with pytest.raises(InputError, match="no address is known"):
         load_imagenet(build_encoder("xresnet34"), None)
+    with pytest.raises(InputError, match="xrn50_940.pth .whose SHA-256 is not known here: fetch it yourself"):
+        load_imagenet(build_encoder("xresnet50"), None)
+
+
+def published(folder, monkeypatch, content: bytes, of: bytes) -> str:
+    """An address of this content, whose file's name says that it is the other."""
+    path = folder / f"w-{hashlib.sha256(of).hexdigest()[:8]}.pth"
+    path.write_bytes(content)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
+    monkeypatch.setattr(weights, "_addresses", lambda name: [path.as_uri()])
+    return path.name
+
+
+def test_a_download_of_another_file_is_refused_and_not_kept(cache, imagenet, tmp_path, monkeypatch):
+    """Its first eight digits are in its name; the file is whole, and could be loaded."""
+    torch.save(imagenet, file := io.BytesIO())
+    published(tmp_path, monkeypatch, file.getvalue(), of=b"what was published")
+    with pytest.raises(InputError, match=r"w-\w+.pth \(invalid hash value \(expected .*--weights FILE"):
+        load_imagenet(build_encoder(NAME), None)
+    assert not list(cache.iterdir())
+    name = published(tmp_path, monkeypatch, file.getvalue(), of=file.getvalue())
+    load_imagenet(build_encoder(NAME), None)
+    assert [path.name for path in cache.iterdir()] == [name]
+
+
+def test_a_download_that_is_killed_leaves_nothing_that_is_taken_for_weights(cache, imagenet, tmp_path, monkeypatch):
+    torch.save(imagenet, file := io.BytesIO())
+    published(tmp_path, monkeypatch, file.getvalue(), of=file.getvalue())
+    seen = []
+
+    def killed(*_):
+        seen.extend(path.name for path in cache.iterdir())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.move", killed)  # all bytes are there, and it is not renamed yet
+        load_imagenet(build_encoder(NAME), None)
+    assert len(seen) == 1 and seen[0].endswith(".partial") and not list(cache.iterdir())
+    (cache / seen[0]).write_bytes(file.getvalue())  # as kill -9 leaves it
+    assert find_weights(NAME, None) is None
+
+
+def test_every_sha256_is_of_an_address_and_agrees_with_its_name():
+    names = {url.rpartition("/")[2] for encoder in ENCODERS.values() for url in encoder.urls}
+    for name, digits in SHA256.items():
+        assert name in names and re.fullmatch("[0-9a-f]{64}", digits) and f"-{digits[:8]}." in name
+        assert weights.sha256_of(name) == digits
+    assert weights.sha256_of("tf_efficientnet_lite0-0aa007d2.pth") == "0aa007d2"
+    assert weights.sha256_of("resnet34-mine.pth") is weights.sha256_of("model.safetensors") is None
 
 
 def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, monkeypatch):
@@ -183,10 +239,10 @@ def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, m
                 file.truncate(1000)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(weights, "_addresses", lambda name: [f"https://x/{i}.pth" for i in "abc"])
-    assert load_imagenet(build_encoder("resnet18"), None) == str(cache / "c.pth")
-    assert [url[-5] for url in tried] == ["a", "b", "c"]
-    assert [file.name for file in cache.iterdir()] == ["c.pth"]
+    monkeypatch.setattr(weights, "_addresses", lambda name: [f"https://x/{i}-01234567.pth" for i in "abc"])
+    assert load_imagenet(build_encoder("resnet18"), None) == str(cache / "c-01234567.pth")
+    assert [url[10] for url in tried] == ["a", "b", "c"]
+    assert [file.name for file in cache.iterdir()] == ["c-01234567.pth"]
 
 
 def test_a_model_that_changes_its_encoder_still_takes_imagenets_weights(tmp_path):

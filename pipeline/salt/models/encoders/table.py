@@ -56,6 +56,7 @@ def _senet(name: str, timm_name: str) -> "nn.Module":
     return _timm(timm_name)
 
 
+_MONAI = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1"  # the files of lip6, again
 _TIMM_RELEASE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights"
 _SE_RESNEXT50 = EncoderSpec(
     partial(_senet, "se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
@@ -63,6 +64,7 @@ _SE_RESNEXT50 = EncoderSpec(
     channels=(64, 256, 512, 1024, 2048),
     urls=(
         "http://data.lip6.fr/cadene/pretrainedmodels/se_resnext50_32x4d-a260b3a4.pth",
+        f"{_MONAI}/se_resnext50_32x4d-a260b3a4.pth",
         f"{_TIMM_RELEASE}/legacy_se_resnext50_32x4d-f3651bad.pth",
         "https://huggingface.co/smp-hub/se_resnext50_32x4d.imagenet/resolve/main/model.safetensors",
     ),
@@ -73,6 +75,7 @@ _SENET154 = EncoderSpec(
     channels=(128, 256, 512, 1024, 2048),
     urls=(
         "http://data.lip6.fr/cadene/pretrainedmodels/senet154-c7b49a05.pth",
+        f"{_MONAI}/senet154-c7b49a05.pth",
         f"{_TIMM_RELEASE}/legacy_senet154-e9eb9fe6.pth",
         "https://huggingface.co/smp-hub/senet154.imagenet/resolve/main/model.safetensors",
     ),
@@ -114,4 +117,13 @@ ENCODERS: dict[str, EncoderSpec] = {
         (64, 256, 512, 1024, 2048),
         ("https://s3.amazonaws.com/fast-ai-modelzoo/xrn50_940.pth",),
     ),
+}
+
+# SHA-256 of the files above. Of others their publisher has put the first eight digits into the name.
+SHA256 = {
+    "resnet18-f37072fd.pth": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "resnet34-b627a593.pth": "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    "resnet50-11ad3fa6.pth": "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+    "se_resnext50_32x4d-a260b3a4.pth": "a260b3a40f82dfe37c58d26a612bcf7bef0d27c6fed096226b0e4e9fb364168e",
+    "senet154-c7b49a05.pth": "c7b49a056b98b0bed65b0237c27acdead655e599669215573d357ad337460413",
 }

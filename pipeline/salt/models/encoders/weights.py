@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.encoders.build import build_classifier
 from pipeline.salt.models.encoders.contract import Encoder
-from pipeline.salt.models.encoders.table import ENCODERS
+from pipeline.salt.models.encoders.table import ENCODERS, SHA256
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 TIMEOUT = 20  # seconds without a byte before the next address is tried
@@ -59,23 +59,27 @@ def find_weights(name: str, source: Path | None) -> Path | None:
 
 
 def fault_of(file: Path, name: str) -> str:
-    """What is wrong with a file of weights for encoder `name`; '' where nothing is.
-
-    The SHA-256 of a file is known where its name ends in the beginning of it, as torch hub's and timm's do.
-    """
-    hashed = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    if hashed and file.name in addresses(name).values():
+    """What is wrong with a file of weights for encoder `name`; '' where nothing is."""
+    digits = sha256_of(file.name) if file.name in addresses(name).values() else None
+    if digits:
         with open(file, "rb") as f:
-            sha256 = hashlib.file_digest(f, "sha256").hexdigest()
-        if not sha256.startswith(hashed[1]):
-            return (
-                f"{file}: its SHA-256 begins with {sha256[: len(hashed[1])]}, that of the right file with {hashed[1]}"
-            )
+            sha256 = hashlib.file_digest(f, "sha256").hexdigest()[: len(digits)]
+        if sha256 != digits:
+            return f"{file}: its SHA-256 begins with {sha256}, that of the right file with {digits}"
     try:
         _read(file)
     except InputError as e:
         return str(e)
     return ""
+
+
+def sha256_of(file_name: str) -> str | None:
+    """The SHA-256 that a published file must have, or the beginning of it, which is in its name; None: not known.
+
+    Only .safetensors are downloaded without: they can hold nothing but arrays, and say how long they are.
+    """
+    in_name = re.search(r"-([0-9a-f]{8,})\.", file_name)
+    return SHA256.get(file_name, in_name[1] if in_name else None)
 
 
 def addresses(name: str) -> dict[str, str]:
@@ -106,14 +110,17 @@ def _cache() -> Path:
 def _download(name: str, source: Path | None) -> Path:
     tried = [str(source)] if source else []
     for url, file_name in addresses(name).items():
-        file = _cache() / file_name
+        file, digits = _cache() / file_name, sha256_of(file_name)
+        if not digits and file.suffix != ".safetensors":
+            tried.append(f"{url} (whose SHA-256 is not known here: fetch it yourself, if you trust it)")
+            continue
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _timeout():
-                torch.hub.download_url_to_file(url, str(file))
+            with _timeout():  # into a file beside it, which is renamed when it has the right digits
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=digits)
             _read(file)
             return file
-        except (OSError, HTTPException, InputError) as error:  # no internet, no such address; or cut short
+        except (OSError, HTTPException, RuntimeError, InputError) as error:  # no internet or address; another file
             file.unlink(missing_ok=True)
             tried.append(f"{url} ({error})")
     raise InputError(

@@ -130,7 +130,7 @@ def tiles(run: Run) -> Iterator[Finding]:
 
 def weights(run: Run) -> Iterator[Finding]:
     """Where the encoder's ImageNet weights come from, and whether a file that is there is whole."""
-    from pipeline.salt.models.encoders.weights import addresses, fault_of, find_weights
+    from pipeline.salt.models.encoders.weights import addresses, fault_of, find_weights, is_fetched
 
     encoder = run.profile.model.encoder
     if run.profile.model.weights != "imagenet":
@@ -142,7 +142,7 @@ def weights(run: Run) -> Iterator[Finding]:
         yield Finding(FAULT, "weights", fault, shlex.join(again)) if fault else Finding(OK, "weights", str(file))
         return
     text = f"ImageNet's for {encoder} are not there; they are needed to train, not to predict"
-    if urls := [*addresses(encoder)]:
+    if urls := [url for url, name in addresses(encoder).items() if is_fetched(name)]:
         remedy = f"training fetches them from {urls[0]}; without a connection name a file: --weights FILE"
     else:
         remedy = "no address of any is known: --weights FILE, or --weights none to train from scratch"

@@ -74,12 +74,14 @@ def fault_of(file: Path, name: str) -> str:
 
 
 def sha256_of(file_name: str) -> str | None:
-    """The SHA-256 that a published file must have, or the beginning of it, which is in its name; None: not known.
-
-    Only .safetensors are downloaded without: they can hold nothing but arrays, and say how long they are.
-    """
+    """The SHA-256 that a published file must have, or the beginning of it, which is in its name; None: not known."""
     in_name = re.search(r"-([0-9a-f]{8,})\.", file_name)
     return SHA256.get(file_name, in_name[1] if in_name else None)
+
+
+def is_fetched(file_name: str) -> bool:
+    """Whether a file is downloaded: of a known SHA-256, or .safetensors, which hold arrays alone and their length."""
+    return bool(sha256_of(file_name)) or file_name.endswith(".safetensors")
 
 
 def addresses(name: str) -> dict[str, str]:
@@ -110,14 +112,14 @@ def _cache() -> Path:
 def _download(name: str, source: Path | None) -> Path:
     tried = [str(source)] if source else []
     for url, file_name in addresses(name).items():
-        file, digits = _cache() / file_name, sha256_of(file_name)
-        if not digits and file.suffix != ".safetensors":
+        file = _cache() / file_name
+        if not is_fetched(file_name):
             tried.append(f"{url} (whose SHA-256 is not known here: fetch it yourself, if you trust it)")
             continue
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with _timeout():  # into a file beside it, which is renamed when it has the right digits
-                torch.hub.download_url_to_file(url, str(file), hash_prefix=digits)
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256_of(file_name))
             _read(file)
             return file
         except (OSError, HTTPException, RuntimeError, InputError) as error:  # no internet or address; another file

@@ -251,7 +251,8 @@ def _folder(flag: str, text: str) -> Path:
         path = Path(text).expanduser().resolve()
         path.exists()
     except (RuntimeError, OSError, ValueError) as e:
-        raise InputError(f"{flag} {text[:80]}{'...' * (len(text) > 80)}: {reason(e)}; name a folder") from e
+        shown = text[:80] if text.isprintable() else repr(text[:80])
+        raise InputError(f"{flag} {shown}{'...' * (len(text) > 80)}: {reason(e)}; name a folder") from e
     return path
 
 

@@ -322,7 +322,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "image a pickle": (put(IMAGE, npy(Bomb())), r"^train/images: aa00000001.png begins with b.\\x93NUMPY.*a tile is a"),
     "image a zip": (
         both(zipped("a.zip", ("a", b"")), move("a.zip", IMAGE)),
-        r"^train/images: aa00000001.png begins with b'PK.*; a tile is a PNG",
+        r"^train/images: aa00000001.png begins with b.PK.*; a tile is a PNG",
     ),
     "image empty": (put(TEST, b""), r"^test/images: cc00000001.png is empty \(0 bytes\)"),
     "image a JPEG": (put(IMAGE, picture("L", "JPEG")), r"^train/images: aa00000001.png is a JPEG; a tile is a PNG"),

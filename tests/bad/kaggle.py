@@ -302,6 +302,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         put(IMAGE, raw_png(10_000, 10_000)),
         r"^train/images: aa00000001.png is 10000 x 10000 px; a tile is 101 x 101",
     ),
+    "image without pixels": (
+        put(IMAGE, raw_png().replace(chunk(b"IDAT", zlib.compress(b"")), b"")),
+        r"^train/images: aa00000001.png cannot be decoded \(list index out of range\)",  # as Pillow says it
+    ),
     "image of 7 bits": (put(IMAGE, raw_png(depth=7, lines=LINES)), r"^train/images: aa00000001.png cannot be decoded"),
     "image with 16 MB of text": (
         put(IMAGE, raw_png(101, 101, 8, 0, LINES, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))),
@@ -437,6 +441,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "zip with a link": (
         other(as_link(MEMBER), b"/etc/passwd"),
         r"^train.zip/images: aa00000001.png begins with b'/etc/passwd'; a tile is a PNG",
+    ),
+    "zip with broken LZMA": (
+        both(packed("train", method=zipfile.ZIP_LZMA), patched("train.zip", LOCAL, 75, b"\xff" * 20)),
+        r"^train.zip/images: 0000000002.png cannot be decoded \(",
     ),
     "zip with a bad checksum": (
         both(other(), patched("train.zip", CENTRAL, 16, b"????")),

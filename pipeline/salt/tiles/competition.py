@@ -99,7 +99,9 @@ def _decode(
             tiles[tile] = _decode_png(load(), decode)
         except InputError as error:
             faults.add(place, str(error), name)
-        except files.BROKEN as error:
+        except (
+            Exception
+        ) as error:  # of broken bytes zipfile, its decompressors and Pillow raise whatever they come upon
             faults.add(place, f"cannot be decoded ({reason(error)}); download it again", name)
     return tiles
 

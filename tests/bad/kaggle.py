@@ -92,14 +92,15 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         edit("train.csv", "id,rle_mask\n", ""),
         r"^train.csv: has the columns aa00000001, '1 101' and 3 rows; it needs id and rle_mask",
     ),
-    "csv in capitals": (edit("depths.csv", "z,id", "Z,ID"), r"^depths.csv: has the columns Z, ID and 8 rows"),
+    "csv in capitals": (edit("depths.csv", "z,id", "Z,ID"), r"^depths.csv: has the columns Z, ID and 7 rows"),
     "csv with a column twice": (
         change("depths.csv", lambda old: old.replace(b"\n", b",7\n").replace(b"z,id,7", b"z,id,z").rstrip(b",7\n")),
         r"^depths.csv: has the columns z, id, z .* it needs id and z once",
     ),
     "csv empty": (put("depths.csv", b""), r"^depths.csv: has the columns none and 0 rows"),
-    "csv of blank lines": (put("depths.csv", b"\n\n\n"), r"^depths.csv: has the columns none and 2 rows"),
+    "csv of blank lines": (put("depths.csv", b"\n\n\n"), r"^depths.csv: has the columns none and 0 rows"),
     "csv without rows": (put("sample_submission.csv", b"id,rle_mask\n"), r"^sample_submission.csv: .* and 0 rows"),
+    "csv of a header and blank lines": (put("train.csv", b"id,rle_mask\n\n\n"), r"^train.csv: .* and 0 rows"),
     "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: is no UTF-8 text"),
     "csv in latin-1": (
         change("depths.csv", lambda old: old + "1,sön".encode("latin-1")),
@@ -112,11 +113,11 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "csv of NUL bytes": (put("depths.csv", bytes(100)), r"^depths.csv: has the columns '\\x00.* and 0 rows"),
     "csv with semicolons": (
         change("depths.csv", lambda old: old.replace(b",", b";")),
-        r"^depths.csv: has the columns 'z;id' and 8 rows; it needs id and z",
+        r"^depths.csv: has the columns 'z;id' and 7 rows; it needs id and z",
     ),
     "csv with tabs": (
         change("depths.csv", lambda old: old.replace(b",", b"\t")),
-        r"^depths.csv: has the columns 'z\\tid' and 8 rows; it needs id and z",
+        r"^depths.csv: has the columns 'z\\tid' and 7 rows; it needs id and z",
     ),
     "csv with one quote": (
         edit("depths.csv", "104,cc", '104,"cc'),

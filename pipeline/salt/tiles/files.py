@@ -135,11 +135,12 @@ def csv_rows(path: Path, column: str, faults: Faults) -> dict[str, str]:
     except Exception as error:  # of broken bytes zipfile, its decompressors and csv raise whatever they come upon
         faults.add(path.name, f"cannot be read ({reason(error)}); download it again")
         return {}
-    if not lines or [header.count(name) for name in ("id", column)] != [1, 1]:
+    if not any(lines) or [header.count(name) for name in ("id", column)] != [1, 1]:
         columns = ", ".join(map(quoted, header)) or "none"
         faults.add(
             path.name,
-            f"has the columns {columns} and {len(lines)} rows; it needs id and {column} once, and a row for each tile",
+            f"has the columns {columns} and {sum(map(bool, lines))} rows; it needs id and {column} once, and a row for "
+            "each tile",
         )
         return {}
     for number, line in enumerate(lines, 2):

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.salt import rle
@@ -112,6 +112,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
 def test_a_csv_however_it_is_written_is_its_rows(rows, end, quoting, encoding):
+    assume(quoting != csv.QUOTE_MINIMAL or not {*"\r\n"} & {*"".join([*rows, *rows.values()])})  # only `end` is quoted
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=end, quoting=quoting)
     writer.writerows([("more", "id", "z"), *(("x", name, value) for name, value in rows.items())])

@@ -139,14 +139,15 @@ def _pillow(path: Path) -> Iterator[Picture]:
     # Pillow's limit is for servers to which strangers send files: this one was named by whoever waits for it.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        try:
-            image = Image.open(path)
-            image.load()
-        except Exception as e:  # of broken bytes, whatever it comes upon
-            raise InputError(
-                f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or SEG-Y"
-            ) from e
-        with image:
+        with contextlib.ExitStack() as stack:
+            try:
+                image = Image.open(stack.enter_context(open(path, "rb")))  # which Pillow would leave open after a fault
+                image.load()
+            except Exception as e:  # of broken bytes, whatever it comes upon
+                raise InputError(
+                    f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or "
+                    "SEG-Y"
+                ) from e
             yield _of_pillow(path.stem, image)
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -269,7 +269,7 @@ def _load(path: Path) -> np.ndarray:
             if "imagecodecs" not in str(error):
                 raise
             # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
-    with Image.open(path, formats=["PNG", "JPEG", "TIFF"]) as image:
+    with open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
         files.check_frames(image)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))

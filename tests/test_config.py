@@ -256,8 +256,8 @@ def test_a_profile_is_checked_after_all_settings_are_applied():
     [
         ("dmeo", "demo"),
         ("Blog", "blog"),
-        ("", "demo, cpu, baseline, blog, attention"),
-        ("zzzz", "demo, cpu, baseline, blog, attention"),
+        ("", "demo, cpu, night, baseline, blog, attention, best"),
+        ("zzzz", "demo, cpu, night, baseline, blog, attention, best"),
     ],
 )
 def test_a_profile_that_does_not_exist(name, near):

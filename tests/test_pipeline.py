@@ -2,14 +2,12 @@
 
 import errno
 import gzip
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -488,71 +486,7 @@ def test_the_rate_finder_draws_and_leaves_the_rest_alone(tiny):
         assert picture.size[0] > 400
 
 
-# ---- tiles with faults
-
-
-def png(side: int = 101) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((side, side), np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def unpacked(folder: Path) -> Path:
-    for split in ("train", "test"):
-        with zipfile.ZipFile(folder / f"{split}.zip") as archive:
-            archive.extractall(folder / split)
-        (folder / f"{split}.zip").unlink()
-    return folder
-
-
-def some_tile(folder: Path) -> str:
-    return (folder / "train.csv").read_text().splitlines()[1].split(",")[0]
-
-
-def missing_mask(folder: Path) -> str:
-    tile = some_tile(unpacked(folder))
-    (folder / f"train/masks/{tile}.png").unlink()
-    return tile
-
-
-def truncated_png(folder: Path) -> str:
-    tile = some_tile(unpacked(folder))
-    path = folder / f"train/images/{tile}.png"
-    path.write_bytes(path.read_bytes()[:300])
-    return tile
-
-
-def wrong_size(folder: Path) -> str:
-    tile = some_tile(unpacked(folder))
-    (folder / f"train/images/{tile}.png").write_bytes(png(100))
-    return f"{tile}.png is 100 x 100 px"
-
-
-def id_twice(folder: Path) -> str:
-    with open(folder / "train.csv", "a") as f:
-        f.write(f"{some_tile(folder)},\n")
-    return f"{some_tile(folder)} has 2 rows"
-
-
-def cut_zip(folder: Path) -> str:
-    path = folder / "train.zip"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return "train.zip"
-
-
-def no_csv(folder: Path) -> str:
-    (folder / "depths.csv").unlink()
-    return "depths.csv: missing"
-
-
-FAULTS = [missing_mask, truncated_png, wrong_size, id_twice, cut_zip, no_csv]
-
-
-@pytest.mark.parametrize("spoil", FAULTS)
-def test_a_fault_of_the_tiles_is_named_and_nothing_is_written(tiny_competition, empty, spoil):
-    words = spoil(tiny_competition)
-    assert words in refused(prepare, run=replace(empty, data=tiny_competition))
-    assert not empty.out.exists()
+# ---- tiles
 
 
 def test_tiles_are_only_read(tiny_competition, empty):
@@ -570,21 +504,11 @@ def test_tiles_are_only_read(tiny_competition, empty):
 # ---- no space left
 
 
-@pytest.mark.parametrize("stage", [make_folds, train, predict, submit, report], ids=lambda stage: stage.__name__)
-def test_a_full_disk_leaves_what_was_there(tiny, monkeypatch, stage):
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert "no space left to write" in refused(stage, run=tiny, extra=("--force",))
-
-
-@pytest.mark.parametrize("moment", ["sample", "cache"])
-def test_a_full_disk_while_the_tiles_are_prepared(empty, monkeypatch, moment):
+def test_a_full_disk_while_the_sample_is_made(empty, monkeypatch):
     def full(*args) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*{"sample": (synthetic, "_add"), "cache": (os, "fsync")}[moment], full)
+    monkeypatch.setattr(synthetic, "_add", full)
     with pytest.raises(InputError, match="no space left to write"):
         empty(prepare)
     assert not [name for name in tree(empty.out) if "cache" in name]
@@ -603,7 +527,8 @@ def test_a_full_disk_while_the_tiles_are_prepared(empty, monkeypatch, moment):
 )
 def test_a_fault_is_one_sentence_and_status_1(tiny_competition, empty, extra, data, words):
     if data == "cut":
-        cut_zip(tiny_competition)
+        path = tiny_competition / "train.zip"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         data = str(tiny_competition)
     ended = subprocess.run(
         [sys.executable, "-m", "pipeline.prepare", *replace(empty, data=data).flags(*extra)],

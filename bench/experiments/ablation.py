@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
-    """Profile cpu with the lean U-Net, at this scale, changed as the variant says."""
+    """Profile cpu at width 16 and this scale, changed as the variant says."""
     cpu = PROFILES["cpu"]
     base = replace(
         cpu,

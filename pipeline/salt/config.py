@@ -204,10 +204,10 @@ def demo() -> Profile:
 
 
 def cpu() -> Profile:
-    """Real tiles without a GPU: a lean U-Net on EfficientNet-Lite0, two folds of five, 45 minutes on two cores.
+    """Real tiles without a GPU: a lean U-Net on EfficientNet-Lite0, two folds of five, under an hour on two cores.
 
     ./run_all.sh --data DIR --profile cpu
-    24 epochs of 105 s on each core of a Xeon; .8247 out of fold on 1,440 of 3,600 tiles.
+    24 epochs of 105 s on each core of a Xeon, about 45 minutes in all; .8247 out of fold on 1,440 of 3,600 tiles.
     """
     return Profile(
         run_folds=2,
@@ -224,7 +224,7 @@ def night() -> Profile:
     """Profile cpu with more of everything: a wider model, warped tiles, twice the epochs, five folds, a night.
 
     ./run_all.sh --data DIR --profile night
-    48 epochs of 115 s a fold on each core of a Xeon, so 4.6 hours on two; .8250 on fold 0, the only one trained so far.
+    48 epochs of 115 s a fold on each core of a Xeon, 4.6 hours on two; .8250 on fold 0, the only one trained so far.
     """
     less = cpu()
     return replace(
@@ -290,7 +290,7 @@ def attention() -> Profile:
 
 
 def best() -> Profile:
-    """What profile night found, on the article's encoder: ten folds at 128 px then 224 px, a GPU.
+    """Profile night's recipe on the article's encoder: ten folds at 128 px then 224 px, a GPU.
 
     ./run_all.sh --data DIR --profile best
     Not yet run on a GPU.

@@ -49,7 +49,7 @@ def predict(run: Run) -> None:
         for product, images, rows_of, title in [
             (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
             (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
-        ]:  # a training tile has one model, with nobody to disagree with
+        ]:
             if product is oof and oof.is_fresh() and (run.files.resume_of(test.path).exists() or not run.force):
                 artifacts.print_fresh(oof.path)
                 continue
@@ -62,7 +62,7 @@ def predict(run: Run) -> None:
                     jobs,
                     title,
                     **arguments,
-                    count_votes=product is test,
+                    count_votes=product is test,  # a training tile has one model, with nobody to disagree with
                     resume=state,
                     origin=origin,
                     stop=run.stop_if_late,
@@ -72,8 +72,8 @@ def predict(run: Run) -> None:
                 f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
                 f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
             )
-        product = stages.disagreement(run)  # of the test tiles, the last
-        with artifacts.publish(product.path, product.origin()) as tmp:
+        product = stages.disagreement(run)
+        with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last
             pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
 
 

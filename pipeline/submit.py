@@ -139,6 +139,7 @@ def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]
     first, profile = runs[0], changed(runs[0].profile, *args.set)
     if replace(profile, submit=first.profile.submit) != first.profile:
         raise InputError("--set with several runs: they are finished, and only submit.* can still be changed")
+    cli.check_rules(profile)
     if not stages.same_folds(runs):
         raise InputError(
             f"runs {' and '.join(names)} have other folds: a tile that one predicts out of fold, the other has trained "

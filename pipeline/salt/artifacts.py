@@ -252,7 +252,7 @@ def writing(path: Path) -> Iterator[None]:
             causes.append(deeper)
         numbers = {getattr(cause, "errno", None) for cause in causes}
         # numpy says "9 requested and 0 written", and not why
-        if numbers & FULL or "No space left" in str(e) or " requested and " in str(e):
+        if numbers & FULL or "No space left" in str(e) or (isinstance(e, OSError) and " requested and " in str(e)):
             raise InputError(
                 f"no space left to write {display_path(path)}; free some, or choose a disk with --out"
             ) from e
@@ -340,8 +340,9 @@ def _force_to_disk(path: Path) -> None:
 def unfinished(folder: Path) -> Iterator[tuple[Path, bool]]:
     """(temporary file or lock in this folder, whether its process is known to have been killed)."""
     for file in sorted(folder.glob(".tmp-*")):
-        pid = file.name.removeprefix(f".tmp-{platform.node()}-").partition("-")[0]
-        yield file, pid.isdecimal() and not _is_alive(int(pid))
+        pid, _, name = file.name.removeprefix(f".tmp-{platform.node()}-").partition("-")
+        elsewhere = re.match(r"\d+-", name)  # of machine 'node-1' beside 'node'
+        yield file, pid.isdecimal() and not elsewhere and not _is_alive(int(pid))
     for file in sorted(folder.glob(".*.lock")):  # to take it, and see, would be in another's way
         owner = re.match(rf"process (\d+) on {re.escape(platform.node())}, since", _text(file))
         yield file, owner is not None and not _is_alive(int(owner[1]))

@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.salt import environment, stages
@@ -40,13 +41,24 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+def of_machine(run: Run) -> Iterator[Finding]:
+    """What a run needs and has not made itself, in this order; what imports torch only where it can be imported."""
+    installed = [*packages()]
+    yield from installed
+    if all(finding.mark != FAULT for finding in installed):
+        yield from gpus()
+        yield from weights(run)
+    yield from disk(run)
+    yield from tiles(run)
+
+
 def packages() -> Iterator[Finding]:
     """Whether what the package asks for is installed, recent enough, and can be imported."""
     from packaging.requirements import Requirement
 
     found = environment.versions()
     yield Finding(OK, "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
-    pip = f"{display_path(CODE.parent / sys.executable)} -m pip install"
+    pip = f"{shlex.quote(display_path(Path(sys.executable)))} -m pip install"
     wrong = []
     for requirement in map(Requirement, _requirements()):
         try:
@@ -138,8 +150,9 @@ def weights(run: Run) -> Iterator[Finding]:
     if file := find_weights(encoder, run.weights):
         fault = fault_of(file, encoder)
         url = next((url for url, name in addresses(encoder).items() if name == file.name), None)
-        again = ["curl", "-L", "-o", display_path(file), url] if url else ["rm", display_path(file)]
-        yield Finding(FAULT, "weights", fault, shlex.join(again)) if fault else Finding(OK, "weights", str(file))
+        fetch = ["curl", "-L", "-o", display_path(file), url] if url else []
+        remedy = shlex.join(fetch) or "name another file: --weights FILE"
+        yield Finding(FAULT, "weights", fault, remedy) if fault else Finding(OK, "weights", str(file))
         return
     text = f"ImageNet's for {encoder} are not there; they are needed to train, not to predict"
     if urls := [url for url, name in addresses(encoder).items() if is_fetched(name)]:

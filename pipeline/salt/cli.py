@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.salt.artifacts import FULL
-from pipeline.salt.config import PROFILES, profile_named
+from pipeline.salt.config import PROFILES, Profile, profile_named
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError, Stopped, reason
 from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
@@ -130,10 +130,7 @@ def run_from(args: argparse.Namespace) -> Run:
     profile = changed(appended(profile_named(name, own_data), *args.add_phase), *settings)
     if profile.tiles.side != "whole" and not own_data:
         raise InputError(f"tiles.side={profile.tiles.side}: only images of your own are cut; leave it out")
-    if profile.tiles.side != "whole" and (profile.submit.black_empty or profile.submit.full_empty):
-        raise InputError(
-            "submit.black_empty and submit.full_empty are for whole images, not for cut ones; leave them out"
-        )
+    check_rules(profile)
     model, own = profile.model, profile_named(name).model
     check_options(model.name, model.options)
     if (model.name, model.encoder) != (own.name, own.encoder):  # to look at an encoder of timm's takes torch
@@ -241,6 +238,14 @@ def _hint(flag: str) -> str:
     known = dict.fromkeys(re.sub(r"^train\.\d+\.", "train.", path) for path in paths)
     near = [path for path in known if path.rpartition(".")[2] == name]
     return f"; did you mean --set {near[0]}=...?" if near else "; --help lists the flags, --set help the settings"
+
+
+def check_rules(profile: Profile) -> None:
+    """InputError for rules of the section submit that do not suit the tiles."""
+    if profile.tiles.side != "whole" and (profile.submit.black_empty or profile.submit.full_empty):
+        raise InputError(
+            "submit.black_empty and submit.full_empty are for whole images, not for cut ones; leave them out"
+        )
 
 
 def _folder(flag: str, text: str) -> Path:

@@ -97,7 +97,7 @@ def predict_to_file(
     devices  share the batches of a model; each has its own copy
     count_votes  keep in how many masks a pixel is salt, 2 bytes a pixel on disk
     stop  called after each batch with what is done; where it raises Stopped, sums and votes so far are kept in `resume`
-    resume  is gone on from where it was left by a prediction of the same origin: the result is the same, bit for bit
+    resume  is gone on from where a prediction of the same origin left it: on a CPU the result is the same, bit for bit
     return  `disagreement` (N,) of each tile's models; NaN where votes are not counted
     A tile that no model predicts gets NaN. Sums and votes lie in files too: memory does not grow with N.
     InputError where a model gives something else than numbers.
@@ -181,6 +181,8 @@ def _read_state(path: Path, origin: artifacts.Origin, arrays_: Sequence[np.ndarr
         with open(path, "rb") as file:
             for array in arrays_:
                 file.readinto(array.data)  # type: ignore[attr-defined]
+    elif path.exists():
+        print(f"restart  {artifacts.display_path(path)} was made with other settings, which are given up")
 
 
 def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:

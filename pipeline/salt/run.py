@@ -170,7 +170,7 @@ class Run:
     reason         why this profile, in words
     engine         who trains and predicts the folds: a key of salt.launch.ENGINES
     workers        folds at once, None for one a GPU, or the profile's number
-    deadline       when the hours of --max-hours are over, as time.monotonic() has it: no clock is set back there
+    deadline       when the hours of --max-hours are over, as time.monotonic() has it, which nobody sets back
     track          where its training is followed while it runs: one of TRACKERS, or nowhere
     flags          the command line that gives this run in another process, without folds, engine and workers
     """

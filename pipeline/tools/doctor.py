@@ -47,16 +47,12 @@ def findings(run: Run) -> Iterator[Finding]:
     """All checks, in the order in which a run needs what they look at."""
     about = f"{run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})"
     yield Finding(OK, "run", about)
-    installed = [*checks.packages()]
-    yield from installed
-    if all(finding.mark != FAULT for finding in installed):  # they import torch
-        yield from checks.gpus()
-        yield from checks.weights(run)
-    yield from checks.disk(run)
-    yield from checks.tiles(run)
+    of_machine = [*checks.of_machine(run)]
+    yield from of_machine
     yield from data(run)
     yield from made(run)
-    yield from states(run)
+    if all(finding.mark != FAULT for finding in of_machine if finding.subject == "versions"):  # torch reads them
+        yield from states(run)
     yield from leftovers(run)
 
 
@@ -154,7 +150,9 @@ def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tupl
     subject, command, name = product.maker.split()[0], stages.command(run, product.maker), display_path(path)
     if product.status() == "done":
         files = [display_path(file) for file in (path, sidecar_of(path)) if file.exists()]
-        return Finding(FAULT, subject, f"{name} is left of work that has ended", shlex.join(["rm", *files]))
+        text = f"{name} is left of work that has ended, or of a --force that was stopped"
+        remedy = f"{command} --force  # goes on; or, to give it up: {shlex.join(['rm', *files])}"
+        return Finding(NOTE, subject, text, remedy)
     try:
         key, done = read(path)
     except Exception as e:  # whatever torch makes of a damaged file

@@ -37,7 +37,7 @@ WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that to
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     print(f"code     {CODE.parent}")
-    for finding in [*checks.packages(), *checks.gpus(), *checks.disk(run), *checks.tiles(run), *checks.weights(run)]:
+    for finding in checks.of_machine(run):
         print(f"{finding.subject:<8} {finding.text}")
         if finding.mark != OK:
             print(ON_KAGGLE.get(finding.subject, f"mend     {finding.remedy}"))

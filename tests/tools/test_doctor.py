@@ -148,7 +148,6 @@ def old_state(path: Path) -> None:
         ("data/cache/sample/masks.npy", one_bit, "masks.npy is damaged: its bytes are not those", "pipeline.prepare"),
         ("folds/demo/folds.csv", one_bit, "folds.csv is damaged: its bytes are not those", "pipeline.make_folds"),
         (OOF, half_written, "oof.npy, of a killed process", "rm "),
-        (WEIGHTS, old_state, "48.resume.pt is left of work that has ended", "rm "),
     ],
 )
 def test_a_fault_is_one_line_and_what_stands_below_it_mends_it(tiny, name, spoil: Callable, words, mend):
@@ -192,6 +191,13 @@ def test_the_lock_of_a_killed_process_is_no_fault_for_the_next_one_takes_it(tiny
 
 
 # ---- states
+
+
+def test_a_state_beside_what_is_finished_may_be_that_of_a_stopped_force_and_is_no_fault(tiny):
+    old_state(tiny.out / WEIGHTS)
+    status, lines = look(tiny)
+    [at] = [number for number, line in enumerate(lines) if "48.resume.pt is left of work that has ended" in line]
+    assert status == 0 and "pipeline.train --fold 0 --phase 48" in lines[at + 1] and "--force" in lines[at + 1]
 
 
 def test_a_stopped_training_says_how_far_it_is_and_what_goes_on(untrained):

@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", metavar="DIR", default="folds/leak", help="where trainings are kept")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    records = json.loads(FILE.read_text()) if FILE.exists() else []
+    if any(record["seed"] == args.seed for record in records):
+        print(f"known    seed {args.seed}")
+        return
     scores, folds = {}, {}
     for scheme in SCHEMES:
         profile = changed(profile_of(VARIANTS["base"], "screen", args.seed), f"folds.scheme={scheme}")
@@ -49,7 +53,6 @@ def main(argv: list[str] | None = None) -> None:
             rows, masks, _ = held_out_masks(run, fold, "last")
             scores[scheme][rows] = tile_scores(masks, tiles.train_masks[rows])
     torn = torn_apart(np.concatenate([tiles.train_images, tiles.test_images]), folds["coverage"])
-    records = json.loads(FILE.read_text()) if FILE.exists() else []
     records.append(
         {
             "seed": args.seed,

@@ -97,6 +97,11 @@ def test_the_files_that_are_there(path):
             assert training["last"].keys() == training["average"].keys() == defined("Ablation", 1)
             assert training["variant"] in ablation.VARIANTS and training["scale"] in ablation.SCALES
         return
+    if path.name == "leak.json":
+        for training in record:
+            assert training.keys() == defined("Leak") | PROVENANCE
+            assert len(training["coverage"]) == len(training["mosaic"])
+        return
     if kind == "decoders":
         assert record.keys() - {"note"} == (defined("Decoders") - {"note"}) | PROVENANCE
         for row in record["rows"]:

@@ -1,6 +1,6 @@
 """Fifty thousand labelled tiles and a hundred thousand to predict, through every stage: bounded memory, linear time.
 
-SALT_LOAD=0.1 takes a tenth of that. Prints a table; docs/reliability.md has what came of the whole.
+SALT_LOAD=0.1 takes a tenth of that. Prints a table.
 """
 
 import io

@@ -470,7 +470,10 @@ def test_from_a_section_to_one_mask_png(section, tmp_path):
         with artifacts.publish(product.path, product.origin()) as tmp:
             np.save(tmp, others[-1])
     run(submit, report, extra=flags)
-    submit.main([f"--data={section}", f"--out={run.out}", "--run=demo", "--run=other"])
+    both = [f"--data={section}", f"--out={run.out}", "--run=demo", "--run=other"]
+    with pytest.raises(InputError, match="submit.full_empty are for whole images, not for cut ones"):
+        submit.main([*both, "--set=submit.full_empty=True"])
+    submit.main(both)
     joined = run.out / "submissions/demo+other"
     weights = json.loads((joined / "submission.csv.gz.json").read_text())["weights"]
     [(_, other)] = cutting.whole_images(tiles, *others)

@@ -1,6 +1,6 @@
 """Any text, from Hypothesis, in what parses text: run lengths, csv files, numbers, --set, --add-phase, folds.file.
 
-tests/soak/test_any_text.py does the same for much longer.
+tests/soak/test_more_text.py does the same for much longer.
 """
 
 import csv

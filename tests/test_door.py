@@ -468,7 +468,7 @@ READERS = {
     "models.encoders.weights": {"load_file", "torch.load", "open"},  # ImageNet's, through a door of their own
     "tiles.files": {"zipfile.ZipFile", "read_bytes", "open"},  # what comes in
     "tiles.competition": {"Image.open"},
-    "tiles.folder": {"Image.open", "np.load"},
+    "tiles.folder": {"Image.open", "np.load", "open"},
     "stages": {"read_bytes"},  # the csv that folds.file names
     "training.tracking": {"open"},  # its log, written
     "tiles.synthetic": {"zipfile.ZipFile"},  # written

@@ -32,12 +32,13 @@ def start(run, *extra: str) -> subprocess.Popen:
     )
 
 
-def wait_for(process: subprocess.Popen, words: str) -> list[str]:
-    """The lines up to one with these words."""
-    lines = []
+def wait_for(process: subprocess.Popen, *words: str) -> list[str]:
+    """The lines until each of these words has been in one."""
+    lines, missing = [], {*words}
     for line in process.stdout:
         lines.append(line)
-        if words in line:
+        missing -= {each for each in missing if each in line}
+        if not missing:
             return lines
     raise AssertionError("".join(lines))
 
@@ -95,7 +96,7 @@ def test_workers_finish_their_steps_too_and_the_command_ends_with_the_signal(unt
     straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
     straight(train, extra=("--phase=32", MORE))
     with start(untrained, "--phase=32", MORE, "--workers=2") as process:
-        wait_for(process, "epoch  2/40")
+        wait_for(process, *(f"fold {fold}  32 px  epoch  2/40" for fold in (0, 1)))
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
         assert process.wait() == 143

@@ -100,7 +100,7 @@ class Kaggle:
             PYTHONDONTWRITEBYTECODE="1",  # where root may write anywhere
         )
         outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
-        return "".join(output.get("text", "") + str(output.get("evalue", "")) + shown(output) for output in outputs)
+        return "".join(output.get("text", "") + str(output.get("evalue", "")) + text_of(output) for output in outputs)
 
     def next_session(self, mount: str) -> None:
         """Save the version, attach its output, open the notebook again."""
@@ -111,7 +111,7 @@ class Kaggle:
         (self.root / "working").mkdir()
 
 
-def shown(output) -> str:
+def text_of(output) -> str:
     data = output.get("data", {})
     return data.get("text/html", "") + "<picture>" * ("image/png" in data)
 

@@ -226,7 +226,7 @@ def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
 
 
 def _with_whole_path(setting: str) -> str:
-    """folds.file=my.csv as another process, in another folder, has to be told."""
+    """The setting; that of a folds.file with its whole path, for a process that runs in another folder reads it too."""
     name, _, value = setting.partition("=")
     return f"{name}={_folder(f'--set {name}', value)}" if name == "folds.file" and value else setting
 

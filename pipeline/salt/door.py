@@ -17,7 +17,7 @@ from pipeline.salt.errors import InputError
 
 # As whole numbers, the bits of float16s in [0, 1] are 0 .. ONE, ascending; those of negative ones and of NaN are more.
 ONE = int(np.float16(1).view(np.uint16))
-# Before 3.1, pandas reads a third of all numbers with another last digit than was written, unless it is told not to.
+# Before 3.1, pandas reads a third of all numbers with another last digit than was written, without this argument.
 EXACTLY = {} if [*map(int, pd.__version__.split(".")[:2])] >= [3, 1] else {"float_precision": "round_trip"}
 
 

@@ -147,8 +147,8 @@ def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
 
-    scratch, on_disk = [], inference._zeros_on_disk
-    monkeypatch.setattr(inference, "_zeros_on_disk", lambda *args: scratch.append(args[2]) or on_disk(*args))
+    scratch, on_disk = [], artifacts.zeros_on_disk
+    monkeypatch.setattr(artifacts, "zeros_on_disk", lambda *args: scratch.append(args[0]) or on_disk(*args))
     uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", **how)
     assert scratch == [(4, 101, 101), (0,)] and np.isnan(uncounted).all(), "no file of GBs"
     assert (tmp_path / "p.npy").read_bytes() == (tmp_path / "q.npy").read_bytes()

@@ -15,17 +15,21 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.salt import environment
 from pipeline.salt.errors import InputError
@@ -265,6 +269,17 @@ def reserve(file: int) -> None:
     """Claim the space of an open file that is to be memory-mapped: a full disk is an error here, not a SIGBUS later."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, os.fstat(file).st_size)
+
+
+def zeros_on_disk(shape: tuple[int, ...], dtype: type | np.dtype, folder: Path | None = None) -> np.ndarray:
+    """A memory-mapped array of zeros, in a nameless file that goes with the array; folder None: where TMPDIR says.
+
+    OSError when the disk is full.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
+        reserve(file.fileno())
+        return np.memmap(file, dtype, "r+", shape=shape)  # an allocated file begins as zeros
 
 
 def sidecar_of(path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -104,8 +102,9 @@ def predict_to_file(
     """
     counts, shape = np.zeros(len(tiles), np.float32), tiles.shape[:3]
     disagreements = np.full(len(tiles), np.nan, np.float32)
-    sums = _zeros_on_disk(path.parent, np.float32, shape)
-    votes = _zeros_on_disk(path.parent, np.uint16, shape if count_votes else (0,))  # models that find salt in a pixel
+    sums = artifacts.zeros_on_disk(shape, np.float32, path.parent)
+    # models that find salt in a pixel
+    votes = artifacts.zeros_on_disk(shape if count_votes else (0,), np.uint16, path.parent)
     reached = np.zeros(len(tiles), np.int32)  # the last job that has predicted a tile, counted from 1
     so_far = (sums, votes, counts, reached)
     if resume:
@@ -252,11 +251,3 @@ def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Logits -> float16 probabilities in [0, 1]; 0 becomes exactly 0.5."""
     return torch.from_numpy(logits).sigmoid().half().numpy()
-
-
-def _zeros_on_disk(folder: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped array of zeros, in a nameless file that goes with the array."""
-    with tempfile.TemporaryFile(dir=folder) as scratch:
-        scratch.truncate(max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
-        artifacts.reserve(scratch.fileno())
-        return np.memmap(scratch, dtype, "r+", shape=shape)  # an allocated file begins as zeros

@@ -6,17 +6,15 @@ What is uint8 stays as it is. Other numbers become grey by percentiles of up to 
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from pipeline.salt.artifacts import display_path
+from pipeline.salt.artifacts import display_path, zeros_on_disk
 from pipeline.salt.errors import InputError, reason
 
 PERCENTILES = (1, 99)
@@ -119,8 +117,7 @@ def _tiff(path: Path) -> Iterator[Picture]:
             if page.is_memmappable:
                 array = tifffile.memmap(path, page=0, mode="r")
             else:  # strip by strip, or tile by tile
-                scratch: Any = stack.enter_context(tempfile.TemporaryFile())
-                array = np.memmap(scratch, np.dtype(page.dtype), "w+", shape=page.shape)
+                array = zeros_on_disk(page.shape, np.dtype(page.dtype))
                 page.asarray(out=array, maxworkers=1)
         except Exception as e:  # of broken bytes, whatever it comes upon
             raise InputError(f"{display_path(path)} cannot be read as TIFF ({reason(e)})") from e

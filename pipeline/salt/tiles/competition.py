@@ -1,9 +1,11 @@
 """Reads the competition's tiles from Kaggle's files and checks every one; `files` knows their layout."""
 
+import hashlib
 import io
 import struct
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.salt import rle
+from pipeline.salt.artifacts import zeros_on_disk
 from pipeline.salt.errors import InputError, reason
 from pipeline.salt.tiles import Tiles, files
 from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
@@ -49,20 +52,26 @@ def read(folder: Path) -> tuple[Tiles, list[str]]:
         if tile in train:
             faults.add("sample_submission.csv", "is in train.csv too; an id is one tile", tile)
 
+    order, test_order = sorted(train), list(submission)
     total = sum(len(pngs[split].get(kind, {})) for split, kind, *_ in parts)
     with tqdm(total=total, desc="decoding tiles", unit="", disable=None) as bar:
-        images, masks, test = (
-            _decode(_place(folder, split, kind), pngs[split].get(kind, {}), decode, bar, faults)
+        (train_images, _), (train_masks, masked), (test_images, _) = (
+            _filled(
+                order if split == "train" else test_order,
+                np.bool_ if kind == "masks" else np.uint8,
+                _decoded(_place(folder, split, kind), pngs[split].get(kind, {}), decode, bar, faults),
+            )
             for split, kind, _, decode in parts
         )
-    _masks("train.csv", train, masks, faults)
-    truth = _masks("test_truth.csv", truths, {}, faults)
-    order, test_order = sorted(train), list(submission)
+    rows_of = {tile: row for row, tile in enumerate(order)}
+    for tile, mask in _masks("train.csv", train, faults):
+        row = rows_of[tile]
+        if masked[row] and (wrong := np.count_nonzero(mask != train_masks[row])):
+            faults.add("train.csv", f"has an RLE and a mask PNG that differ in {wrong} px", tile)
+    truth, _ = _filled(test_order, np.bool_, _masks("test_truth.csv", truths, faults)) if truths else (None, None)
     z = depths_of(depths, order + test_order, faults)
     faults.raise_if_any(folder)
 
-    train_images, train_masks, test_images = _stack(images, order), _stack(masks, order), _stack(test, test_order)
-    del images, masks, test  # as large as the stacks
     table = pd.DataFrame(
         {
             "id": order + test_order,
@@ -72,7 +81,7 @@ def read(folder: Path) -> tuple[Tiles, list[str]]:
             "black": [*~np.any(train_images, axis=(1, 2)), *~np.any(test_images, axis=(1, 2))],
         }
     )
-    tiles = Tiles(train_images, train_masks, test_images, table, _stack(truth, test_order) if truth else None)
+    tiles = Tiles(train_images, train_masks, test_images, table, truth)
     return tiles, remarks_of(folder, tiles)
 
 
@@ -88,22 +97,35 @@ def _same_ids(place: str, ids: Iterable[str], table: str, expected: Iterable[str
         faults.add(place, f"has no row in {table}", tile)
 
 
-def _decode(
+def _filled(ids: list[str], dtype: type, tiles: Iterator[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 101, 101) of N ids, in a temporary file, so that not all tiles need be in memory; (N,) bool, who has one."""
+    rows = {tile: row for row, tile in enumerate(ids)}
+    try:
+        array = zeros_on_disk((len(ids), SIDE, SIDE), dtype)
+    except OSError as error:
+        what = f"{len(ids) * SIDE**2 // 10**6:,} MB of decoded tiles"
+        raise InputError(f"no space left for {what} in {tempfile.gettempdir()}; set TMPDIR to a folder") from error
+    there = np.zeros(len(ids), bool)
+    for tile, pixels in tiles:
+        if tile in rows:
+            array[rows[tile]], there[rows[tile]] = pixels, True
+    return array, there
+
+
+def _decoded(
     place: str, pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults
-) -> dict[str, np.ndarray]:
-    """id -> (101, 101) array of each PNG without fault."""
-    tiles = {}
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, (101, 101) array) of each PNG without fault."""
     for tile, (name, load) in pngs.items():
         bar.update()
         try:
-            tiles[tile] = _decode_png(load(), decode)
+            yield tile, _decode_png(load(), decode)
         except InputError as error:
             faults.add(place, str(error), name)
         except (
             Exception
         ) as error:  # of broken bytes zipfile, its decompressors and Pillow raise whatever they come upon
             faults.add(place, f"cannot be decoded ({reason(error)}); download it again", name)
-    return tiles
 
 
 def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -137,7 +159,7 @@ def _grey(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image.convert("RGB"))
     if (pixels != pixels[..., :1]).any():
         raise InputError("has colours; the three channels of an image are equal")
-    return pixels[..., 0].copy()  # a view would keep all three channels in memory
+    return pixels[..., 0]
 
 
 def _mask(image: Image.Image) -> np.ndarray:
@@ -149,18 +171,15 @@ def _mask(image: Image.Image) -> np.ndarray:
     return pixels > 0
 
 
-def _masks(name: str, codes: dict[str, str], pngs: dict[str, np.ndarray], faults: Faults) -> dict[str, np.ndarray]:
-    """id -> (101, 101) bool of each valid code, compared with the PNG where there is one."""
-    masks = {}
+def _masks(name: str, codes: dict[str, str], faults: Faults) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, (101, 101) bool) of each valid code."""
     for tile, code in codes.items():
         try:
-            masks[tile] = rle.decode(code, (SIDE, SIDE))
+            mask = rle.decode(code, (SIDE, SIDE))
         except ValueError as error:
             faults.add(name, f"has no valid RLE: {error}", tile)
-            continue
-        if wrong := np.count_nonzero(masks[tile] != pngs.get(tile, masks[tile])):
-            faults.add(name, f"has an RLE and a mask PNG that differ in {wrong} px", tile)
-    return masks
+        else:
+            yield tile, mask
 
 
 def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[int]:
@@ -174,10 +193,6 @@ def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[in
         except ValueError:
             faults.add("depths.csv", f"has the depth {depths[tile][:40]!r}; a whole number is needed", tile)
     return z
-
-
-def _stack(tiles: dict[str, np.ndarray], ids: list[str]) -> np.ndarray:
-    return np.stack([tiles[tile] for tile in ids])
 
 
 def remarks_of(folder: Path, tiles: Tiles) -> list[str]:
@@ -194,7 +209,7 @@ def remarks_of(folder: Path, tiles: Tiles) -> list[str]:
     images = (image for part in (tiles.train_images, tiles.test_images) for image in part)
     for tile, split, black, image in zip(table.id, table.split, table.black, images, strict=True):
         if not black:
-            equal[image.tobytes()].append(f"{split} {tile}")
+            equal[hashlib.sha256(image).digest()].append(f"{split} {tile}")
     pairs = [" = ".join(names) for names in equal.values() if len(names) > 1 and names[0].startswith("train")]
     if pairs:
         more = f", and {len(pairs) - LISTED} more" * (len(pairs) > LISTED)

@@ -355,9 +355,7 @@ def _force_to_disk(path: Path) -> None:
 def unfinished(folder: Path) -> Iterator[tuple[Path, bool]]:
     """(temporary file or lock in this folder, whether its process is known to have been killed)."""
     for file in sorted(folder.glob(".tmp-*")):
-        pid, _, name = file.name.removeprefix(f".tmp-{platform.node()}-").partition("-")
-        elsewhere = re.match(r"\d+-", name)  # of machine 'node-1' beside 'node'
-        yield file, pid.isdecimal() and not elsewhere and not _is_alive(int(pid))
+        yield file, _was_killed(file)
     for file in sorted(folder.glob(".*.lock")):  # to take it, and see, would be in another's way
         owner = re.match(rf"process (\d+) on {re.escape(platform.node())}, since", _text(file))
         yield file, owner is not None and not _is_alive(int(owner[1]))
@@ -372,10 +370,18 @@ def _text(file: Path) -> str:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete the temporary files that killed processes of this machine have left beside `path`."""
-    for file in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
-        pid = file.name.removeprefix(f".tmp-{platform.node()}-").removesuffix(f"-{path.name}")
-        if pid.isdecimal() and not _is_alive(int(pid)):  # not decimal: of another machine, 'node-1' beside 'node'
+    for file in path.parent.glob(f".tmp-*-{path.name}"):
+        if _was_killed(file, re.escape(path.name)):
             _remove(file)
+
+
+def _was_killed(tmp: Path, name: str = r"(?!\d+-).*") -> bool:
+    """Whether a temporary file, of an artifact whose name is like this, is of a killed process of this machine.
+
+    By itself no name begins with a number and a hyphen: that is of machine 'node-1' beside 'node'.
+    """
+    pid = re.fullmatch(rf"\.tmp-{re.escape(platform.node())}-(\d+)-{name}", tmp.name)
+    return pid is not None and not _is_alive(int(pid[1]))
 
 
 def _remove(path: Path) -> None:

@@ -15,17 +15,28 @@ from pipeline.salt.training import fold as fold_setup
 GPU = torch.device("cuda")
 
 
-def test_a_gpu_that_this_torch_cannot_use_is_named_with_what_to_choose(monkeypatch):
-    """Kaggle's P100 says that it is available, and fails at the first operation."""
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+            "no code for the Tesla P100-PCIE-16GB; on Kaggle choose the accelerator GPU T4 x2",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "the memory of the Tesla P100-PCIE-16GB is full; nvidia-smi shows"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"), "is full; nvidia-smi shows"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_named_with_what_to_do(monkeypatch, error, words):
+    """Kaggle's P100 says that it is available, and fails at the first operation; so does a GPU that is full."""
 
     class Conv2d:
         def __init__(self, *args, **kwargs):
-            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+            raise error
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100-PCIE-16GB")
     monkeypatch.setattr(nn, "Conv2d", Conv2d)
-    with pytest.raises(InputError, match="the Tesla P100-PCIE-16GB; on Kaggle choose the accelerator GPU T4 x2"):
+    with pytest.raises(InputError, match=words):
         pick_device()
 
 

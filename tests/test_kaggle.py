@@ -136,20 +136,23 @@ def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeyp
     assert "torch " in said and "GB free" in said and "attach   Add Input > Competitions" in said
 
 
-def test_the_preflight_tells_a_gpu_that_works_from_one_that_torch_has_no_kernels_for(monkeypatch, capsys):
+def test_the_preflight_tells_a_gpu_that_works_from_a_full_one_and_one_without_kernels(monkeypatch, capsys):
     import torch
 
     def try_out(gpu: torch.device) -> None:
         if gpu.index == 1:
             raise InputError("no code for it")
+        if gpu.index == 2:
+            raise InputError("full") from RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr(checks, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(checks, "visible_gpus", lambda: ["0", "1", "2"])
     monkeypatch.setattr(device, "try_out", try_out)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: ["Tesla T4", "Tesla P100"][gpu.index])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: ["Tesla T4", "Tesla P100", "H100"][gpu.index])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=15 * 2**30))
-    first, second = checks.gpus()
+    first, second, third = checks.gpus()
     assert first == (checks.OK, "gpu", "0: Tesla T4, 15 GiB; a convolution on it works", "")
     assert second.mark == checks.FAULT and second.text.startswith("1: Tesla P100; torch ")
+    assert third[:3] == (checks.FAULT, "gpu", "2: H100; its memory is full") and "nvidia-smi" in third.remedy
     assert "T4 x2" in session.ON_KAGGLE[second.subject]

@@ -94,7 +94,7 @@ def gpus() -> Iterator[Finding]:
     """One real convolution on each GPU, or on the CPU."""
     import torch
 
-    from pipeline.salt.device import device_name, try_out
+    from pipeline.salt.device import device_name, is_full, try_out
 
     if not visible_gpus():
         try_out(cpu := torch.device("cpu"))
@@ -108,11 +108,13 @@ def gpus() -> Iterator[Finding]:
         try:
             try_out(device)
             yield Finding(OK, "gpu", f"{i}: {name}, {memory / 2**30:.0f} GiB; a convolution on it works")
-        except torch.cuda.OutOfMemoryError:
-            yield Finding(FAULT, "gpu", f"{i}: {name}; its memory is full", "nvidia-smi  # shows who has it")
-        except InputError:
-            remedy = "export CUDA_VISIBLE_DEVICES=  # to use the CPU; or name the GPUs that work"
-            yield Finding(FAULT, "gpu", f"{i}: {name}; torch {torch.__version__} has no kernels for it", remedy)
+        except InputError as e:
+            if is_full(e.__cause__):
+                fault, remedy = "its memory is full", "nvidia-smi  # shows who has it"
+            else:
+                fault = f"torch {torch.__version__} has no kernels for it"
+                remedy = "export CUDA_VISIBLE_DEVICES=  # to use the CPU; or name the GPUs that work"
+            yield Finding(FAULT, "gpu", f"{i}: {name}; {fault}", remedy)
 
 
 def disk(run: Run) -> Iterator[Finding]:

@@ -39,17 +39,26 @@ def pick_devices() -> list[torch.device]:
 
 
 def try_out(device: torch.device) -> None:
-    """One real convolution. InputError where this build of torch has no code for the GPU."""
+    """One real convolution. InputError where the GPU's memory is full, or this build of torch has no code for it."""
     try:
         torch.nn.Conv2d(1, 1, 3, device=device)(torch.zeros(1, 1, 8, 8, device=device)).sum().item()
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as e:
         name = torch.cuda.get_device_name(device)
+        if is_full(e):
+            raise InputError(
+                f"the memory of the {name} is full; nvidia-smi shows what has it: end that, or set "
+                "CUDA_VISIBLE_DEVICES to another GPU"
+            ) from e
         raise InputError(
             f"this build of torch has no code for the {name}; on Kaggle choose the accelerator GPU T4 x2, "
             "elsewhere set CUDA_VISIBLE_DEVICES= to use the CPU, or name the GPUs that work there"
         ) from e
+
+
+def is_full(e: BaseException | None) -> bool:
+    """Whether this error says that a GPU's memory ran out: torch's own, CUDA's before torch has any, or cuBLAS's."""
+    words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(e, torch.cuda.OutOfMemoryError) or any(word in str(e) for word in words)
 
 
 @contextlib.contextmanager
@@ -61,7 +70,7 @@ def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as e:  # torch's for a GPU is a RuntimeError, and so is its for the CPU
-        on_gpu = isinstance(e, torch.cuda.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(e)
+        on_gpu = is_full(e)
         if not (on_gpu or isinstance(e, MemoryError) or "DefaultCPUAllocator" in str(e)):
             raise
         smaller = f"use --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"

@@ -193,7 +193,13 @@ def client(tmp_path, monkeypatch) -> Path:
     program = tmp_path / "bin" / "kaggle"
     program.write_text(f"""#!/bin/sh
 echo "$@" >> {asked}
-case "$*" in "config view") echo "- username: somebody" ;; "datasets status"*) exit ${{NEW:-0}} ;; esac
+case "$*" in
+"config view") echo "- username: somebody" ;;
+"datasets status"*) # unpacked when it is asked for the third time
+    [ -e {tmp_path}/created ] || exit ${{NEW:-0}}
+    [ "$(grep -c "datasets status" {asked})" -gt 2 ] && echo ready || echo pending ;;
+"datasets create"* | "datasets version"*) touch {tmp_path}/created ;;
+esac
 """)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -206,8 +212,10 @@ def test_push_hands_data_set_and_notebook_to_the_client(client, tmp_path, monkey
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "resnet34-b627a593.pth").write_bytes(b"of ImageNet")
     monkeypatch.setenv("NEW", str(int(new)))
+    monkeypatch.setattr(notebook, "POLL", 0)
     notebook.main(["--push", "--weights", str(tmp_path / "weights"), "--profile", "attention"])
-    *_, dataset, kernel = client.read_text().splitlines()
+    *_, known, dataset, pending, ready, kernel = client.read_text().splitlines()
+    assert known == pending == ready == "datasets status somebody/tgs-salt-code"
     assert re.fullmatch(
         "datasets create --dir-mode zip -p kaggle/dataset"
         if new
@@ -220,6 +228,14 @@ def test_push_hands_data_set_and_notebook_to_the_client(client, tmp_path, monkey
     assert json.loads((tmp_path / "kaggle/dataset/dataset-metadata.json").read_text())["id"] == "somebody/tgs-salt-code"
     assert (tmp_path / "kaggle/dataset/weights/resnet34-b627a593.pth").read_bytes() == b"of ImageNet"
     assert "--profile attention" in (tmp_path / "kaggle/tgs_salt.ipynb").read_text()
+
+
+def test_a_data_set_that_kaggle_does_not_unpack_is_said_and_the_notebook_not_started(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "POLL", 0)
+    monkeypatch.setattr(notebook, "WAIT", -1)
+    with pytest.raises(InputError, match=r"when `kaggle datasets status .*` says ready, give `kaggle kernels push"):
+        notebook.main(["--push", "--weights", "none"])
+    assert "kernels push" not in client.read_text()
 
 
 def test_without_a_client_the_two_commands_are_printed_and_push_says_what_it_needs(

@@ -3,7 +3,8 @@
     python -m pipeline.tools.notebook                          kaggle/
     python -m pipeline.tools.notebook --weights DIR            ... with ImageNet weights from a folder or a file
     python -m pipeline.tools.notebook --profile attention      ... that train with another profile than blog
-    python -m pipeline.tools.notebook --push                   ... and hand data set and notebook to the kaggle client
+    python -m pipeline.tools.notebook --push                   ... and hand data set and notebook to the kaggle client,
+                                                               which starts the notebook
 
 writes  kaggle/tgs_salt.ipynb, kernel-metadata.json            trains, predicts, submits, reports
         kaggle/inference/, the same two                        predicts and submits, with folds trained elsewhere
@@ -18,6 +19,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from pipeline.salt import artifacts, cli
@@ -30,6 +32,7 @@ ROOT = CODE.parent
 NOBODY = "INSERT_USERNAME"
 DATASET, NOTEBOOK, INFERENCE = "tgs-salt-code", "tgs-salt", "tgs-salt-inference"
 CODE_FILES = ("pipeline", "run_all.sh", "environment.sh", "LICENSE")
+WAIT, POLL = 900, 5  # seconds: at most for Kaggle to unpack the data set; between two questions
 HOURS = 11  # of the 12 that Kaggle gives a session with a GPU: the last one is for saving
 
 INTRO = """# Salt segmentation: {what}
@@ -101,7 +104,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.push:
         _push(commands, user)
     else:
-        print("next     " + "\n         ".join(" ".join(command) for command in commands))
+        create, push = (" ".join(command) for command in commands)
+        unpacked = f"when kaggle datasets status {user}/{DATASET} says ready; it runs at once"
+        print(f"next     {create}\n         {push}    # {unpacked}")
 
 
 def stages() -> list[tuple[str, list[str], str]]:
@@ -230,17 +235,31 @@ def _kaggle_user() -> str | None:
 
 
 def _push(commands: list[list[str]], user: str) -> None:
-    """Run the commands: a new version of the data set where there is one. InputError where the client does not."""
+    """Run the commands: a new version of the data set where there is one. InputError where the client does not.
+
+    Kaggle leaves out a data set that it has not unpacked yet, and starts the notebook without it.
+    """
     typed = " && ".join(" ".join(command) for command in commands)
     if user == NOBODY or shutil.which("kaggle") is None:
         raise InputError(f"--push needs the kaggle client (pip install kaggle), logged in; then, by hand: {typed}")
     create, push = commands
-    known = subprocess.run(["kaggle", "datasets", "status", f"{user}/{DATASET}"], check=False, capture_output=True)
-    if known.returncode == 0:
+    status = ["kaggle", "datasets", "status", f"{user}/{DATASET}"]
+    if subprocess.run(status, check=False, capture_output=True).returncode == 0:
         create = ["kaggle", "datasets", "version", "-m", artifacts.code_version(), *create[3:]]
-    for command in (create, push):
-        if subprocess.run(command, check=False).returncode:
-            raise InputError(f"`{' '.join(command)}` failed; what the kaggle client says stands above")
+    _call_client(create)
+    start = time.monotonic()
+    while "ready" not in subprocess.run(status, check=False, capture_output=True, text=True).stdout:
+        if time.monotonic() - start > WAIT:
+            typed = f"when `{' '.join(status)}` says ready, give `{' '.join(push)}`"
+            raise InputError(f"Kaggle has not unpacked the data set after {WAIT // 60} minutes; {typed}")
+        time.sleep(POLL)
+    _call_client(push)
+    print(f"running  https://www.kaggle.com/code/{user}/{NOTEBOOK}")
+
+
+def _call_client(command: list[str]) -> None:
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"`{' '.join(command)}` failed; what the kaggle client says stands above")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from PIL import Image
 from pipeline import __main__ as overview
 from pipeline.salt import cli
 from pipeline.salt.config import PROFILES
+from pipeline.salt.models.encoders.table import ENCODERS
+from pipeline.salt.models.encoders.weights import addresses
 
 ROOT = Path(__file__).parents[1]
 DOCSTRINGS = sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/tools/*.py")])
@@ -37,6 +39,7 @@ FENCED = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)
 EXCUSED = {  # first words of a line, and why it is not run
     "cd": "the tests have folders of their own",
     "conda": "makes an environment; tests/test_environment.py compares the lists",
+    "curl": "a download, of an address that is an encoder's: see below",
     "docker": "needs docker; tests/test_docker.py reads the Dockerfile",
     "git clone": "needs an address",
     "kaggle": "needs an account",
@@ -182,7 +185,7 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
     words = [re.sub(r"^\$\w+$", "0", word) for word in words]  # $SLURM_ARRAY_TASK_ID
     words = words if only_parse else small(words)
     for flag, value in {"--data": "my-tiles" if only_parse else run.data, "--out": ".", "--weights": "."}.items():
-        if flag in words and re.fullmatch(r"[A-Z]+|/.*", words[words.index(flag) + 1]):  # DIR, /mnt/salt
+        if flag in words and re.fullmatch(r"[A-Z]+|/.*|.*\.pth", words[words.index(flag) + 1]):  # DIR, /mnt/salt
             words[words.index(flag) + 1] = value
     settings = [setting for setting in run.settings if not ("--model" in words and "model.options" in setting)]
     if any(word.startswith("folds.file=") for word in words):  # of three folds, as the demo has
@@ -222,6 +225,15 @@ def test_the_commands_are_found_where_they_are_looked_for():
     assert small(["train", "--fold", "3", "--size", "224", "--add-phase", "size=256,epochs=10"]) == [
         *("train", "--fold", "1", "--size", "48", "--add-phase", "size=80,epochs=1")
     ]
+
+
+def test_the_weights_to_fetch_are_those_that_are_looked_for():
+    commands = [
+        words for page in PAGES for text in texts(page) if text.kind == "run" for words in simple_commands(text.text)
+    ]
+    fetched = [words[-1] for words in commands if words[0] == "curl"]
+    known = [url for encoder in ENCODERS for url in addresses(encoder)]
+    assert len(fetched) > 1 and not {*fetched} - {*known}
 
 
 @pytest.mark.parametrize(
@@ -271,3 +283,4 @@ def make_inputs() -> None:
 
         cube = np.random.default_rng(0).normal(size=(121, 3, 64)).astype(np.float32)
         segyio.tools.from_array3D("volume.sgy", cube)  # inlines 1 to 121
+        segyio.tools.from_array2D("line.sgy", cube[:, 0])

@@ -23,9 +23,9 @@ from pipeline.salt.run import Run
 OK, NOTE, FAULT = "ok", "--", "!!"
 SPARE = {"pretrainedmodels", "six"}  # without them timm's copy of the same encoders is used
 IMPORTED = ("torch", "torchvision", "timm", "fastai.learner")
-# Bytes that a run may take: of profiles made for a GPU the weights of ten folds (three files of 0.4 GB each), the state
-# of the training under way and the predictions.
-NEEDED, NEEDED_WITH_GPU = 2e9, 16e9
+# Bytes that a run may take: of profiles made for a GPU the weights of ten folds (three files of 0.4 GB each),
+# the states of two trainings under way, and the predictions.
+NEEDED, NEEDED_WITH_GPU = 2e9, 18e9
 
 
 class Finding(NamedTuple):

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, published, stages
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -36,7 +36,7 @@ def predict(run: Run) -> None:
     from pipeline.salt.training import checkpoints
 
     tiles, profile = cache.read(run.files), run.profile
-    folds = stages.read_folds(run, tiles)["fold"].to_numpy()
+    folds = published.read_folds(run, tiles)["fold"].to_numpy()
     model = checkpoints.build(profile.model)
 
     def with_weights(fold: int):

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, published, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import profile_named
 from pipeline.salt.overrides import named_settings
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     if not stages.up_to_date(stages.report(run), run.force):
         with artifacts.making(stages.report(run)[-1].path):
             write(run)
-    print_summary(run, stages.read_scores(run))
+    print_summary(run, published.read_scores(run))
 
 
 def write(run: Run) -> None:
@@ -39,17 +39,17 @@ def write(run: Run) -> None:
     phases = profile.train.phases
     submission_info = stages.submission(run).sidecar()
     threshold = submission_info["threshold"]
-    oof, test = stages.read_predictions(run, tiles)
+    oof, test = published.read_predictions(run, tiles)
     labelled = scores.Predictions(tiles.train_images, oof, tiles.train_masks, threshold, profile.submit)
     unlabelled = scores.Predictions(tiles.test_images, test, tiles.test_truth, threshold, profile.submit)
 
-    oof_tiles = tiles.train_table.assign(fold=stages.read_folds(run, tiles)["fold"])
+    oof_tiles = tiles.train_table.assign(fold=published.read_folds(run, tiles)["fold"])
     oof_tiles = scores.score_tiles(oof_tiles[oof_tiles["fold"].isin(run.folds)], labelled)
     test_tiles = tiles.test_table if tiles.test_truth is None else scores.score_tiles(tiles.test_table, unlabelled)
     thresholds = submission.score_thresholds(
         oof_tiles, oof, tiles.train_masks, profile.submit, sorted({*submission.THRESHOLDS, 0.5, threshold})
     )
-    histories = {fold: {phase.name: stages.read_history(run, fold, phase) for phase in phases} for fold in run.folds}
+    histories = {fold: {phase.name: published.read_history(run, fold, phase) for phase in phases} for fold in run.folds}
     trainings = {
         f"train --phase {phase.name}": sidecars(stages.trained(run, fold, phase)["history"] for fold in run.folds)
         for phase in phases

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, ensemble, stages, submission
+from pipeline.salt import artifacts, cli, ensemble, published, stages, submission
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 def write(run: Run) -> None:
     """submission.csv.gz, and masks.zip where the images are one's own."""
     tiles, rules = cache.read(run.files), run.profile.submit
-    oof, test = stages.read_predictions(run, tiles)
+    oof, test = published.read_predictions(run, tiles)
     threshold = rules.threshold
     if isinstance(threshold, str):
         oof_tiles = tiles.train_table[np.isfinite(oof[:, 0, 0])]
@@ -76,7 +76,7 @@ def masks_of(
 ) -> tuple[list[str], np.ndarray | list[np.ndarray]]:
     """Names and masks of what is to be predicted: tiles (M, H, W) bool, or the images they were cut from, (h, w) each.
 
-    predictions  of each run, as stages.read_predictions gives them;  weights  of the runs, which sum to 1
+    predictions  of each run, as published.read_predictions gives them;  weights  of the runs, which sum to 1
     Where images were cut, the rules on masks of whole tiles are not applied.
     """
     if "image" in tiles.table:
@@ -160,8 +160,8 @@ def common_folds(runs: list[Run]) -> set[int]:
 def write_ensemble(runs: list[Run], rules: Submit) -> None:
     """What a run writes, of all runs together, with the weights that score best on the out-of-fold predictions."""
     tiles, names = cache.read(runs[0].files), [run.files.run for run in runs]
-    predictions = [stages.read_predictions(run, tiles) for run in runs]
-    table = tiles.train_table.assign(fold=stages.read_folds(runs[0], tiles)["fold"])
+    predictions = [published.read_predictions(run, tiles) for run in runs]
+    table = tiles.train_table.assign(fold=published.read_folds(runs[0], tiles)["fold"])
     table = table[table["fold"].isin(common_folds(runs))]
     (weights, threshold), scores = ensemble.search(table, [oof for oof, _ in predictions], tiles.train_masks, rules)
     scores["runs"] = {}

@@ -17,7 +17,7 @@ from test_pipeline import tree
 
 from pipeline import __main__ as overview
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import artifacts, cli, door, stages
+from pipeline.salt import artifacts, cli, door, published, stages
 from pipeline.salt.artifacts import sidecar_of
 from pipeline.salt.errors import InputError
 from pipeline.tools import export, lr_find
@@ -451,16 +451,15 @@ OPENING = {
 }
 METHODS = {"read_text", "read_bytes", "open"}
 READERS = {
-    "artifacts": {"open", "json.loads", "read_text", "read_bytes"},
+    "artifacts": {"open", "json.loads", "read_text", "read_bytes", "np.memmap"},
     "door": {"np.load", "pd.read_csv", "json.loads", "read_text"},
     "training.checkpoints": {"load_file", "torch.load", "zipfile.ZipFile"},  # the state of a training under way
     "training.callbacks": {"open"},  # that state, written
     "checks": {"read_text"},  # pyproject.toml
-    "inference": {"np.memmap", "open"},  # what it is writing
+    "inference": {"open"},  # what it is writing
     "submission": {"pd.read_csv", "read_bytes", "open", "zipfile.ZipFile"},  # what it is writing, and has just written
-    "sections.reading": {"np.load", "np.memmap", "Image.open", "open"},  # sections, which come in
+    "sections.reading": {"np.load", "Image.open", "open"},  # sections, which come in
     "sections.writing": {"open"},  # written
-    "trained": {"Image.open"},  # pictures, which come in
     "viewer.app": {"read_bytes"},  # its page
     "distributed": {"open"},  # /dev/null
     "cli": {"open"},  # /dev/null
@@ -505,7 +504,7 @@ def test_weights_are_loaded_from_a_checked_path():
     }
     for name in users:
         text = ast.unparse(TREES[name])
-        assert ".file()" in text or "stages.trained_file(" in text or "hashed=True" in text, name
+        assert ".file()" in text or "published.trained_file(" in text or "hashed=True" in text, name
         assert "files.weights(" not in text, name
 
 
@@ -555,7 +554,7 @@ def test_a_json_file_is_an_object_with_the_keys_that_are_needed(tmp_path, conten
 def test_weights_of_another_fold_are_noticed_by_a_tool_that_takes_any_settings(tiny):
     run = tiny.parse("--set=train.48.lr=1e-3")
     last = run.profile.train.last
-    assert stages.trained_file(run, 0, last, "last").name == "48.last.safetensors"
+    assert published.trained_file(run, 0, last, "last").name == "48.last.safetensors"
     another_s_bytes_and_sidecar(*(stages.trained(run, fold, last)["last"].path for fold in (0, 1)))
     with pytest.raises(InputError, match="48.last.safetensors holds the weights of fold 1, phase 48"):
-        stages.trained_file(run, 0, last, "last")
+        published.trained_file(run, 0, last, "last")

@@ -148,7 +148,6 @@ def held_out_masks(run: Run, fold: int, epoch: str) -> tuple[np.ndarray, np.ndar
         size=last.size,
         batch=profile.predict.batch,
         flip=True,
-        stats=(model.encoder.mean, model.encoder.std),
         device=device,
         precision=resolve_precision(profile.train.precision, device),
     )

@@ -21,7 +21,7 @@ from pipeline.salt.device import pick_device
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.mosaic import neighbours
 from pipeline.salt.overrides import changed
-from pipeline.salt.stages import read_folds
+from pipeline.salt.published import read_folds
 from pipeline.salt.tiles import cache
 from pipeline.train import train_fold
 

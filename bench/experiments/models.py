@@ -156,15 +156,7 @@ def train_for(
         learn.fit(10**6)
     held_out = np.flatnonzero(table["fold"] == 0)
     batches = tile_logits(
-        model,
-        tiles.images,
-        held_out,
-        size=budget.size,
-        batch=64,
-        stats=stats,
-        flip=False,
-        precision="fp32",
-        device=device,
+        model, tiles.images, held_out, size=budget.size, batch=64, flip=False, precision="fp32", device=device
     )
     return np.concatenate([logits for _, logits in batches]) > 0, tiles.masks[held_out], schedule
 

@@ -65,6 +65,7 @@ FLAGS: dict[str, dict] = {
     "track": {"choices": TRACKERS, "help": "follow the training there while it runs, through fastai's own callback"},
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
+RUN_FLAGS = (*MODEL_FLAGS, "weights", "data", "out", "run", "fold")  # of one that looks at a run
 
 
 def parse(

@@ -13,15 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import pandas as pd
-
-from pipeline.salt import artifacts, door
+from pipeline.salt import artifacts
 from pipeline.salt.artifacts import Origin, display_path
 from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run, source_name
-from pipeline.salt.tiles import Tiles, cache, competition, folder
+from pipeline.salt.tiles import cache, competition, folder
 
 RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
 
@@ -132,6 +129,11 @@ def up_to_date(products: Sequence[Product], force: bool) -> bool:
     return True
 
 
+def all_done(products: Iterable[Product]) -> bool:
+    """Whether each of them is whole and made from what this run would use."""
+    return all(product.status() == "done" for product in products)
+
+
 def keep(products: Iterable[Product], force: bool) -> None:
     """InputError where a finished artifact that is damaged, or was made with other settings, would be replaced.
 
@@ -149,73 +151,6 @@ def keep(products: Iterable[Product], force: bool) -> None:
                 f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
                 "it and works beside it, --force replaces it"
             )
-
-
-# ---- reading: as it was published, and compared with what the reader needs
-
-
-def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
-    """folds.csv: id, fold, coverage, z in the rows of tiles.train_table. InputError where they are not."""
-    product = folds(run)
-    table = _read_rows(product, tiles.train_table, {"fold": int})
-    if not table["fold"].between(0, run.profile.folds.k - 1).all():
-        raise door.unfit(product.path, product.maker, f"has folds other than 0 to {run.profile.folds.k - 1}")
-    return table
-
-
-def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
-    """oof.npy and test.npy, memory-mapped: (N, H, W), (M, H, W) float16, in oof NaN for the tiles of other folds."""
-    oof, test = predictions(run)
-    for product in (oof, test):
-        product.require()
-    held_out = read_folds(run, tiles)["fold"].isin(run.folds).to_numpy()
-    return (
-        door.probabilities(oof.path, oof.maker, tiles.train_images.shape[:3], held_out),
-        door.probabilities(test.path, test.maker, tiles.test_images.shape[:3], np.ones(len(tiles.test_images), bool)),
-    )
-
-
-def read_disagreement(run: Run, tiles: Tiles) -> pd.DataFrame:
-    """disagreement.csv: id, disagreement in the rows of tiles.test_table. InputError where they are not."""
-    return _read_rows(disagreement(run), tiles.test_table, {"disagreement": float})
-
-
-def _read_rows(product: Product, tiles: pd.DataFrame, columns: dict[str, type]) -> pd.DataFrame:
-    """A table of id and these columns that has a row for each of these tiles, in their order. InputError if not."""
-    product.require()
-    table = door.table(product.path, product.maker, {"id": str} | columns)
-    if table["id"].tolist() != tiles["id"].tolist():
-        raise door.unfit(product.path, product.maker, "does not have the tiles' ids, each once, in their order")
-    return table
-
-
-def read_history(run: Run, fold: int, phase: Phase) -> pd.DataFrame:
-    """History of fold k in this phase, one row an epoch; the columns of training.callbacks.EpochLog."""
-    product = trained(run, fold, phase)["history"]
-    product.require()
-    numbers = ("train_loss", "valid_loss", "meanap", "lr", "seconds")
-    history = door.table(product.path, product.maker, {"epoch": int} | dict.fromkeys(numbers, float))
-    if history["epoch"].tolist() != [*range(1, len(history) + 1)] or not len(history):
-        raise door.unfit(product.path, product.maker, "does not have a row for each epoch, from 1 on")
-    return history
-
-
-def trained_file(run: Run, fold: int, phase: Phase, epoch: str = "best") -> Path:
-    """Checked weights of fold k, whatever their other settings were and whether the tiles are here: for tools."""
-    product = trained(run, fold, phase)[epoch]
-    artifacts.check(product.path, product.maker, hashed=True)
-    settings = (artifacts.read_sidecar(product.path) or {})["settings"]
-    of_fold, of_phase = settings.get("fold"), settings.get("train", {}).get("phase", {}).get("name")
-    if (of_fold, of_phase) != (fold, phase.name):
-        raise door.unfit(product.path, product.maker, f"holds the weights of fold {of_fold}, phase {of_phase}")
-    return product.path
-
-
-def read_scores(run: Run) -> dict:
-    """scores.json."""
-    product = report(run)[0]
-    product.require()
-    return door.values(product.path, product.maker, {"out_of_fold": dict, "folds": list})
 
 
 def command(run: Run, maker: str = "") -> str:
@@ -421,11 +356,7 @@ def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
     """What `submitted` is of one run, of several together."""
     together, first = "+".join(run.files.run for run in runs), runs[0]
     settings = {"submit": asdict(rules)}
-    parts = [
-        replace(product, name=f"{run.files.run}/{product.name}")
-        for run in runs
-        for product in (*predictions(run), submission(run))
-    ]
+    parts = _of_each(runs, lambda run: (*predictions(run), submission(run)))
     inputs = (*parts, folds(first), tiles(first)["tiles.csv"], tiles(first)["masks.npy"])
     paths = [replace(first.files, run=together).result(name) for name in _names(first)]
     return tuple(Product(path.name, path, "submit", lambda: settings, inputs) for path in paths)
@@ -433,13 +364,14 @@ def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
 
 def comparison(runs: Sequence[Run]) -> Product:
     """The page about several finished runs."""
-    parts = [
-        replace(product, name=f"{run.files.run}/{product.name}")
-        for run in runs
-        for product in (report(run)[0], *predictions(run), folds(run))
-    ]
+    parts = _of_each(runs, lambda run: (report(run)[0], *predictions(run), folds(run)))
     path = runs[0].files.comparison([run.files.run for run in runs])
-    return Product(path.name, path, "tools.compare", dict, tuple(parts))
+    return Product(path.name, path, "tools.compare", dict, parts)
+
+
+def _of_each(runs: Sequence[Run], products: Callable[[Run], Iterable[Product]]) -> tuple[Product, ...]:
+    """Products of several runs, each named after its run."""
+    return tuple(replace(each, name=f"{run.files.run}/{each.name}") for run in runs for each in products(run))
 
 
 def everything(run: Run) -> list[Product]:

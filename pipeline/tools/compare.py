@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, published, stages
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
@@ -42,11 +42,11 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     from pipeline.salt.reporting import comparison, html, scores
 
     names = [run.files.run for run in runs]
-    results = [stages.read_scores(run) | {"memory": peak_memory(run)} for run in runs]
+    results = [published.read_scores(run) | {"memory": peak_memory(run)} for run in runs]
     predictions = [
         scores.Predictions(
             tiles.train_images,
-            stages.read_predictions(run, tiles)[0],
+            published.read_predictions(run, tiles)[0],
             tiles.train_masks,
             result["threshold"],
             run.profile.submit,
@@ -57,7 +57,7 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     print_table(names, rows["numbers"])
     print_table(names, rows["settings"] or [("no setting differs", [""] * len(names))])
 
-    in_all = np.all([stages.read_folds(run, tiles)["fold"].isin(run.folds) for run in runs], axis=0)
+    in_all = np.all([published.read_folds(run, tiles)["fold"].isin(run.folds) for run in runs], axis=0)
     table = tiles.train_table[in_all]
     notes = differences_of_data(runs, results, len(table))
     if table.empty:
@@ -112,7 +112,7 @@ def differences_of_data(runs: Sequence[Run], results: Sequence[dict], common: in
 def peak_memory(run: Run) -> float:
     """GiB, the most that any of its trainings held."""
     trainings = ((fold, phase) for fold in run.folds for phase in run.profile.train.phases)
-    return max(stages.read_history(run, fold, phase)["memory"].max() for fold, phase in trainings)
+    return max(published.read_history(run, fold, phase)["memory"].max() for fold, phase in trainings)
 
 
 def print_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:

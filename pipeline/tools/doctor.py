@@ -24,12 +24,11 @@ from pipeline.salt.run import Run
 from pipeline.salt.stages import Product
 from pipeline.salt.tiles import competition, folder
 
-FLAGS = (*cli.MODEL_FLAGS, "weights", "data", "out", "run", "fold")
 KEPT = ("make_folds", "train")  # stages that replace a finished result of other settings only with --force
 
 
 def main(argv: list[str] | None = None) -> None:
-    run, _ = cli.parse(__doc__, argv, flags=FLAGS)
+    run, _ = cli.parse(__doc__, argv, flags=cli.RUN_FLAGS)
     faults = 0
     with artifacts.only_looking():
         for finding in findings(run):
@@ -60,7 +59,7 @@ def data(run: Run) -> Iterator[Finding]:
     """The tiles' files: as they were when all of them were decoded and checked; if not, read and checked again."""
     if run.data is None:
         return
-    if all(product.status() == "done" for product in stages.decoded(run)):
+    if stages.all_done(stages.decoded(run)):
         yield Finding(OK, "tiles", "unchanged since they were decoded, and without fault then")
         return
     try:

@@ -13,7 +13,7 @@ Input `image` (B, 3, H, W), grey in three equal channels, 0..1; normalisation is
 import importlib.util
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, published
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.errors import InputError
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--untrained", action="store_true", help="random weights, to look at the model")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the file goes (default: <model>.onnx)")
 
-    run, args = cli.parse(__doc__, argv, add, (*cli.MODEL_FLAGS, "data", "out", "run", "fold"))
+    run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
     for package in ("onnx", "onnxruntime"):
         if not importlib.util.find_spec(package):
             raise InputError(f"{package} is not installed; get it with: pip install onnx onnxruntime")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         phase = train.phase(args.phase) if args.phase else train.last
         epoch = run.profile.predict.checkpoint if "last" in train.epochs_kept(phase) else "best"
         try:
-            trained = stages.trained_file(run, run.folds[0], phase, epoch)
+            trained = published.trained_file(run, run.folds[0], phase, epoch)
         except InputError as e:
             raise InputError(f"{e}; or say --untrained") from e
         model, weights = checkpoints.load(trained, model), display_path(trained)

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, published, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import cache
-
-FLAGS = ("data", "out", "profile", "run", "fold", *cli.MODEL_FLAGS[1:])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,11 +23,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--tiles", type=int, default=6, help="how many (default: 6)")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the PNG goes (default: <run>.png)")
 
-    run, args = cli.parse(__doc__, argv, add, FLAGS)
+    run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
     from pipeline.salt.reporting import figures, scores
 
     threshold, tiles = stages.submission(run).sidecar()["threshold"], cache.read(run.files)
-    probs, table = stages.read_predictions(run, tiles)[0], tiles.train_table
+    probs, table = published.read_predictions(run, tiles)[0], tiles.train_table
     predictions = scores.Predictions(tiles.train_images, probs, tiles.train_masks, threshold, run.profile.submit)
     known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values("id")
     if not 1 <= args.tiles <= len(known):
@@ -46,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     path = args.to or Path(f"{run.files.run}.png")
     with artifacts.replacing(path) as tmp:
-        picture.save(tmp, optimize=True)
+        picture.save(tmp, "PNG", optimize=True)
     print(f"drawn    {path}")
 
 

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     def add(parser):
         parser.add_argument("--port", type=int, metavar="N", help=f"(default: {PORTS[0]}, or the next that is free)")
 
-    run, args = cli.parse(__doc__, argv, add, (*cli.MODEL_FLAGS, "weights", "data", "out", "run", "fold"))
+    run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
     for package in ("starlette", "uvicorn"):
         if not importlib.util.find_spec(package):
             raise InputError(f"{package} is not installed; get it with: pip install starlette uvicorn")

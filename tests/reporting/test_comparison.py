@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from pipeline import make_folds, predict, report, submit, train
-from pipeline.salt import artifacts, stages
+from pipeline.salt import artifacts, published, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.reporting import comparison
@@ -135,7 +135,7 @@ def test_two_runs_are_compared(two_runs):
 
     lines = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
     rows = {what: values for what, *values in lines}
-    both = [stages.read_scores(each) for each in (run, short)]
+    both = [published.read_scores(each) for each in (run, short)]
     assert rows["out of fold"] == [f"{each['out_of_fold']['score']:.4f}" for each in both]
     assert rows["of tiles"] == ["25", str(some.sum())] and rows["train.48.epochs"] == ["1", "2"]
     assert rows["submit.threshold"] == rows["threshold"] == ["0.5", "0.4"]

@@ -156,12 +156,7 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
 def classes(rows: list[dict]) -> str:
     """SVG of the mean score of each class of salt share, with its number of tiles; rows: see scores.per_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "mean score")
-    bars = ax.bar(
-        [row["class"].removeprefix("to ").removesuffix(" %") for row in rows],
-        [row["score"] for row in rows],
-        color=BLUE,
-        width=0.75,
-    )
+    bars = ax.bar(_class_names(rows), [row["score"] for row in rows], color=BLUE, width=0.75)
     ax.bar_label(bars, [f"{row['tiles']:,}" for row in rows], fontsize=9, color=SOFT, padding=2)
     ax.set_ylim(0, 1.05)
     return _svg(
@@ -176,7 +171,7 @@ def classes(rows: list[dict]) -> str:
 def losses(rows: list[dict]) -> str:
     """SVG of what each class of salt share takes from the score, by kind of error; rows: see scores.per_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "part of the score that is lost")
-    names, bottom = [row["class"].removeprefix("to ").removesuffix(" %") for row in rows], np.zeros(len(rows))
+    names, bottom = _class_names(rows), np.zeros(len(rows))
     totals = {kind: sum(row["lost"][kind] for row in rows) for kind in KINDS}
     for kind, colour in KINDS.items():
         part = np.array([row["lost"][kind] for row in rows])
@@ -193,7 +188,7 @@ def differences(rows: list[dict], first: str, second: str) -> str:
     """SVG of how much more the second run scores in each class of salt share; rows: see comparison.by_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", f"{second} - {first}, mean score")
     colours = [BLUE if row["mean"] >= 0 else ORANGE for row in rows]
-    labels = [row["class"].removeprefix("to ").removesuffix(" %") for row in rows]
+    labels = _class_names(rows)
     ax.bar(labels, [row["mean"] for row in rows], color=colours, width=0.75)
     ax.errorbar(labels, [row["mean"] for row in rows], [row["se"] for row in rows], fmt="none", ecolor=INK, capsize=3)
     ax.axhline(0, color=SOFT, linewidth=1)
@@ -293,6 +288,11 @@ def _data_uri(image: np.ndarray | Image.Image, kind: str, **options) -> str:
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _class_names(rows: list[dict]) -> list[str]:
+    """The classes of salt share as they stand below an axis: 'none', '10', '20' ..."""
+    return [row["class"].removeprefix("to ").removesuffix(" %") for row in rows]
 
 
 def _axes(x: str, y: str):

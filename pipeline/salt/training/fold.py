@@ -9,7 +9,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
-from pipeline.salt import stages
+from pipeline.salt import published, stages
 from pipeline.salt.config import Phase
 from pipeline.salt.device import pick_device
 from pipeline.salt.distributed import visible_gpus
@@ -62,7 +62,7 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
     tiles = cache.read(run.files)
     dls = get_data(
         fold,
-        stages.read_folds(run, tiles),
+        published.read_folds(run, tiles),
         phase.size,
         phase.batch,
         tiles=tiles,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, stages
+from pipeline.salt import artifacts, published, stages
 from pipeline.salt.config import Submit
 from pipeline.salt.door import ONE
 from pipeline.salt.folds import coverage_class
@@ -111,7 +111,7 @@ def load(run: Run) -> Gallery:
     for product in stages.predictions(run):
         product.require()
     tiles = cache.read(run.files)
-    folds, (oof, test) = stages.read_folds(run, tiles), stages.read_predictions(run, tiles)
+    folds, (oof, test) = published.read_folds(run, tiles), published.read_predictions(run, tiles)
     splits = {
         "oof": Split(tiles.train_images, oof, tiles.train_masks),
         "test": Split(tiles.test_images, test, tiles.test_truth),
@@ -119,7 +119,7 @@ def load(run: Run) -> Gallery:
     labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
     unlabelled = tiles.test_table.assign(disagreement=np.nan)
     if stages.disagreement(run).path.exists():  # runs of earlier versions have none
-        unlabelled["disagreement"] = stages.read_disagreement(run, tiles)["disagreement"]
+        unlabelled["disagreement"] = published.read_disagreement(run, tiles)["disagreement"]
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
     rules, submitted = run.profile.submit, stages.submission(run)

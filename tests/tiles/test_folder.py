@@ -140,6 +140,31 @@ def test_a_compressed_tiff_is_read(rgb, compression, dtype):
     np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_images[0, ..., 0], folder.image_of(pixels))
 
 
+@pytest.mark.parametrize("salt", [0.25, 0.75])
+@pytest.mark.parametrize("how", ["tiff of white 0", "tiff of one bit, white 0", "grey palette", "label map"])
+def test_what_is_white_is_salt_however_a_file_counts(rgb, how, salt):
+    """As a picture it has salt in white; a label map has colours for the eye, and its numbers count."""
+    mask = np.zeros((48, 48), bool)
+    mask[: round(48 * salt)] = True
+    (rgb / "masks/p0.png").unlink()
+    if how.startswith("tiff"):
+        pixels = ~mask if "one bit" in how else np.uint8(255) * ~mask
+        tifffile.imwrite(rgb / "masks/p0.tif", pixels, photometric="miniswhite")
+        with Image.open(rgb / "masks/p0.tif") as shown:
+            np.testing.assert_array_equal(np.asarray(shown.convert("L")) > 0, mask)
+    else:
+        white_first, red = [255, 255, 255, 0, 0, 0], [0, 0, 0, 128, 0, 0]
+        image = Image.fromarray(np.uint8(~mask if how == "grey palette" else mask))
+        image.putpalette(white_first if how == "grey palette" else red)
+        image.save(rgb / "masks/p0.png")
+    np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], mask)
+
+
+def test_an_image_larger_than_pillow_opens_for_strangers_is_read(rgb, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 48 // 3)
+    assert len(folder.read(rgb, WHOLE)[0].train_images) == 8 and Image.MAX_IMAGE_PIXELS == 48 * 48 // 3
+
+
 @pytest.mark.parametrize("value, dtype", [(1, np.uint8), (255, np.uint8), (65535, np.uint16), (1.0, np.float32)])
 def test_salt_is_the_one_value_that_is_not_0(arrays, value, dtype):
     for i in range(8):

@@ -133,19 +133,27 @@ def _tiff(path: Path) -> Iterator[Picture]:
 
 @contextlib.contextmanager
 def _pillow(path: Path) -> Iterator[Picture]:
-    # Pillow's limit is for servers to which strangers send files: this one was named by whoever waits for it.
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(any_size())
+            image = Image.open(stack.enter_context(open(path, "rb")))  # which Pillow would leave open after a fault
+            image.load()
+        except Exception as e:  # of broken bytes, whatever it comes upon
+            raise InputError(
+                f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or SEG-Y"
+            ) from e
+        yield _of_pillow(path.stem, image)
+
+
+@contextlib.contextmanager
+def any_size() -> Iterator[None]:
+    """Inside it Pillow opens pictures of any size.
+
+    Its limit is for servers to which strangers send files: these were named by whoever waits for them.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with contextlib.ExitStack() as stack:
-            try:
-                image = Image.open(stack.enter_context(open(path, "rb")))  # which Pillow would leave open after a fault
-                image.load()
-            except Exception as e:  # of broken bytes, whatever it comes upon
-                raise InputError(
-                    f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or "
-                    "SEG-Y"
-                ) from e
-            yield _of_pillow(path.stem, image)
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

@@ -117,6 +117,18 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     return tiles, _remarks(folder, tiles, masks, tiling)
 
 
+def read_image(path: Path) -> np.ndarray:
+    """The image in a file, as `image_of` has it. InputError for a file that is none."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        if path.suffix.lower() not in ENDINGS:
+            raise InputError(f"is none of {', '.join(ENDINGS)}")
+        return image_of(_load(path))
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
+
+
 def image_of(pixels: np.ndarray) -> np.ndarray:
     """(H, W) uint8 grey, or (H, W, 3) RGB if the channels differ. InputError for an array that is no image."""
     from pipeline.salt.sections.reading import from_array  # tifffile takes a moment, which --help does without
@@ -232,19 +244,24 @@ def _decoded(
     for name, path in paths.items():
         bar.update()
         try:
-            try:
-                pixels = _load(path)
-            except InputError:
-                raise
-            except Exception as error:  # decoders raise whatever they come upon in broken bytes, MemoryError too
-                raise InputError(f"cannot be decoded ({reason(error)}); make it again, or remove it") from error
-            yield name, convert(pixels)
+            yield name, convert(_load(path))
         except InputError as error:
             faults.add(_name(folder, path.parent), str(error), path.name)
 
 
 def _load(path: Path) -> np.ndarray:
-    """The array in a file: (H, W), or (H, W, channels)."""
+    """The array in a file: (H, W), or (H, W, channels). InputError: the end of a sentence about the file."""
+    try:
+        return _decode(path)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise whatever they come upon in broken bytes, MemoryError too
+        raise InputError(f"cannot be decoded ({reason(error)}); make it again, or remove it") from error
+
+
+def _decode(path: Path) -> np.ndarray:
+    from pipeline.salt.sections.reading import any_size  # as above
+
     if fault := files.not_a_file(path):
         raise InputError(fault)
     if not path.stat().st_size:
@@ -264,16 +281,26 @@ def _load(path: Path) -> np.ndarray:
                 kinds = [page.aspage().subfiletype for page in tiff.pages]
                 if (pages := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
                     raise InputError(f"has {pages} pages; a file is one image")
-                return tiff.asarray()
+                photometric = tiff.pages.first.photometric
+                if photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+                    return tiff.asarray()
+                if photometric == tifffile.PHOTOMETRIC.MINISWHITE and (array := tiff.asarray()).dtype.kind in "bu":
+                    return ~array  # 0 is white, as every program shows it
+                # others by their colours, as Pillow has them
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
             # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
-    with open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
+    with any_size(), open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
         files.check_frames(image)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))
-        return np.asarray(image.convert("RGB") if image.mode == "P" and path.parent.name != "masks" else image)
+        if image.mode != "P":
+            return np.asarray(image)
+        colours = np.asarray(image.convert("RGB"))
+        if path.parent.name == "masks" and (colours != colours[..., :1]).any():
+            return np.asarray(image)  # a label map: its palette's colours are for the eye, their numbers count
+        return colours
 
 
 def _depths(folder: Path, names: list[str], faults: Faults) -> dict[str, float]:

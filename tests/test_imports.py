@@ -30,7 +30,7 @@ ROOMS = {
     "models": SCIENCE | {"models"},
     "config": {"errors"},
     "environment": set(),
-    "artifacts": {"environment", "errors"},
+    "artifacts": {"config", "environment", "errors"},
     "device": {"errors"},
     "door": {"artifacts", "errors"},
     "distributed": {"errors"},
@@ -43,15 +43,17 @@ ROOMS = {
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "kaggle": {"artifacts", "errors", "run"},
-    "stages": {"artifacts", "config", "door", "errors", "run", "tiles"},
+    "stages": {"artifacts", "config", "errors", "run", "tiles"},
+    "published": {"artifacts", "config", "door", "run", "stages", "tiles"},
     "checks": {"artifacts", "device", "distributed", "environment", "errors", "models", "run", "stages"},
     "inference": {"artifacts", "config", "device", "environment", "errors", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
-    | {"viewer"},
+    | {"published", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
-    | {"environment", "inference", "progress", "stages", "tiles", "training"},
-    "trained": {"artifacts", "config", "door", "errors", "inference", "overrides", "run", "sections", "training"},
+    | {"environment", "inference", "progress", "published", "stages", "tiles", "training"},
+    "trained": {"artifacts", "config", "device", "door", "errors", "inference", "overrides", "run", "tiles"}
+    | {"training"},
     "sections": {"artifacts", "errors", "sections"},
     "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
     | {"stopping"},

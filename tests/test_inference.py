@@ -309,7 +309,6 @@ def test_what_is_yielded_is_rows_and_float32_logits():
             np.array([4, 2, 0]),
             size=32,
             batch=2,
-            stats=(MEAN, STD),
             flip=False,
             precision="bf16",
             device=CPU,

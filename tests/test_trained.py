@@ -5,14 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import tifffile
+import torch
 from PIL import Image
 
 from pipeline import load_run, submit
-from pipeline.salt import artifacts
+from pipeline.salt import artifacts, trained
+from pipeline.salt.device import resolve_precision
 from pipeline.salt.errors import InputError
+from pipeline.salt.inference import mean_logits
 from pipeline.salt.run import Weights
 from pipeline.salt.tiles.folder import image_of
 
@@ -152,7 +157,7 @@ def test_a_run_of_colour_tiles_gets_colours(copy, tiles):
         (np.zeros((9, 0), np.uint8), r"this one is \(9, 0\)"),
         ([], "no image"),
         ("nowhere.png", "nowhere.png: there is no such file"),
-        (__file__, "cannot be read as a picture"),
+        (__file__, r"test_trained.py is none of \.png"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_sentence(run, image, says):
@@ -167,6 +172,56 @@ def test_pictures_of_other_numbers_become_grey_as_in_training(run, tmp_path, nam
     grey = image_of(deep)
     for of_file, of_grey in zip(run.predict(tmp_path / name), run.predict(grey), strict=True):
         np.testing.assert_array_equal(of_file, of_grey)
+
+
+def test_files_that_prepare_takes_are_taken(run, tiles, tmp_path):
+    """LZW in TIFF, in which 0 may be white, and arrays with one channel or a transparent one."""
+    tile = tiles[0]
+    Image.fromarray(tile).save(tmp_path / "lzw.tif", compression="tiff_lzw")
+    tifffile.imwrite(tmp_path / "white.tif", ~tile, photometric="miniswhite")
+    np.save(tmp_path / "one.npy", tile[..., None])
+    np.save(tmp_path / "four.npy", np.stack([tile, tile, tile, np.full_like(tile, 9)], -1))
+    expected = run.predict(tile)[1]
+    for name in ("lzw.tif", "white.tif", "one.npy", "four.npy"):
+        np.testing.assert_array_equal(run.predict(tmp_path / name)[1], expected, err_msg=name)
+
+
+def test_a_run_trained_in_fp16_predicts_on_a_cpu_which_has_none(copy, tiles, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for path in copy.glob("fold_*/*.json"):
+        change(path, lambda sidecar: sidecar["settings"]["train"].update(precision="fp16"))
+    run = load_run(copy)
+    assert run.arguments["precision"] == resolve_precision("auto", torch.device("cpu"))
+    assert np.isfinite(run.predict(tiles[:1])[1]).all()
+
+
+def test_a_model_that_gives_no_numbers_is_said_and_not_taken_for_no_salt(copy, tiles):
+    run = load_run(copy)
+    next(run.models[1].parameters()).data.fill_(torch.inf)
+    with pytest.raises(InputError, match="a model gives NaN or inf"):
+        run.predict(tiles[:2])
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_batches_become_smaller_where_memory_runs_out(copy, tiles, monkeypatch, capsys, error):
+    run, asked = load_run(copy), []
+    expected = run.predict(tiles[:4])[1]
+
+    def small_machine(*args, batch, **kwargs):
+        asked.append(batch)
+        if batch > 1:
+            raise error
+        return mean_logits(*args, batch=batch, **kwargs)
+
+    monkeypatch.setattr(trained, "mean_logits", small_machine)
+    np.testing.assert_allclose(run.predict(tiles[:4])[1], expected, atol=1e-3)
+    assert asked == [5, 2, 1] and "batches of 1 images from here on" in capsys.readouterr().out
+    monkeypatch.setattr(trained, "mean_logits", mock.Mock(side_effect=error))
+    with pytest.raises(InputError, match="too little memory to predict a single image"):
+        run.predict(tiles[:4])
+    monkeypatch.setattr(trained, "mean_logits", mock.Mock(side_effect=RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        run.predict(tiles[:4])
 
 
 # ---- threshold

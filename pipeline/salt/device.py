@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.salt.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+OUT_OF_MEMORY = (RuntimeError, MemoryError)  # torch's for a GPU is a RuntimeError, and so is its for the CPU
 
 
 def pick_device() -> torch.device:
@@ -61,6 +62,11 @@ def is_full(e: BaseException | None) -> bool:
     return isinstance(e, torch.cuda.OutOfMemoryError) or any(word in str(e) for word in words)
 
 
+def is_out_of_memory(e: BaseException) -> bool:
+    """Whether this error says that memory ran out, a GPU's or the machine's."""
+    return is_full(e) or isinstance(e, MemoryError) or "DefaultCPUAllocator" in str(e)
+
+
 @contextlib.contextmanager
 def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
     """Inside it memory that runs out, a GPU's or the machine's, is an InputError that says which batch to try.
@@ -69,10 +75,10 @@ def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as e:  # torch's for a GPU is a RuntimeError, and so is its for the CPU
-        on_gpu = is_full(e)
-        if not (on_gpu or isinstance(e, MemoryError) or "DefaultCPUAllocator" in str(e)):
+    except OUT_OF_MEMORY as e:
+        if not is_out_of_memory(e):
             raise
+        on_gpu = is_full(e)
         smaller = f"use --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"
         raise InputError(
             f"{title}: {'the GPU has' if on_gpu else 'there is'} too little memory for batches of {batch} tiles; "

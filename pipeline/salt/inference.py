@@ -34,12 +34,14 @@ def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def prediction_arguments(profile: Profile, phase: Phase) -> dict:
     """How the models that this phase has trained predict on this machine: the keywords of `predict_to_file`."""
-    devices = pick_devices()
+    devices, precision = pick_devices(), profile.train.precision
+    if devices[0].type == "cpu" and precision == "fp16":  # trained on a T4; a CPU has no fp16
+        precision = "auto"
     return {
         "size": phase.size,
         "batch": profile.predict.batch,
         "flip": profile.predict.flip,
-        "precision": resolve_precision(profile.train.precision, devices[0]),
+        "precision": resolve_precision(precision, devices[0]),
         "devices": devices,
     }
 
@@ -52,17 +54,16 @@ def tile_logits(
     *,
     size: int,
     batch: int,
-    stats,
     flip: bool,
     precision: str,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) or (N, H, W, 3) uint8.
 
-    size  px, side of the model's input;  stats  mean and std of its channels;  flip  average with the mirror image
+    size  px, side of the model's input;  flip  average with the mirror image
     """
     move_(model.eval(), device)
-    mean, std = (torch.tensor(s, device=device) for s in stats)
+    mean, std = (torch.tensor(s, device=device) for s in (model.encoder.mean, model.encoder.std))
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
         pixels = channels_first(torch.from_numpy(tiles[chosen])).to(device)
@@ -114,7 +115,6 @@ def predict_to_file(
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for job, (model, its_rows) in enumerate(jobs, start=1):
             rows = its_rows[reached[its_rows] < job]
-            stats = (model.encoder.mean, model.encoder.std)
             turns = np.arange(len(rows)) // batch % len(devices)
             batches = [
                 tile_logits(
@@ -123,7 +123,6 @@ def predict_to_file(
                     rows[turns == turn],
                     size=size,
                     batch=batch,
-                    stats=stats,
                     flip=flip,
                     precision=precision,
                     device=device,
@@ -209,23 +208,18 @@ def mean_logits(
     """Mean logit of the models, (N, H, W) float32, of tiles in memory, as `tile_logits` takes them.
 
     title  of the progress bar; '': none
+    InputError where a model gives something else than numbers.
     """
     sums, rows = np.zeros(tiles.shape[:3], np.float32), np.arange(len(tiles))
     with progress_bar(len(models) * len(tiles), title, hidden=not title) as bar:
         for model in models:
             for chosen, logits in tile_logits(
-                model,
-                tiles,
-                rows,
-                size=size,
-                batch=batch,
-                stats=(model.encoder.mean, model.encoder.std),
-                flip=flip,
-                precision=precision,
-                device=device,
+                model, tiles, rows, size=size, batch=batch, flip=flip, precision=precision, device=device
             ):
                 sums[chosen] += logits
                 bar.update(len(chosen))
+    if not np.isfinite(sums).all():
+        raise InputError("a model gives NaN or inf: its weights are no good, or its numbers are too large for fp16")
     return sums / np.float32(len(models))
 
 

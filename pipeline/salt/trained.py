@@ -24,11 +24,12 @@ from torch import nn
 from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import PROFILES, Augment, Model, Predict, Profile, Train, section_from
+from pipeline.salt.device import OUT_OF_MEMORY, is_out_of_memory
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import mean_logits, prediction_arguments, probabilities
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import RunFolder, Weights
-from pipeline.salt.sections import reading
+from pipeline.salt.tiles.folder import read_image
 from pipeline.salt.training import checkpoints
 
 Source = str | Path | np.ndarray
@@ -88,8 +89,18 @@ class TrainedRun:
         """Mean logit of all folds and views, (N, H, W) float32, of uint8 images (N, *tile) but for their H and W.
 
         title  of a progress bar; '': none
+        Where memory runs out, batches become half as large, and stay so. InputError where one image is too much.
         """
-        return mean_logits([*self.models.values()], images, title, **self.arguments)
+        while True:
+            try:
+                return mean_logits([*self.models.values()], images, title, **self.arguments)
+            except OUT_OF_MEMORY as e:
+                if not is_out_of_memory(e):
+                    raise
+                if self.arguments["batch"] == 1:
+                    raise InputError(f"{self.name}: there is too little memory to predict a single image") from e
+            self.arguments["batch"] //= 2
+            print(f"note     too little memory: batches of {self.arguments['batch']} images from here on")
 
     def with_channels(self, image: np.ndarray) -> np.ndarray:
         """(H, W) grey or (H, W, 3) RGB, uint8 -> whichever the models were trained on."""
@@ -249,7 +260,7 @@ def _arrays(images: Sequence[str | Path | np.ndarray] | np.ndarray) -> list[np.n
         raise InputError("an image is (H, W) grey or (H, W, 3) RGB, and this is a single number")
     if not len(images):
         raise InputError("there is no image to predict")
-    arrays = [_read(image) if isinstance(image, str | Path) else np.asarray(image) for image in images]
+    arrays = [read_image(Path(image)) if isinstance(image, str | Path) else np.asarray(image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8:
             raise InputError(
@@ -258,9 +269,3 @@ def _arrays(images: Sequence[str | Path | np.ndarray] | np.ndarray) -> list[np.n
         if not _is_one(array) or 0 in array.shape:
             raise InputError(f"an image is (H, W) grey or (H, W, 3) RGB, and this one is {array.shape}")
     return arrays
-
-
-def _read(path: str | Path) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 of a picture file, its grey chosen as for training where it is not of 8 bits."""
-    with reading.open_picture(Path(path)) as picture:
-        return picture.rows(0, picture.shape[0])

@@ -25,13 +25,14 @@ def main(argv: list[str] | None = None) -> None:
     from fastai.learner import Recorder
     from matplotlib import pyplot as plt
 
+    from pipeline.salt.device import enough_memory
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import build_learner
 
     start = set_up_fold(run, fold, phase)
     with tempfile.TemporaryDirectory() as scratch:
         learn = build_learner(start.model, start.dls, phase, train, [Recorder()], path=scratch)
-        with learn.no_bar():
+        with learn.no_bar(), enough_memory("lr_find", f"train.{phase.name}.batch", phase.batch):
             rates = learn.lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Steep))
     plt.title(f"{run.files.run}, fold {fold}, phase {phase.name}: lr {phase.lr:g} is set")
     plt.axvline(phase.lr, color="0.5", linestyle=":")

@@ -17,6 +17,7 @@ loses two minutes at most. With --max-hours H it stops by itself, after the epoc
 
 import argparse
 import contextlib
+import math
 
 import pandas as pd
 
@@ -24,9 +25,9 @@ from pipeline.salt import artifacts, cli, stages, stopping
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Phase
 from pipeline.salt.distributed import is_main_process, process_group, world_size
-from pipeline.salt.errors import Stopped
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import fan_out
-from pipeline.salt.run import Run
+from pipeline.salt.run import Run, RunFolder
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,11 +36,15 @@ def main(argv: list[str] | None = None) -> None:
     if not phases:
         print(f"skipped  train --pseudo: no phase of run {run.files.run} learns from pseudo-labels")
         return
+    if run.force and run.deadline < math.inf:
+        raise InputError(
+            "--force with --max-hours would begin anew in each call; leave one of them out, or use --run NAME"
+        )
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
     for fold in to_do:  # errors come before any fold begins
         stages.trained(run, fold, phases[0])["history"].origin()
         for phase in phases:
-            stages.keep(stages.trained(run, fold, phase).values(), run.force)
+            keep(run, fold, phase)
     with process_group() as wait_for_all:
 
         def train_folds(folds) -> None:
@@ -68,8 +73,7 @@ def chosen_phases(run: Run, args: argparse.Namespace) -> list[Phase]:
 
 
 def is_trained(run: Run, fold: int, phases: list[Phase]) -> bool:
-    products = [product for phase in phases for product in stages.trained(run, fold, phase).values()]
-    return all(product.status() == "done" for product in products)
+    return all(stages.all_done(stages.trained(run, fold, phase).values()) for phase in phases)
 
 
 def train_fold(run: Run, fold: int, phase: Phase) -> None:
@@ -77,14 +81,39 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     products = stages.trained(run, fold, phase)
     if stages.up_to_date([*products.values()][::-1], run.force):
         return
-    stages.keep(products.values(), run.force)
+    keep(run, fold, phase)
     from pipeline.salt.device import enough_memory  # torch takes seconds to import, so what is up to date does without
 
     with (
         artifacts.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
         enough_memory(f"fold {fold} {phase.name}", f"train.{phase.name}.batch", phase.batch),
     ):
-        fit_and_publish(run, fold, phase)
+        try:
+            fit_and_publish(run, fold, phase)
+        except Stopped as e:
+            left = f", for what is left: --force --fold {fold} --phase {phase.name} and so on" * run.force
+            raise Stopped(f"{e}{left}", e.status) from e
+
+
+def keep(run: Run, fold: int, phase: Phase) -> None:
+    """InputError where finished weights of fold k in this phase would be replaced, and others depend on them.
+
+    Not with --force. A file that was deleted is made again, and with it all of its training; but where a phase that
+    this command does not know was trained from the weights that are left, that file was never to be there.
+    """
+    products = stages.trained(run, fold, phase)
+    stages.keep(products.values(), run.force)
+    states = {product.status() for product in products.values()}
+    if run.force or products["history"].status() != "done" or "to do" not in states:
+        return
+    known, best = {each.name for each in run.profile.train.phases}, products["best"]
+    for weights, path in RunFolder(run.files.folder).weights().items():
+        inputs = (artifacts.read_sidecar(path) or {}).get("inputs", {})
+        if weights.fold == fold and weights.phase not in known and best.name in inputs:
+            raise InputError(
+                f"{display_path(path)} was trained from {best.path.name} in a phase that this command does not have; "
+                "give the same flags as then (--add-phase ...), or --run NAME, or --force to train anew"
+            )
 
 
 def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:

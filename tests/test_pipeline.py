@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from pipeline.salt.inference import tile_logits
 from pipeline.salt.tiles import synthetic
 from pipeline.salt.training import checkpoints
 from pipeline.salt.training.callbacks import EpochLog
-from pipeline.tools import lr_find
+from pipeline.tools import lr_find, picture
 
 ROOT = Path(__file__).parents[1]
 LR = PROFILES["demo"].train.last.lr
@@ -117,16 +118,11 @@ def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by
         )
         for k in (0, 1)
     ]
-    stats = [(n.encoder.mean, n.encoder.std) for n in models]
-    held_out = [
-        next(tile_logits(models[k], images, np.flatnonzero(folds == k), stats=stats[k], **arguments))[1] for k in (0, 1)
-    ]
+    held_out = [next(tile_logits(models[k], images, np.flatnonzero(folds == k), **arguments))[1] for k in (0, 1)]
     oof = np.load(out / "folds/demo/oof.npy")
     for k in (0, 1):
         np.testing.assert_allclose(oof[folds == k], 1 / (1 + np.exp(-held_out[k])), atol=2e-3)
-    both = np.mean(
-        [next(tile_logits(models[k], test, np.arange(8), stats=stats[k], **arguments))[1] for k in (0, 1)], axis=0
-    )
+    both = np.mean([next(tile_logits(models[k], test, np.arange(8), **arguments))[1] for k in (0, 1)], axis=0)
     np.testing.assert_allclose(np.load(out / "submissions/demo/test.npy"), 1 / (1 + np.exp(-both)), atol=2e-3)
 
 
@@ -250,6 +246,39 @@ def test_a_phase_can_be_appended(tiny):
         "56.last.safetensors",
     }
     assert list(json.loads((tiny.out / "submissions/demo/scores.json").read_text())["phases"]) == ["32", "48", "56"]
+
+
+def test_a_phase_that_others_were_trained_from_is_not_trained_anew_because_a_flag_was_forgotten(tiny):
+    """The phase before an added one keeps its best epoch alone."""
+    tiny(train, extra=("--add-phase", "size=56,epochs=1"))
+    for file in tiny.out.glob("folds/demo/fold_*/48.last.*"):
+        file.unlink()
+    before = tree(tiny.out)
+    text = refused(train, run=tiny)
+    assert "56.safetensors was trained from 48.safetensors in a phase that this command does not have" in text
+    assert tree(tiny.out) == before and tiny(train, extra=("--add-phase", "size=56,epochs=1")).count("fresh") == 6
+
+
+def test_a_forced_training_is_not_begun_anew_in_each_session(untrained, monkeypatch):
+    before = tree(untrained.out)
+    assert "leave one of them out" in refused(train, run=untrained, extra=("--force", "--max-hours=8"))
+    assert tree(untrained.out) == before
+    monkeypatch.setattr(train, "fit_and_publish", mock.Mock(side_effect=Stopped("fold 0 is saved", 143)))
+    with pytest.raises(Stopped, match=r"saved, for what is left: --force --fold 0 --phase 32 and so on") as stopped:
+        untrained(train, extra=("--force",))
+    assert stopped.value.status == 143
+
+
+def test_weights_of_a_version_without_a_setting_are_those_of_its_default(tiny):
+    for path in tiny.out.glob("folds/demo/fold_*/*.json"):
+        sidecar = json.loads(path.read_text())
+        assert sidecar["settings"]["train"].pop("compile") == "no"
+        sidecar["key"] = artifacts.Origin(sidecar["settings"], sidecar["inputs"]).key()
+        del sidecar["checksum"]
+        path.write_text(json.dumps(sidecar))
+    assert tiny(train, predict).count("fresh") == 5
+    text = refused(train, run=tiny, extra=("--set=train.compile=default",))
+    assert "made with other settings (train.compile no -> default)" in text
 
 
 def test_averaged_weights_can_predict(tiny):
@@ -487,6 +516,13 @@ def test_the_rate_finder_draws_and_leaves_the_rest_alone(tiny):
 
 
 # ---- tiles
+
+
+def test_a_picture_of_tiles_is_a_png_whatever_its_name_ends_in(tiny, monkeypatch):
+    monkeypatch.chdir(tiny.out)
+    tiny(picture, extra=("--tiles=2", "--to=tiles"))
+    with Image.open(tiny.out / "tiles") as drawn:
+        assert drawn.format == "PNG"
 
 
 def test_tiles_are_only_read(tiny_competition, empty):

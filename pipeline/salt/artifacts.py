@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.salt import environment
+from pipeline.salt.config import DEFAULTS
 from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
@@ -60,8 +61,7 @@ def origin(settings: dict, inputs: Mapping[str, Path]) -> Origin:
 
 def is_fresh(path: Path, origin: Origin) -> bool:
     """Whether the artifact exists and was made from this origin."""
-    sidecar = read_sidecar(path)
-    return sidecar is not None and sidecar["key"] == origin.key()
+    return read_sidecar(path) is not None and not differences(path, origin)
 
 
 def check(path: Path, maker: str, *, hashed: bool = False) -> None:
@@ -126,11 +126,15 @@ def print_fresh(path: Path) -> None:
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
-    """How an existing artifact's origin differs from this one: 'train.epochs 60 -> 5', 'images.npy changed'."""
+    """How an existing artifact's origin differs from this one: 'train.epochs 60 -> 5', 'images.npy changed'.
+
+    A setting that was not there yet when it was made counts as its default.
+    """
     sidecar = read_sidecar(path)
     if sidecar is None:
         return []
     old, new = _flat(sidecar["settings"]), _flat(origin.settings)
+    old |= {name: DEFAULTS[name] for name in new.keys() - old if name in DEFAULTS}
     changes = [
         f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]

@@ -6,7 +6,7 @@ and what follows it, no more. `--set train.epochs=5` changes one number; see `ov
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from pipeline.salt.errors import InputError, did_you_mean
 
@@ -313,6 +313,15 @@ def best() -> Profile:
 PROFILES = {
     recipe.__name__: replace(recipe(), name=recipe.__name__, about=(recipe.__doc__ or "").splitlines()[0].rstrip("."))
     for recipe in (demo, cpu, night, baseline, blog, attention, best)
+}
+
+
+DEFAULTS = {  # of what an earlier version's sidecar lacks: a new setting's default is what the code did before
+    f"{section}.{setting.name}": setting.default
+    for section, kind in get_type_hints(Profile).items()
+    if is_dataclass(kind)
+    for setting in fields(kind)
+    if isinstance(setting.default, bool | int | float | str)
 }
 
 

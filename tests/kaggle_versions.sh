@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests with the versions of Kaggle's image (2026-11) instead of those in constraints.txt, and without
-# pretrainedmodels. By hand, before a release: it takes 8 GB of disk and hours on two cores. CONTRIBUTING.md has the last result.
+# pretrainedmodels. By hand, before a release: it takes 8 GB of disk. CONTRIBUTING.md has the last result.
 #
 #   tests/kaggle_versions.sh [DIR] [arguments of pytest]      DIR: where the environment is made, once (default: .kaggle-venv)
 set -euo pipefail
@@ -18,10 +18,11 @@ if [ ! -e "$venv/installed" ]; then
     image=('fastai==2.8.7' 'fastcore<2' 'torch==2.10.*' 'torchvision==0.25.*' 'timm==1.0.26' 'numpy==2.0.*' 'pandas==2.2.*'
            'pillow==11.3.*' 'scikit-learn==1.6.*' 'onnx==1.18.*' accelerate jinja2 matplotlib kornia ray safetensors
            tensorboard tifffile tqdm wandb)
-    tests_need=(httpx hypothesis ipykernel mkdocs-material nbclient onnxruntime playwright pytest segyio starlette uvicorn)
+    tests_need=(httpx hypothesis ipykernel mkdocs-material nbclient onnxruntime playwright pytest pytest-xdist segyio starlette uvicorn)
     "$venv/bin/pip" install --quiet --disable-pip-version-check "${image[@]}" "${tests_need[@]}"
     touch "$venv/installed"
 fi
 "$venv/bin/python" -c 'import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, ["pretrainedmodels", "munch"])))'
 cd "$here"
+[ $# -gt 1 ] || set -- "$venv" --numprocesses=auto --maxprocesses=4 --dist=loadfile    # as run_tests.sh has it
 exec env PYTHONPATH="$here" "$venv/bin/python" -m pytest "${@:2}"

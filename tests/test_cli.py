@@ -243,6 +243,11 @@ def test_a_folder_without_tiles_says_where_to_get_them(parse, tmp_path):
         parse("--data", str(tmp_path / "empty"))
 
 
+def test_a_folder_called_sample_has_a_cache_of_its_own(parse, tiny_competition):
+    other = tiny_competition.rename(tiny_competition.with_name("sample"))
+    assert parse("--data", str(other)).files.source == "sample-folder" and parse().files.source == "sample"
+
+
 def test_a_tool_shows_and_takes_only_the_flags_that_it_uses(capsys):
     with pytest.raises(SystemExit):
         cli.parse("doc", ["--help"], flags=cli.MODEL_FLAGS)

@@ -249,6 +249,9 @@ def test_a_profile_is_checked_after_all_settings_are_applied():
     assert changed(DEMO, "run_folds=5", "folds.k=5") == changed(DEMO, "folds.k=5", "run_folds=5")
     assert [s.size for s in changed(DEMO, "train.96.size=128", "train.64.size=96").train.phases] == [96, 128]
     assert changed(DEMO, "train.epochs=5", "train.epochs=6") == changed(DEMO, "train.epochs=6"), "the last one counts"
+    width, name = "model.options.width=8", "model.name=unet_lean"
+    assert changed(DEMO, width, name) == changed(DEMO, name, width)
+    assert changed(DEMO, width, name).model.options == {"width": 8}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,28 @@ def test_what_is_kept_stands_without_the_earlier_output(tiny, tmp_path, mount):
     assert up_to_date(here(prepare, train, predict, submit)) == 7
 
 
+def test_what_follows_a_stage_that_failed_waits_and_the_failure_is_not_forgotten(monkeypatch, capsys):
+    """train --pseudo is another stage than train, and has nothing to do in most profiles."""
+    began = []
+
+    class Process:
+        def __init__(self, command, **how):
+            began.append(" ".join(command[3:]))
+            self.stdout, self.returncode = [], int(command[3] == "pipeline.train")
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *fault: None  # noqa: E731
+
+    monkeypatch.setattr(session.subprocess, "Popen", Process)
+    kernel = session.Session()
+    for stage in (["make_folds"], ["train"], ["pseudo_label"], ["train", "--pseudo"], ["predict"], ["train"]):
+        kernel.stage(*stage)
+    assert [each.split()[0] for each in began] == ["pipeline.make_folds", "pipeline.train", "pipeline.train"]
+    said = capsys.readouterr().out
+    assert "waits    train: train has failed" in said and "waits    predict: train has failed" in said
+    assert kernel.failed == "train"
+
+
 def test_the_preflight_says_what_it_finds(tiny, tmp_path, mount, capsys, monkeypatch):
     earlier = mount(tiny.out)
     (earlier / "folds/demo/fold_1/48.csv.json").unlink()

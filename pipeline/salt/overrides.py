@@ -20,7 +20,7 @@ def changed(profile: Profile, *settings: str) -> Profile:
     `model.options.width=64` a keyword of the model, `model.name=dynamic_unet` another one, without the options that the
     profile gives its own; `run_folds=1`. Raises InputError for anything else.
     """
-    for setting in settings:
+    for setting in sorted(settings, key=lambda setting: not setting.startswith("model.name=")):  # options are a model's
         path, eq, text = setting.partition("=")
         keys = path.strip().split(".")
         if not eq or not all(keys):

@@ -82,7 +82,7 @@ class Files:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folders of all artifacts of this run and of its tiles."""
-        return self.cache(""), self.folds.parent, self.result("")
+        return self.cache(""), self.folder, self.result("")
 
     def lr_find(self, fold: int, phase: Phase) -> Path:
         return self.fold(fold) / f"{phase.name}.lr_find.png"
@@ -110,7 +110,8 @@ def source_name(data: Path | None, tiling: Tiling) -> str:
     """'sample', the data folder's name, or 'folder-<side>-<stride>' of cut images: each has its own cache."""
     if data is None:
         return SAMPLE
-    name, stride = data.name or "tiles", tiling.side if tiling.stride == "side" else tiling.stride
+    name = {"": "tiles", SAMPLE: f"{SAMPLE}-folder"}.get(data.name, data.name)
+    stride = tiling.side if tiling.stride == "side" else tiling.stride
     return name if tiling.side == "whole" else f"{name}-{tiling.side}-{stride}"
 
 

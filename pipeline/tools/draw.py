@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     path = args.to or Path(f"{settings.name}.svg")
     with artifacts.replacing(path) as tmp:
-        tmp.write_text(draw(parts, title))
+        tmp.write_text(draw(parts, title), encoding="utf-8")
     print(f"drawn    {path}")
 
 

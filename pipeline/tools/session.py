@@ -77,7 +77,8 @@ class Session:
 
     def stage(self, name: str, *flags: str) -> None:
         """Run a stage and print what it prints; one that has failed may be run again."""
-        if self.late or self.failed not in ("", name):
+        command = " ".join([name, *flags])  # train is not train --pseudo
+        if self.late or self.failed not in ("", command):
             print(
                 f"waits    {name}: " + ("for the next session" if self.late else f"{self.failed} has failed, see above")
             )
@@ -94,7 +95,7 @@ class Session:
             for line in process.stdout:
                 print(line, end="", flush=True)
         self.late = process.returncode == Stopped.status
-        self.failed = name if process.returncode and not self.late else ""
+        self.failed = command if process.returncode and not self.late else ""
 
     def show_report(self) -> None:
         """The report's page, in the notebook."""

@@ -130,7 +130,7 @@ def test_what_follows_a_stage_that_failed_waits_and_the_failure_is_not_forgotten
     class Process:
         def __init__(self, command, **how):
             began.append(" ".join(command[3:]))
-            self.stdout, self.returncode = [], int(command[3] == "pipeline.train")
+            self.stdout, self.returncode = iter([""]), int(command[3] == "pipeline.train")
 
         __enter__ = lambda self: self  # noqa: E731
         __exit__ = lambda self, *fault: None  # noqa: E731

@@ -215,7 +215,7 @@ def test_batches_become_smaller_where_memory_runs_out(copy, tiles, monkeypatch, 
 
     monkeypatch.setattr(trained, "mean_logits", small_machine)
     np.testing.assert_allclose(run.predict(tiles[:4])[1], expected, atol=1e-3)
-    assert asked == [5, 2, 1] and "batches of 1 images from here on" in capsys.readouterr().out
+    assert asked == [64, 32, 16, 8, 4, 2, 1] and "batches of 1 images from here on" in capsys.readouterr().out
     monkeypatch.setattr(trained, "mean_logits", mock.Mock(side_effect=error))
     with pytest.raises(InputError, match="too little memory to predict a single image"):
         run.predict(tiles[:4])

@@ -153,8 +153,8 @@ def test_what_is_white_is_salt_however_a_file_counts(rgb, how, salt):
         with Image.open(rgb / "masks/p0.tif") as shown:
             np.testing.assert_array_equal(np.asarray(shown.convert("L")) > 0, mask)
     else:
-        white_first, red = [255, 255, 255, 0, 0, 0], [0, 0, 0, 128, 0, 0]
-        image = Image.fromarray(np.uint8(~mask if how == "grey palette" else mask))
+        white_first, red = [255, 255, 255, 0, 0, 0], [0, 0, 0] * 255 + [128, 0, 0]
+        image = Image.fromarray(np.uint8(~mask if how == "grey palette" else 255 * mask))
         image.putpalette(white_first if how == "grey palette" else red)
         image.save(rgb / "masks/p0.png")
     np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], mask)

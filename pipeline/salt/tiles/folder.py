@@ -157,6 +157,8 @@ def _mask_of(pixels: np.ndarray) -> Mask:
         pixels = colours[..., 0]
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
         raise InputError(f"has the shape {pixels.shape} of {pixels.dtype}; a mask is (rows, columns) of numbers")
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8), frozenset()  # salt, whichever value others have for it
     unknown = np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
     if pixels.dtype == np.uint8:
         values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))

@@ -185,7 +185,7 @@ def carry_out(words: list[str], run, only_parse: bool) -> None:
     words = [re.sub(r"^\$\w+$", "0", word) for word in words]  # $SLURM_ARRAY_TASK_ID
     words = words if only_parse else small(words)
     for flag, value in {"--data": "my-tiles" if only_parse else run.data, "--out": ".", "--weights": "."}.items():
-        if flag in words and re.fullmatch(r"[A-Z]+|/.*|.*\.pth", words[words.index(flag) + 1]):  # DIR, /mnt/salt
+        if flag in words and re.fullmatch(r"[A-Z]+|[/~].*|.*\.pth", words[words.index(flag) + 1]):  # DIR, /mnt/salt
             words[words.index(flag) + 1] = value
     settings = [setting for setting in run.settings if not ("--model" in words and "model.options" in setting)]
     if any(word.startswith("folds.file=") for word in words):  # of three folds, as the demo has

@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "PNG that says it is huge": (
         image("png", raw_png(2**31 - 1, 2**31 - 1)),
-        r"^images: b.png cannot be decoded \(Image",
+        r"^images: b.png cannot be decoded \(MemoryError",
     ),
     "JPG cut short": (image("jpg", saved(GREY, "JPEG")[:-300]), r"^images: b.jpg cannot be decoded \("),
     "JPG a web page": (image("jpeg", b"<html>" * 99), r"^images: b.jpeg cannot be decoded \("),
@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^masks: b.jpg has \d+ values; .*; JPG and smooth resizing change values$",
     ),
     "mask of 255 among those of 1": (
-        array(MASK, (GREY > 128) * np.uint8(255)),
+        both(array(MASK, (GREY > 128) * np.uint8(255)), array("masks/a.npy", (scene(0) > 128) * np.uint8(1))),
         r"^masks: b.npy has 255 for salt, others have 1; make it one value \(255 beside 1 means not labelled\)$",
     ),
     # ---- sizes and depths
@@ -279,6 +279,7 @@ TAKEN: dict[str, tuple[Spoil, str, np.ndarray]] = {
     "TIFF of floats": (image("tif", tiff((GREY > 9).astype(np.float32))), "seismics is", (GREY > 9) * np.uint8(255)),
     "TIFF of zlib": (image("tif", saved(GREY, "TIFF", compression="tiff_adobe_deflate")), "a usual one", GREY),
     "mask of 0 and 7": (array(MASK, (scene(1) > 128) * np.uint8(7)), "one value beside 0 is salt", GREY),
+    "mask of 255 among those of true": (array(MASK, (scene(1) > 128) * np.uint8(255)), "true is no value", GREY),
     "mask with four channels": (
         mask("png", saved(np.dstack([(GREY > 128) * np.uint8(1)] * 3 + [GREY | 1]), "PNG")),
         "three equal ones and transparency are what drawing programs save",

@@ -66,6 +66,11 @@ def tiff(pixels: np.ndarray, **options) -> bytes:
     return file.getvalue()
 
 
+def tag(number: int, value: int) -> bytes:
+    """Of a TIFF, a whole number of 32 bits."""
+    return struct.pack("<HHII", number, 4, 1, value)
+
+
 def image(ending: str, content: bytes) -> Spoil:
     """Another file for the image b."""
     return both(remove(IMAGE), put(f"images/b.{ending}", content))
@@ -184,7 +189,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "PNG that says it is huge": (
         image("png", raw_png(2**31 - 1, 2**31 - 1)),
-        r"^images: b.png cannot be decoded \(MemoryError",
+        r"^images: b.png cannot be decoded \(it says that it is 2147483647 x 2147483647, which its \d+ bytes",
     ),
     "JPG cut short": (image("jpg", saved(GREY, "JPEG")[:-300]), r"^images: b.jpg cannot be decoded \("),
     "JPG a web page": (image("jpeg", b"<html>" * 99), r"^images: b.jpeg cannot be decoded \("),
@@ -202,13 +207,17 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^images: b.tif holds complex64; an image",
     ),
     "TIFF that says it is huge": (
+        image("tif", tiff(np.zeros((3, 5), np.uint8)).replace(tag(257, 3), tag(257, 2**32 - 1))),
+        r"^images: b.tif cannot be decoded \(it says that it is 4294967295 x 5, which its \d+ bytes cannot hold\)",
+    ),
+    "TIFF of one bit that says it is huge": (
         image(
             "tif",
-            tiff(np.zeros((3, 5), np.uint8)).replace(
-                struct.pack("<HHII", 257, 4, 1, 3), b"\1\1\4\0\1\0\0\0" + b"\xff" * 4
-            ),
+            tiff(np.zeros((3, 5), np.uint8))
+            .replace(tag(257, 3), tag(257, 2**32 - 1))
+            .replace(struct.pack("<HHII", 258, 3, 1, 8), struct.pack("<HHII", 258, 3, 1, 1)),
         ),
-        r"^images: b.tif cannot be decoded \(",
+        r"^images: b.tif cannot be decoded \(it says that it is 4294967295 x 5, which its \d+ bytes cannot hold\)",
     ),
     # ---- masks
     "mask of colours": (

@@ -36,7 +36,7 @@ def png(data: bytes) -> None:
     """A tile, without the folder around it."""
     for decode in (competition._grey, competition._mask):
         faults, bar = files.Faults(), tqdm(disable=True)
-        tiles = competition._decode("train/images", {"a": ("a.png", lambda: data)}, decode, bar, faults)
+        tiles = dict(competition._decoded("train/images", {"a": ("a.png", lambda: data)}, decode, bar, faults))
         assert len(tiles) + faults.total() == 1
         assert all(pixels.shape == (101, 101) and pixels.dtype in ("uint8", "bool") for pixels in tiles.values())
 

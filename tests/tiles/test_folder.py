@@ -160,6 +160,13 @@ def test_what_is_white_is_salt_however_a_file_counts(rgb, how, salt):
     np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], mask)
 
 
+def test_a_blank_page_packed_as_a_fax_is_read(tmp_path):
+    """Of all files the one with the most pixels a byte."""
+    Image.new("1", (20_000, 500)).save(tmp_path / "blank.tif", compression="group4")
+    assert folder.read_image(tmp_path / "blank.tif").shape == (500, 20_000)
+    assert 10_000 * (tmp_path / "blank.tif").stat().st_size < 500 * 20_000
+
+
 def test_an_image_larger_than_pillow_opens_for_strangers_is_read(rgb, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 48 // 3)
     assert len(folder.read(rgb, WHOLE)[0].train_images) == 8 and Image.MAX_IMAGE_PIXELS == 48 * 48 // 3

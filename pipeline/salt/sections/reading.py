@@ -6,6 +6,7 @@ What is uint8 stays as it is. Other numbers become grey by percentiles of up to 
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.salt.errors import InputError, reason
 
 PERCENTILES = (1, 99)
 PIXELS_LOOKED_AT = 4_000_000  # percentiles of more take long, and tell no more
+PIXELS_A_BYTE = 10**6  # at most: a blank row takes a fax one bit
 SEGY, TIFF = {".sgy", ".segy"}, {".tif", ".tiff"}
 
 
@@ -58,6 +60,12 @@ def open_picture(path: Path, inline: int | None = None, crossline: int | None = 
     opened = _tiff(path) if path.suffix.lower() in TIFF else _pillow(path)
     with opened as picture:
         yield picture
+
+
+def check_size(path: Path, shape: Sequence[int]) -> None:
+    """ValueError where a file's bytes cannot hold as many pixels as it says, before memory is taken for them."""
+    if math.prod(shape) > PIXELS_A_BYTE * (size := path.stat().st_size):
+        raise ValueError(f"it says that it is {' x '.join(map(str, shape))}, which its {size} bytes cannot hold")
 
 
 def from_array(name: str, array: np.ndarray) -> Picture:
@@ -117,6 +125,7 @@ def _tiff(path: Path) -> Iterator[Picture]:
             if page.is_memmappable:
                 array = tifffile.memmap(path, page=0, mode="r")
             else:  # strip by strip, or tile by tile
+                check_size(path, page.shape)
                 array = zeros_on_disk(page.shape, np.dtype(page.dtype))
                 page.asarray(out=array, maxworkers=1)
         except Exception as e:  # of broken bytes, whatever it comes upon
@@ -137,6 +146,7 @@ def _pillow(path: Path) -> Iterator[Picture]:
         try:
             stack.enter_context(any_size())
             image = Image.open(stack.enter_context(open(path, "rb")))  # which Pillow would leave open after a fault
+            check_size(path, image.size)
             image.load()
         except Exception as e:  # of broken bytes, whatever it comes upon
             raise InputError(

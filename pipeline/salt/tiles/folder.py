@@ -262,7 +262,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
-    from pipeline.salt.sections.reading import any_size  # as above
+    from pipeline.salt.sections.reading import any_size, check_size  # as above
 
     if fault := files.not_a_file(path):
         raise InputError(fault)
@@ -283,7 +283,9 @@ def _decode(path: Path) -> np.ndarray:
                 kinds = [page.aspage().subfiletype for page in tiff.pages]
                 if (pages := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
                     raise InputError(f"has {pages} pages; a file is one image")
-                photometric = tiff.pages.first.photometric
+                page = tiff.pages.first
+                check_size(path, page.shape)
+                photometric = page.photometric
                 if photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
                     return tiff.asarray()
                 if photometric == tifffile.PHOTOMETRIC.MINISWHITE and (array := tiff.asarray()).dtype.kind in "bu":
@@ -294,6 +296,7 @@ def _decode(path: Path) -> np.ndarray:
                 raise
             # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
     with any_size(), open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
+        check_size(path, image.size)
         files.check_frames(image)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))

@@ -71,6 +71,12 @@ def tag(number: int, value: int) -> bytes:
     return struct.pack("<HHII", number, 4, 1, value)
 
 
+def round_in_a_circle(content: bytes) -> bytes:
+    """A TIFF of one page, which names itself as the next."""
+    end = 10 + 12 * struct.unpack_from("<H", content, 8)[0]
+    return content[:end] + struct.pack("<I", 8) + content[end + 4 :]
+
+
 def image(ending: str, content: bytes) -> Spoil:
     """Another file for the image b."""
     return both(remove(IMAGE), put(f"images/b.{ending}", content))
@@ -286,6 +292,7 @@ TAKEN: dict[str, tuple[Spoil, str, np.ndarray]] = {
     "npy with bytes behind its end": (change(IMAGE, lambda old: old + b"more"), "an array knows its length", GREY),
     "PNG grey with transparency": (image("png", saved(GREY, "PNG", "LA")), "its grey counts", GREY),
     "TIFF of floats": (image("tif", tiff((GREY > 9).astype(np.float32))), "seismics is", (GREY > 9) * np.uint8(255)),
+    "TIFF whose pages go round": (image("tif", round_in_a_circle(tiff(GREY))), "there is one of them", GREY),
     "TIFF of zlib": (image("tif", saved(GREY, "TIFF", compression="tiff_adobe_deflate")), "a usual one", GREY),
     "mask of 0 and 7": (array(MASK, (scene(1) > 128) * np.uint8(7)), "one value beside 0 is salt", GREY),
     "mask of 255 among those of true": (array(MASK, (scene(1) > 128) * np.uint8(255)), "true is no value", GREY),

@@ -280,9 +280,10 @@ def _decode(path: Path) -> np.ndarray:
         tifffile.logger().disabled = True  # it would print warnings of what is refused here
         try:
             with tifffile.TiffFile(path) as tiff:
-                kinds = [page.aspage().subfiletype for page in tiff.pages]
-                if (pages := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
-                    raise InputError(f"has {pages} pages; a file is one image")
+                pages = range(len(tiff.pages))  # which ends where the pages go round in a circle; iterating would not
+                kinds = [tiff.pages[i].aspage().subfiletype for i in pages]
+                if (count := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
+                    raise InputError(f"has {count} pages; a file is one image")
                 page = tiff.pages.first
                 check_size(path, page.shape)
                 photometric = page.photometric

@@ -89,7 +89,7 @@ def masks_of(
                 print(f"note     {name}: {unknown:.1%} of it is labelled and in folds that were not run; empty there")
         return names, images
     black = tiles.test_table["black"].to_numpy()
-    masks = np.empty(tiles.test_images.shape[:3], bool)
+    masks = artifacts.zeros_on_disk(tiles.test_images.shape[:3], np.bool_)
     for start in range(0, len(masks), submission.TILES_AT_ONCE):
         part = slice(start, start + submission.TILES_AT_ONCE)
         masks[part] = submission.masks(

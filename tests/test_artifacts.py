@@ -4,12 +4,15 @@ import errno
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -384,6 +387,17 @@ def test_a_change_of_the_code_is_said_and_costs_nothing(tmp_path, monkeypatch, c
     assert is_fresh(path, ONE)
     artifacts.print_fresh(path)
     assert "earlier version of the code; --force" in capsys.readouterr().out
+
+
+def test_a_full_folder_for_temporary_files_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(artifacts, "reserve", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    words = f"no space left for 80 MB in {tmp_path}; set TMPDIR to another folder"
+    with pytest.raises(InputError, match=re.escape(words)):
+        artifacts.zeros_on_disk((20, 1000, 1000), np.float32)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.zeros_on_disk((20, 1000, 1000), np.float32, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_differences_are_said_by_name(tmp_path):

@@ -278,12 +278,19 @@ def reserve(file: int) -> None:
 def zeros_on_disk(shape: tuple[int, ...], dtype: type | np.dtype, folder: Path | None = None) -> np.ndarray:
     """A memory-mapped array of zeros, in a nameless file that goes with the array; folder None: where TMPDIR says.
 
-    OSError when the disk is full.
+    When the disk is full OSError, or InputError where that is TMPDIR's, which no file of the caller's would name.
     """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
-        reserve(file.fileno())
-        return np.memmap(file, dtype, "r+", shape=shape)  # an allocated file begins as zeros
+    size = max(math.prod(shape), 1) * np.dtype(dtype).itemsize
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(size)
+            reserve(file.fileno())
+            return np.memmap(file, dtype, "r+", shape=shape)  # an allocated file begins as zeros
+    except OSError as e:
+        if folder is None and e.errno in FULL:
+            place = tempfile.gettempdir()
+            raise InputError(f"no space left for {size / 1e6:,.0f} MB in {place}; set TMPDIR to another folder") from e
+        raise
 
 
 def sidecar_of(path: Path) -> Path:

@@ -37,8 +37,9 @@ FLAGS = (
     "--set=model.options.width=8",
 )
 STAGES = ("prepare", "make_folds", "train", "predict", "submit", "report")
-# Arrays of tiles lie in files, what grows is a row of a table; prepare has the names in the zips as well.
-KIB_A_TILE = {"prepare": 4}
+# Arrays of tiles lie in files, what grows is a row of a table; prepare has the names in the zips as well, and training
+# the labelled tiles themselves, on its device, as they were and resized.
+KIB_A_TILE = {"prepare": 4, "train": 12}
 MARGIN = 1.5  # times as long, a tile, as with a quarter of the tiles: another machine's work comes between
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import struct
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -100,11 +99,7 @@ def _same_ids(place: str, ids: Iterable[str], table: str, expected: Iterable[str
 def _filled(ids: list[str], dtype: type, tiles: Iterator[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """(N, 101, 101) of N ids, in a temporary file, so that not all tiles need be in memory; (N,) bool, who has one."""
     rows = {tile: row for row, tile in enumerate(ids)}
-    try:
-        array = zeros_on_disk((len(ids), SIDE, SIDE), dtype)
-    except OSError as error:
-        what = f"{len(ids) * SIDE**2 // 10**6:,} MB of decoded tiles"
-        raise InputError(f"no space left for {what} in {tempfile.gettempdir()}; set TMPDIR to a folder") from error
+    array = zeros_on_disk((len(ids), SIDE, SIDE), dtype)
     there = np.zeros(len(ids), bool)
     for tile, pixels in tiles:
         if tile in rows:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+AT_ONCE = 512  # tiles: as floats all of a large set would take four times its memory
+
 
 def channels_first(tiles: Tensor) -> Tensor:
     """(B, H, W) grey, or masks -> (B, 1, H, W);  (B, H, W, 3) RGB -> (B, 3, H, W)."""
@@ -19,8 +21,11 @@ def to_square(tiles: Tensor, size: int) -> Tensor:
     """(B, C, H, W) uint8 -> (B, C, size, size) uint8, within rounding of PIL's bilinear resize."""
     if tuple(tiles.shape[-2:]) == (size, size):
         return tiles
-    square = F.interpolate(tiles.float(), size=(size, size), mode="bilinear", antialias=True)
-    return square.round_().clamp_(0, 255).byte()
+    squares = tiles.new_empty((*tiles.shape[:2], size, size))
+    for some, into in zip(tiles.split(AT_ONCE), squares.split(AT_ONCE), strict=True):
+        square = F.interpolate(some.float(), size=(size, size), mode="bilinear", antialias=True)
+        into.copy_(square.round_().clamp_(0, 255))
+    return squares
 
 
 def mask_to_square(masks: Tensor, size: int) -> Tensor:

@@ -91,8 +91,9 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         try:
             fit_and_publish(run, fold, phase)
         except Stopped as e:
-            left = f", for what is left: --force --fold {fold} --phase {phase.name} and so on" * run.force
-            raise Stopped(f"{e}{left}", e.status) from e
+            if not run.force or not run.files.resume(fold, phase).exists():  # it is finished
+                raise
+            raise Stopped(f"{e}, given for this alone: --force --fold {fold} --phase {phase.name}", e.status) from e
 
 
 def keep(run: Run, fold: int, phase: Phase) -> None:

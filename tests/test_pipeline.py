@@ -263,8 +263,12 @@ def test_a_forced_training_is_not_begun_anew_in_each_session(untrained, monkeypa
     before = tree(untrained.out)
     assert "leave one of them out" in refused(train, run=untrained, extra=("--force", "--max-hours=8"))
     assert tree(untrained.out) == before
-    monkeypatch.setattr(train, "fit_and_publish", mock.Mock(side_effect=Stopped("fold 0 is saved", 143)))
-    with pytest.raises(Stopped, match=r"saved, for what is left: --force --fold 0 --phase 32 and so on") as stopped:
+    monkeypatch.setattr(train, "fit_and_publish", mock.Mock(side_effect=Stopped("fold 0 is trained", 143)))
+    with pytest.raises(Stopped, match=r"^fold 0 is trained$"):
+        untrained(train, extra=("--force",))
+    (untrained.out / "folds/demo/fold_0").mkdir(exist_ok=True)
+    (untrained.out / "folds/demo/fold_0/32.resume.pt").touch()
+    with pytest.raises(Stopped, match=r"given for this alone: --force --fold 0 --phase 32$") as stopped:
         untrained(train, extra=("--force",))
     assert stopped.value.status == 143
 

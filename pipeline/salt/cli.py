@@ -237,7 +237,7 @@ def _hint(flag: str) -> str:
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     paths = [line.split()[0] for line in describe(PROFILES["demo"]).splitlines()]
     known = dict.fromkeys(re.sub(r"^train\.\d+\.", "train.", path) for path in paths)
-    near = [path for path in known if path.rpartition(".")[2] == name]
+    near = [path for path in known if name in (path, path.rpartition(".")[2])]
     return f"; did you mean --set {near[0]}=...?" if near else "; --help lists the flags, --set help the settings"
 
 

@@ -101,6 +101,7 @@ REFUSED: list[tuple[object, list[str], str]] = [
 USAGE: list[tuple[object, list[str], str]] = [
     (prepare, ["--lr", "3e-4"], "unknown arguments: --lr 3e-4; did you mean --set train.lr=...?"),
     (prepare, ["--epochs=3"], "unknown arguments: --epochs=3; did you mean --set train.epochs=...?"),
+    (prepare, ["--set=train.wd=1", "train.average=0.1"], "did you mean --set train.average=...?"),  # one --set for two
     (prepare, ["--wd", "1"], "did you mean --set train.wd=...?"),
     (prepare, ["--brightness-p", "1"], "did you mean --set augment.brightness_p=...?"),
     (prepare, ["--xyzzy"], "unknown arguments: --xyzzy; --help lists the flags, --set help the settings"),

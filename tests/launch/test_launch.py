@@ -61,16 +61,6 @@ def assert_same(ours: dict, theirs: dict) -> None:
         assert all(torch.equal(tensors[name], theirs[path][name]) for name in theirs[path]), path
 
 
-@pytest.fixture(scope="module")
-def fast_clock(tmp_path_factory) -> str:
-    """A folder for PYTHONPATH with which the clock runs 1000 times too fast: a state is saved after every epoch."""
-    folder = tmp_path_factory.mktemp("clock")
-    (folder / "sitecustomize.py").write_text(
-        "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n"
-    )
-    return str(folder)
-
-
 # ---- processes of this machine, with a stage that only says where it runs
 
 

@@ -1,18 +1,22 @@
 """No file can run code: what would is refused wherever a file is read, and no module has a way to load a pickle."""
 
 import ast
+import contextlib
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin, Image
 
 from pipeline.salt import artifacts, door
 from pipeline.salt.artifacts import Origin, publish
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model
 from pipeline.salt.sections.reading import open_picture
+from pipeline.salt.tiles.folder import read_image
 from pipeline.salt.training import checkpoints
 from pipeline.salt.training.callbacks import Resume
 from tests.bad.builders import Bomb
@@ -80,3 +84,25 @@ def test_a_picture(tmp_path, name):
         np.save(file, np.array([[Bomb()]], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=f"{name} cannot be read"), open_picture(tmp_path / name):
         pass
+
+
+def test_a_picture_that_says_it_is_a_program_for_ghostscript(tmp_path, monkeypatch):
+    """Pillow opens EPS, whatever the file's name, by calling gs."""
+    called = tmp_path / "called"
+    (gs := tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {called}\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # is remembered once it was looked for
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "eps").write_bytes(eps)
+    with contextlib.suppress(OSError), Image.open(tmp_path / "eps") as image:
+        image.load()
+    assert called.exists(), "it would run"
+    called.unlink()
+    for name in ("a.png", "a.jpg", "a.tif"):
+        (tmp_path / name).write_bytes(eps)
+        with pytest.raises(InputError, match=f"{name} cannot be read"), open_picture(tmp_path / name):
+            pass
+        with pytest.raises(InputError, match=f"{name} cannot be decoded"):
+            read_image(tmp_path / name)
+    assert not called.exists()

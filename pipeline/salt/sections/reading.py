@@ -145,7 +145,8 @@ def _pillow(path: Path) -> Iterator[Picture]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(any_size())
-            image = Image.open(stack.enter_context(open(path, "rb")))  # which Pillow would leave open after a fault
+            file = stack.enter_context(open(path, "rb"))  # which Pillow would leave open after a fault
+            image = Image.open(file, formats=["PNG", "JPEG"])  # of others some call a program: EPS Ghostscript
             check_size(path, image.size)
             image.load()
         except Exception as e:  # of broken bytes, whatever it comes upon

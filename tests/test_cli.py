@@ -3,6 +3,8 @@
 import argparse
 import math
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -274,6 +276,11 @@ def test_a_folder_a_level_too_deep_is_named(parse, tiny_competition, tmp_path):
         (Terminated(), 143, "stopped; what is finished or saved is kept, and the same command does the rest"),
         (Stopped("epoch 3 is saved", 143), 143, "stopped  epoch 3 is saved"),
         (Stopped("no more hours"), 75, "stopped  no more hours"),
+        (
+            PermissionError(13, "no", "/d/train.zip"),
+            "error: /d/train.zip may not be read by this user; change its permissions, or name another",
+            "",
+        ),
     ],
 )
 def test_what_a_person_can_mend_ends_in_a_sentence(raised, status, words, capsys):
@@ -296,6 +303,16 @@ def test_sigterm_lets_a_stage_clear_away_what_it_has_half_written(tmp_path):
     with warnings.catch_warnings(), pytest.raises(SystemExit) as e:
         cli.start(stage)
     assert e.value.code == 143 and not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_work_whose_output_nobody_reads_any_more_has_not_been_done(tmp_path):
+    """As `... | head -1`: the stages after it must not begin, and a shell's $? is that of SIGPIPE."""
+    code = "from pipeline.salt import cli\ncli.start(lambda _: [print('x' * 1000, flush=True) for _ in range(1000)])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as process:
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (128 + signal.SIGPIPE, b"")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

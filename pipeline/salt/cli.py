@@ -198,9 +198,12 @@ def start(main: Callable[[list[str]], object]) -> None:
     except OSError as e:
         if isinstance(e, BrokenPipeError):  # the reader of the output has closed it: ... | head
             _give_up_output()
+            sys.exit(128 + signal.SIGPIPE)
         elif e.errno in FULL:  # no artifact's, of which `artifacts.writing` says it
             _give_up_output()
             sys.exit(f"error: no space left to write {e.filename or 'what this command prints'}; free some")
+        elif isinstance(e, PermissionError) and e.filename:  # to write an artifact: `artifacts.writing` says it
+            sys.exit(f"error: {e.filename} may not be read by this user; change its permissions, or name another")
         else:
             raise
     except KeyboardInterrupt as e:

@@ -83,7 +83,13 @@ for line in range(3 * ("--talk" in said)):
     time.sleep(0.1)
 if "--killed" in said:
     os.kill(os.getpid(), 9)
-time.sleep(60 if "--sleep" in said else 0.3)
+try:
+    time.sleep(60 if "--sleep" in said else 0.3)
+except KeyboardInterrupt:
+    if "--saves" not in said:
+        raise
+    print("stopped  saved; how to go on")
+    sys.exit(130)
 print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ["OMP_NUM_THREADS"],
       "began", began, "ended", time.time())
 """)
@@ -152,19 +158,22 @@ def test_after_one_whose_time_is_over_no_other_begins_and_those_at_work_end_by_t
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_the_command_stops_its_workers(toy, monkeypatch, handlers, stop):
+def test_stopping_the_command_stops_its_workers(toy, monkeypatch, handlers, stop, capfd):
     sleep, stopped = time.sleep, []
 
     def stopping(seconds: float) -> None:
         if not stopped:
             stopped.append(True)
+            sleep(2)  # until they handle signals
             os.kill(os.getpid(), stop)
         sleep(seconds)
 
     monkeypatch.setattr(time, "sleep", stopping)
     with pytest.raises(KeyboardInterrupt):
-        in_processes(toy, {"a": ["--sleep=a"], "b": ["--sleep=b"]}, 2)
+        in_processes(toy, {"a": ["--sleep=a"], "b": ["--sleep=b", "--saves"]}, 2)
     assert not left("--sleep=a") and not left("--sleep=b")
+    said = capfd.readouterr().out
+    assert "Traceback" not in said and "stopped  saved; how to go on" in said, "what a worker knows alone"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -110,7 +110,7 @@ class _Worker:
                 with contextlib.suppress(OSError):  # a full disk stops no worker: what we print at our end will say it
                     if line.startswith(MARK):
                         self.status.update(self.title, line.removeprefix(MARK).strip())
-                    elif not self.stopped:
+                    elif not self.stopped or line.startswith("stopped  "):  # a sentence that says how to go on
                         self.status.print(line)
         with contextlib.suppress(OSError):
             self.status.update(self.title, "")

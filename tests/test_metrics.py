@@ -72,6 +72,12 @@ def test_an_iou_equal_to_a_threshold_does_not_pass_it():
         assert (metrics.score_of_counts(intersection + 1, union) >= (k - 9) / 10).all()
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_an_image_may_have_more_pixels_than_a_twentieth_of_what_32_bits_count(kind):
+    masks = kind(np.ones((1, 10_400, 10_400), bool))  # 20 times as many do not fit
+    assert metrics.tile_scores(masks, masks).tolist() == [1]
+
+
 def test_an_empty_prediction_scores_the_share_of_empty_tiles():
     truth = np.zeros((8, 101, 101), dtype=bool)
     truth[3:, 50, 50] = True

@@ -63,11 +63,13 @@ def overlap(shared: np.ndarray, predicted: np.ndarray, salt: np.ndarray) -> dict
 
 
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
-    """Pixels (N,) of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
+    """Pixels (N,) int64 of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
     pred, truth = (masks.reshape(-1, masks.shape[-2] * masks.shape[-1]) for masks in (pred, truth))
     if isinstance(pred, np.ndarray):
         pred, truth = (np.packbits(masks, axis=1) for masks in (pred, truth))
-        return tuple(np.bitwise_count(bits).sum(1, dtype=np.int32) for bits in (pred & truth, pred | truth))
+        return tuple(
+            np.bitwise_count(bits).sum(1, dtype=np.int32).astype(np.int64) for bits in (pred & truth, pred | truth)
+        )
     from torch import int32  # three times as fast as the plain sum
 
-    return (pred & truth).sum(1, dtype=int32), (pred | truth).sum(1, dtype=int32)
+    return (pred & truth).sum(1, dtype=int32).long(), (pred | truth).sum(1, dtype=int32).long()

@@ -1,5 +1,6 @@
 """The table of products: which artifacts a change makes outdated, and what a stage refuses."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -337,6 +338,23 @@ def test_one_of_several_that_would_be_replaced_is_enough_to_refuse(flags):
     for product in products[1:]:
         artifacts.sidecar_of(product.path).unlink()  # not finished
     stages.keep(products, force=False)
+
+
+def test_a_training_of_before_a_setting_came_is_not_refused_for_it(flags):
+    """Whichever setting it was: of the training, its augmentation, its model or its phase."""
+    run = run_of(flags)
+    make_all(run)
+    product = stages.trained(run, 0, run.profile.train.last)["best"]
+    now = product.origin()
+    for section, settings in [*now.settings.items(), ("phase", now.settings["train"]["phase"])]:
+        for name, value in settings.items() if isinstance(settings, dict) else []:
+            before = json.loads(json.dumps(now.settings))
+            del (before["train"]["phase"] if section == "phase" else before[section])[name]
+            with artifacts.publish(product.path, replace(now, settings=before)) as tmp:
+                tmp.write_text("weights")
+            needed = isinstance(value, dict) or name in ("size", "batch", "epochs", "lr", "name")  # it always had them
+            changes = artifacts.differences(product.path, now)
+            assert needed or all("unset" not in change for change in changes), (section, name)
 
 
 def test_another_run_keeps_both(flags):

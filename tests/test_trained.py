@@ -347,3 +347,12 @@ def test_settings_that_an_older_version_did_not_have_are_the_defaults(copy, run)
     for path in copy.glob("fold_*/*.json"):
         change(path, lambda sidecar: sidecar["settings"]["augment"].pop("rotate"))
     assert load_run(copy).profile.augment == run.profile.augment
+
+
+def test_a_run_of_the_first_version_is_refused_in_a_sentence(copy):
+    for path in copy.glob("fold_*/*.json"):
+        change(
+            path, lambda sidecar: sidecar["settings"]["train"].update(stage=sidecar["settings"]["train"].pop("phase"))
+        )
+    with pytest.raises(InputError, match="safetensors was made by version 0.1.0 of this code; train it again"):
+        load_run(copy)

@@ -318,27 +318,29 @@ PROFILES = {
 
 DEFAULTS = {  # of what an earlier version's sidecar lacks: a new setting's default is what the code did before
     f"{section}.{setting.name}": setting.default
-    for section, kind in get_type_hints(Profile).items()
+    for section, kind in [*get_type_hints(Profile).items(), ("train.phase", Phase)]  # as stages.trained has a phase
     if is_dataclass(kind)
     for setting in fields(kind)
     if isinstance(setting.default, bool | int | float | str)
 }
 
 
-def section_from(kind: type[T], settings: dict[str, Any]) -> T:
+def section_from(kind: type[T], settings: dict[str, Any], source: str) -> T:
     """The section, or whole Profile, whose `asdict` these settings are, read back from JSON.
 
+    source  the file they were read from
     InputError for those of a newer version.
     """
     known: dict[str, Any] = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(settings.keys() - known):
         name = unknown[0]
         raise InputError(
-            f"made by a newer version of the code, with the setting {name}={settings[name]!r}; update yours"
+            f"{source} was made by a newer version of the code, with the setting {name}={settings[name]!r}; "
+            "update yours"
         )
-    values = {n: section_from(known[n], v) if is_dataclass(known[n]) else v for n, v in settings.items()}
+    values = {n: section_from(known[n], v, source) if is_dataclass(known[n]) else v for n, v in settings.items()}
     if "phases" in values:
-        values["phases"] = tuple(section_from(Phase, phase) for phase in values["phases"])
+        values["phases"] = tuple(section_from(Phase, phase, source) for phase in values["phases"])
     return kind(**values)
 
 

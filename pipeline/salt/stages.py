@@ -328,13 +328,15 @@ def recorded(run: Run, names: Sequence[str]) -> list[Run]:
     runs: list[Run] = []
     for name in names:
         files = replace(run.files, run=name)
-        sidecar = artifacts.read_sidecar(files.result("scores.json"))
+        scores = files.result("scores.json")
+        sidecar = artifacts.read_sidecar(scores)
         if sidecar is None:
             raise InputError(
                 f"run {name} has no report below {display_path(files.out)}; finish it first, with its flags: "
                 f"./run_all.sh --run {name} (python -m pipeline lists the runs)"
             )
-        profile, folds = section_from(Profile, sidecar["settings"]["profile"]), tuple(sidecar["settings"]["folds"])
+        profile = section_from(Profile, sidecar["settings"]["profile"], display_path(scores))
+        folds = tuple(sidecar["settings"]["folds"])
         files = replace(files, source=runs[0].files.source if runs else source_name(run.data, profile.tiles))
         decoded = artifacts.read_sidecar(files.cache("tiles.csv")) or {}
         if sidecar["inputs"]["cache/tiles.csv"] != decoded.get("sha256"):

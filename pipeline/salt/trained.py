@@ -15,7 +15,7 @@ epoch  likewise; without oof.npy what the profile named in the weights' .json sa
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +33,6 @@ from pipeline.salt.tiles.folder import read_image
 from pipeline.salt.training import checkpoints
 
 Source = str | Path | np.ndarray
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _no_weights(folder: Path) -> str:
 def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[str, Predict]:
     """Name of the phase whose weights predict, and section predict of the profile."""
     if oof := artifacts.read_sidecar(place.oof):
-        predict = _section(Predict, oof["settings"]["predict"], place.oof)
+        predict = section_from(Predict, oof["settings"]["predict"], display_path(place.oof))
         [phase] = {used.phase for name in oof["inputs"] if (used := Weights.parse(name))}
         return phase, predict
     earlier = {
@@ -196,24 +195,18 @@ def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[st
 
 def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
     """What a weights file's sidecar says of its training."""
-    settings = sidecar["settings"]
+    settings, source = sidecar["settings"], display_path(path)
+    if "phase" not in settings["train"]:
+        raise InputError(f"{source} was made by version 0.1.0 of this code; train it again with this one")
     train = {key: value for key, value in settings["train"].items() if key != "phase"}
     return Profile(
         name=sidecar.get("profile", ""),
         run_folds=1,
-        model=_section(Model, settings["model"], path),
-        augment=_section(Augment, settings["augment"], path),
-        train=_section(Train, train | {"phases": [settings["train"]["phase"]]}, path),
+        model=section_from(Model, settings["model"], source),
+        augment=section_from(Augment, settings["augment"], source),
+        train=section_from(Train, train | {"phases": [settings["train"]["phase"]]}, source),
         predict=predict,
     )
-
-
-def _section(kind: type[T], values: dict, path: Path) -> T:
-    """A section of the settings. InputError for one that this code does not know."""
-    try:
-        return section_from(kind, values)
-    except InputError as e:
-        raise InputError(f"{display_path(path)} was {e}") from e
 
 
 def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:

@@ -51,7 +51,7 @@ def read_history(run: Run, fold: int, phase: Phase) -> pd.DataFrame:
     """History of fold k in this phase, one row an epoch; the columns of training.callbacks.EpochLog."""
     product = stages.trained(run, fold, phase)["history"]
     product.require()
-    numbers = ("train_loss", "valid_loss", "meanap", "lr", "seconds")
+    numbers = ("train_loss", "valid_loss", "meanap", "lr", "seconds", "tiles_per_second", "memory")
     history = door.table(product.path, product.maker, {"epoch": int} | dict.fromkeys(numbers, float))
     if history["epoch"].tolist() != [*range(1, len(history) + 1)] or not len(history):
         raise door.unfit(product.path, product.maker, "does not have a row for each epoch, from 1 on")

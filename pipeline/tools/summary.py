@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.salt.inspection.trace import trace
     from pipeline.salt.models import build_model
 
-    settings, size = run.profile.model, args.size or run.profile.train.phases[0].size
+    settings, size = run.profile.model, run.profile.train.phases[0].size if args.size is None else args.size
     with torch.device("meta"):
         model = build_model(settings.name, settings.encoder, settings.options)
     table = layers_table(model, size) if args.layers else parts_table(trace(model, size))

@@ -282,9 +282,16 @@ def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_raised() -> Iterator[None]:
-    """fastai puts a line with the callback's name before what an exception says: takes it from our sentences."""
+    """fastai puts a line with the callback's name before what an exception says: takes it from our sentences.
+
+    One that says nothing, as MemoryError does, ends in fastai's own IndexError: it is raised in its place.
+    """
     try:
         yield
+    except IndexError as e:
+        if isinstance(e.__context__, MemoryError):
+            raise e.__context__ from None
+        raise
     except (InputError, Stopped) as e:
         e.args = (str(e).rpartition(":\n\t")[2],)
         raise

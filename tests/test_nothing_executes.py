@@ -55,8 +55,8 @@ def test_the_samples_would_run():
 
 def test_a_state_of_a_training(tmp_path, capsys):
     path = tmp_path / "32.resume.pt"
-    torch.save({"key": "same", "epochs": 1, "model": Bomb()}, path)
-    assert Resume(path, "same").load() == 0
+    torch.save({"settings": {}, "inputs": {}, "epochs": 1, "model": Bomb()}, path)
+    assert Resume(path, Origin({}, {})).load() == 0
     assert "32.resume.pt is damaged (UnpicklingError): this training begins anew" in capsys.readouterr().out
 
 

@@ -126,20 +126,23 @@ def print_fresh(path: Path) -> None:
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
-    """How an existing artifact's origin differs from this one: 'train.epochs 60 -> 5', 'images.npy changed'.
-
-    A setting that was not there yet when it was made counts as its default.
-    """
+    """How an existing artifact's origin differs from this one, as `changes` has it."""
     sidecar = read_sidecar(path)
-    if sidecar is None:
-        return []
-    old, new = _flat(sidecar["settings"]), _flat(origin.settings)
+    return changes(Origin(sidecar["settings"], sidecar["inputs"]), origin) if sidecar else []
+
+
+def changes(was: Origin, now: Origin) -> list[str]:
+    """What has changed from one to the other: 'train.epochs 60 -> 5', 'images.npy changed'.
+
+    A setting that was not there yet counts as its default.
+    """
+    old, new = _flat(was.settings), _flat(now.settings)
     old |= {name: DEFAULTS[name] for name in new.keys() - old if name in DEFAULTS}
-    changes = [
+    settings = [
         f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]
-    was, now = sidecar["inputs"], origin.inputs
-    return changes + [f"{k} changed" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+    names = sorted({*was.inputs, *now.inputs})
+    return settings + [f"{k} changed" for k in names if was.inputs.get(k) != now.inputs.get(k)]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pipeline.salt import artifacts, checks, cli, environment, stages
-from pipeline.salt.artifacts import display_path, sidecar_of
+from pipeline.salt.artifacts import Origin, display_path, sidecar_of
 from pipeline.salt.checks import FAULT, NOTE, OK, Finding
 from pipeline.salt.errors import InputError
 from pipeline.salt.progress import progress_bar
@@ -138,13 +138,13 @@ def states(run: Run) -> Iterator[Finding]:
     """States of unfinished trainings and predictions: how far they are, and what goes on with them."""
     for product in stages.everything(run):
         if product.state and product.state.exists() and product.path.suffix == ".csv":
-            yield of_state(run, product, product.state, key_of_training)
+            yield of_state(run, product, product.state, of_training)
     for product in stages.predictions(run):
         if (state := run.files.resume_of(product.path)).exists():
-            yield of_state(run, product, state, key_of_prediction)
+            yield of_state(run, product, state, of_prediction)
 
 
-def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[str, str]]) -> Finding:
+def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[Origin, str]]) -> Finding:
     """The finding of one state; read(path) gives what it was made from and how far it is, or raises."""
     subject, command, name = product.maker.split()[0], stages.command(run, product.maker), display_path(path)
     if product.status() == "done":
@@ -153,32 +153,33 @@ def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tupl
         remedy = f"{command} --force  # goes on; or, to give it up: {shlex.join(['rm', *files])}"
         return Finding(NOTE, subject, text, remedy)
     try:
-        key, done = read(path)
+        origin, done = read(path)
     except Exception as e:  # whatever torch makes of a damaged file
         text = f"{name} is damaged ({type(e).__name__}): what it has is lost"
         return Finding(FAULT, subject, text, f"{command}  # begins anew")
     try:
-        same = key == product.origin().key()
+        changes = artifacts.changes(origin, product.origin())
     except InputError:
         return Finding(NOTE, subject, f"{name}: {done}; what it is made from has to be made first")
-    if not same:
-        remedy = f"the flags of then, or --run NAME; or, to begin anew, {command}"
-        return Finding(FAULT, subject, f"{name}: {done}, with other settings, and would be given up", remedy)
+    if changes:
+        remedy = f"the flags of then, or --run NAME; or, to begin anew, {command} --force"
+        return Finding(FAULT, subject, f"{name}: {done}, with other settings ({'; '.join(changes)})", remedy)
     return Finding(NOTE, subject, f"{name}: {done}; goes on from there: {command}")
 
 
-def key_of_training(path: Path) -> tuple[str, str]:
+def of_training(path: Path) -> tuple[Origin, str]:
     from pipeline.salt.training import checkpoints
 
     state = checkpoints.load_state(path)
     steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
-    return state["key"], f"{state['epochs']} epochs{steps} are done"
+    return Origin(state["settings"], state["inputs"]), f"{state['epochs']} epochs{steps} are done"
 
 
-def key_of_prediction(path: Path) -> tuple[str, str]:
+def of_prediction(path: Path) -> tuple[Origin, str]:
     if damage := artifacts.damage_of(path, hashed=True):
         raise InputError(damage)
-    return (artifacts.read_sidecar(path) or {"key": ""})["key"], "some tiles are predicted"
+    sidecar = artifacts.read_sidecar(path) or {"settings": {}, "inputs": {}}
+    return Origin(sidecar["settings"], sidecar["inputs"]), "some tiles are predicted"
 
 
 def leftovers(run: Run) -> Iterator[Finding]:

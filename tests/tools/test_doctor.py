@@ -209,7 +209,7 @@ def test_a_stopped_training_says_how_far_it_is_and_what_goes_on(untrained):
 
     status, lines = look(untrained, "--set=train.32.lr=1e-3")
     [(fault, remedy)] = faults(lines)
-    assert "1 epochs are done, with other settings, and would be given up" in fault and "--run NAME" in remedy
+    assert "1 epochs are done, with other settings (train.phase.lr 0.03 -> 0.001)" in fault and "--run NAME" in remedy
 
     one_bit(untrained.out / STATE)
     [(fault, remedy)] = faults(look(untrained)[1])

@@ -24,6 +24,7 @@ from fastai.optimizer import Adam
 from fastai.torch_core import trainable_params
 
 from pipeline.salt import environment
+from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Loss, Model, Phase, Train
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
@@ -35,6 +36,7 @@ from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
 
 PHASE = Phase(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
 TRAIN = Train(phases=(PHASE,), precision="fp32")
+ORIGIN = Origin({"train": {"wd": 0.01, "phase": {"epochs": 4}}}, {"folds.csv": "e3b0"})
 COLUMNS = ["epoch", "train_loss", "valid_loss", "meanap", "lr", "seconds", "tiles_per_second", "memory"]
 MEASURED = COLUMNS[5:]  # of the machine, not of the training
 
@@ -46,7 +48,8 @@ def fit(drawn, tmp_path):
     def fit(
         train: Train = TRAIN,
         phase: Phase = PHASE,
-        key: str = "key",
+        origin: Origin = ORIGIN,
+        force: bool = False,
         seed: int = 3,
         save_every: float = 0.0,
         deadline: float = math.inf,
@@ -66,7 +69,8 @@ def fit(drawn, tmp_path):
             title="fold 0",
             seed=seed,
             resume=state,
-            key=key,
+            origin=origin,
+            force=force,
             save_every=save_every,
             deadline=deadline,
             stop=stop,
@@ -274,6 +278,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         from pathlib import Path
         import numpy as np, pandas as pd, torch
         from pipeline.salt.training import checkpoints
+        from pipeline.salt.artifacts import Origin
         from pipeline.salt.config import Model, Phase, Train
         from pipeline.salt.training.learner import fit_fold
         from pipeline.salt.tiles.loaders import get_data
@@ -295,7 +300,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
         dls = get_data(0, folds, 32, 12, tiles=Tiles(tiles["images"], tiles["masks"], None, pd.DataFrame()),
                        stats=(model.encoder.mean, model.encoder.std))
         fit_fold(model, dls, phase, Train(phases=(phase,), precision="fp32"), title="", seed=3,
-                 resume=Path({str(tmp_path / "32.resume.pt")!r}), key="key", save_every=0)
+                 resume=Path({str(tmp_path / "32.resume.pt")!r}), origin={ORIGIN!r}, save_every=0)
     """
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -417,13 +422,29 @@ def test_compiled_training_is_not_shared_out_to_several_processes(fit, monkeypat
         fit(replace(TRAIN, compile="default"))
 
 
-def test_a_state_of_another_training_is_not_used(fit, monkeypatch, tmp_path, capsys):
-    straight = fit(key="new")
-    stopped(fit, monkeypatch, 3, key="old", seed=9)
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (Origin({"train": {"wd": 0.02, "phase": {"epochs": 4}}}, ORIGIN.inputs), r"\(train.wd 0.01 -> 0.02\)"),
+        (Origin(ORIGIN.settings, {"folds.csv": "b855"}), r"\(folds.csv changed\)"),
+    ],
+)
+def test_a_state_of_another_training_is_kept_unless_it_is_said_that_it_may_go(fit, monkeypatch, other, words, capsys):
+    straight = fit(origin=other)
+    stopped(fit, monkeypatch, 3, seed=9)
+    with pytest.raises(InputError, match=f"32.resume.pt has 2 epochs of a training with other settings {words}; --run"):
+        fit(origin=other)
     capsys.readouterr()
-    assert_same(straight, fit(key="new"))
+    assert_same(straight, fit(origin=other, force=True))
     said = capsys.readouterr().out
     assert "epochs with other settings are given up" in said and said.count(" train ") == 4
+
+
+def test_a_state_from_before_a_setting_came_is_gone_on_from(fit, monkeypatch, capsys):
+    stopped(fit, monkeypatch, 3)
+    later = Origin({"train": {**ORIGIN.settings["train"], "average": 0.0}}, ORIGIN.inputs)  # as it is by default
+    fit(origin=later)
+    assert "2 epochs and 1 steps of the next are done" in capsys.readouterr().out
 
 
 class Counter(Stateful):

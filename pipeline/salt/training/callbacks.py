@@ -277,7 +277,7 @@ class Resume(Callback):
     """Saves the whole state of the training, and goes on from it: model, optimizer, `Stateful`s, place in the epoch.
 
     path   the state's file; it goes away when the training ends
-    key    what the training is made from; a state with another key is not used
+    origin what the training is made from
     every  seconds between saves: at most so much work is lost
     deadline  time.monotonic() by which the training is to end: it does so, saved, after the epoch that still fits
     stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
@@ -291,18 +291,21 @@ class Resume(Callback):
     def __init__(
         self,
         path: Path,
-        key: str,
+        origin: artifacts.Origin,
         every: float = 120.0,
         deadline: float = math.inf,
         stop: Callable[[], int] = lambda: 0,
     ):
-        self.path, self.key, self.every, self.deadline, self.stop = path, key, every, deadline, stop
+        self.path, self.origin, self.every, self.deadline, self.stop = path, origin, every, deadline, stop
         self.state: dict | None = None
         self.saved = time.perf_counter()
         self.longest, self.stopped = 0.0, ""  # seconds of an epoch
 
-    def load(self) -> int:
-        """How many epochs are done already; the state is put in place when training begins."""
+    def load(self, force: bool = False) -> int:
+        """How many epochs are done already; the state is put in place when training begins.
+
+        InputError for a state of other settings or inputs; with `force` it is given up.
+        """
         if not self.path.exists():
             return 0
         path = artifacts.display_path(self.path)
@@ -311,7 +314,12 @@ class Resume(Callback):
         except Exception as e:  # whatever torch makes of a damaged file
             print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
             return 0
-        if state["key"] != self.key:
+        if changes := artifacts.changes(artifacts.Origin(state["settings"], state["inputs"]), self.origin):
+            if not force:
+                raise InputError(
+                    f"{path} has {state['epochs']} epochs of a training with other settings ({'; '.join(changes)}); "
+                    "--run NAME keeps it and works beside it, --force gives it up"
+                )
             print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
             return 0
         self.state = state
@@ -361,7 +369,8 @@ class Resume(Callback):
     def save(self, epochs: int, batch: int) -> None:
         """The state after so many epochs and batches of the next one, in place of an earlier state."""
         state = {
-            "key": self.key,
+            "settings": self.origin.settings,
+            "inputs": self.origin.inputs,
             "made_with": self.made_with(),
             "epochs": epochs,
             "batch": batch,

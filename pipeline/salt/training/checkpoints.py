@@ -14,7 +14,17 @@ from pipeline.salt.config import Model
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model, check_trainable
 
-STATE = ("key", "epochs", "batch", "shuffle", "pct", "model", "optimizer", "callbacks")  # what a state has, at least
+STATE = (
+    "settings",
+    "inputs",
+    "epochs",
+    "batch",
+    "shuffle",
+    "pct",
+    "model",
+    "optimizer",
+    "callbacks",
+)  # what a state has, at least
 
 
 def load(path: Path, model: nn.Module) -> nn.Module:

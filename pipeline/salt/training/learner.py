@@ -28,6 +28,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import norm_bias_params
 from torch import Tensor, nn
 
+from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import move_, resolve_precision
 from pipeline.salt.distributed import world_size
@@ -77,7 +78,8 @@ def fit_fold(
     title: str,
     seed: int,
     resume: Path,
-    key: str,
+    origin: Origin,
+    force: bool = False,
     save_every: float = 120.0,
     deadline: float = math.inf,
     trackers: Sequence[Callback] = (),
@@ -86,18 +88,19 @@ def fit_fold(
     """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
 
     title  what the lines on the screen begin with;  seed  of everything random here
-    key    what this training is made from;  save_every  seconds between saved states
+    origin what this training is made from: InputError for a state of another origin, which `force` gives up
+    save_every  seconds between saved states
     trackers  callbacks that only look: training.tracking's
     stop   number of the signal that asks for an end, else 0: the training is then saved after this step
     Raises Stopped at such a signal, and where an epoch more would end after `deadline`, as time.monotonic() has it.
     """
     torch.manual_seed(seed)  # of dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
-    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, key, save_every, deadline, stop)
+    log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, origin, save_every, deadline, stop)
     average = WeightAverage(train.average)
     averaging = [average] * (train.average > 0)
     learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state, *trackers])
-    done = state.load()
+    done = state.load(force)
     with _as_raised(), learn.no_bar(), data_parallel(learn, phase, train):
         if train.schedule == "fine_tune":
             fine_tune(learn, phase.epochs, phase.lr, start_epoch=done)

@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             "--force with --max-hours would begin anew in each call; leave one of them out, or use --run NAME"
         )
+    for fold in run.folds:
+        keep_first_weights(run, fold)
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
     for fold in to_do:  # errors come before any fold begins
         stages.trained(run, fold, phases[0])["history"].origin()
@@ -115,6 +117,22 @@ def keep(run: Run, fold: int, phase: Phase) -> None:
                 f"{display_path(path)} was trained from {best.path.name} in a phase that this command does not have; "
                 "give the same flags as then (--add-phase ...), or --run NAME, or --force to train anew"
             )
+
+
+def keep_first_weights(run: Run, fold: int) -> None:
+    """InputError where fold k's finished training began with another file than --weights names. Not with --force.
+
+    What a file holds is no setting: predictions are made where it is not.
+    """
+    if run.weights is None or not run.weights.is_file() or run.force:
+        return
+    first = stages.trained(run, fold, run.profile.train.phases[0])["best"].path
+    began = (artifacts.read_sidecar(first) or {}).get("init_from", run.weights.name)
+    if began != run.weights.name:
+        raise InputError(
+            f"{display_path(first)} was trained from {began}, and --weights names {run.weights.name}; --run NAME keeps "
+            "it and works beside it, --force replaces it"
+        )
 
 
 def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:

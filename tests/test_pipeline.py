@@ -193,6 +193,15 @@ def test_finished_phases_survive_new_first_weights_without_force(tiny):
     assert "made with other settings (fold_0/32.safetensors changed); --run NAME" in text
 
 
+def test_finished_weights_are_kept_from_other_first_weights(tiny, tmp_path):
+    """A file of ImageNet's weights is no setting, and another one would have been passed over in silence."""
+    (other := tmp_path / "other.pth").touch()
+    flags, before = ("--weights", str(other)), tree(tiny.out)
+    text = refused(train, run=tiny, extra=flags)
+    assert "fold_0/32.safetensors was trained from random weights, and --weights names other.pth; --run NAME" in text
+    assert tree(tiny.out) == before and "fresh" in tiny(predict, extra=flags), "which is made of what is there"
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_without_a_phase_that_wants_them_pseudo_labels_are_skipped(tiny, force):
     before = tree(tiny.out)

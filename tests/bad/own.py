@@ -254,6 +254,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         mask("jpg", saved((GREY > 128) * np.uint8(255), "JPEG")),
         r"^masks: b.jpg has \d+ values; .*; JPG and smooth resizing change values$",
     ),
+    "masks of two classes": (
+        both(array(MASK, (GREY > 128) * np.uint8(2)), array("masks/a.npy", (scene(0) > 128) * np.uint8(1))),
+        r"^masks: b.npy has 2 for salt, others have 1; make it one value, or remove what is no salt$",
+    ),
     "mask of 255 among those of 1": (
         both(array(MASK, (GREY > 128) * np.uint8(255)), array("masks/a.npy", (scene(0) > 128) * np.uint8(1))),
         r"^masks: b.npy has 255 for salt, others have 1; make it one value \(255 beside 1 means not labelled\)$",

@@ -99,7 +99,7 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
         images = dict(_decoded(folder, found["images"], image_of, bar, faults))
         masks = dict(_decoded(folder, found["masks"], _mask_of, bar, faults))
         test = dict(_decoded(folder, found["test"], image_of, bar, faults))
-    _settle_255_(_name(folder, places["masks"]), masks, found["masks"], faults)
+    _settle_values_(_name(folder, places["masks"]), masks, found["masks"], faults)
     for name in sorted(images.keys() & masks.keys()):
         if (size := images[name].shape[:2]) != masks[name][0].shape:
             fault = f"is {_px(masks[name][0].shape)}, its image {_px(size)}; they need one size"
@@ -177,20 +177,18 @@ def _mask_of(pixels: np.ndarray) -> Mask:
     return labels, salt
 
 
-def _settle_255_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
-    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them; else it is salt, and 1 may not be too."""
-    only_255 = [name for name, (_, salt) in masks.items() if salt == {255}]
+def _settle_values_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
+    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them. Salt then is one value in all of them."""
     if any(salt == {1, 255} for _, salt in masks.values()):
-        for name in only_255:
-            labels, salt = masks[name]
-            masks[name] = labels * np.uint8(UNLABELLED), salt
-    elif only_255 and any(salt == {1} for _, salt in masks.values()):
-        for name in only_255:
-            faults.add(
-                place,
-                "has 255 for salt, others have 1; make it one value (255 beside 1 means not labelled)",
-                paths[name].name,
-            )
+        for name, (labels, salt) in masks.items():
+            masks[name] = labels * np.uint8(UNLABELLED) if salt == {255} else labels, salt - {255}
+    counts = Counter(value for _, salt in masks.values() for value in salt)
+    common = max(counts, key=lambda value: (counts[value], -value), default=0.0)
+    more = " (255 beside 1 means not labelled)" if {1, 255} <= counts.keys() else ", or remove what is no salt"
+    for name, (_, salt) in masks.items():
+        for other in salt - {common}:
+            fault = f"has {other:g} for salt, others have {common:g}; make it one value{more}"
+            faults.add(place, fault, paths[name].name)
 
 
 def _places(folder: Path) -> dict[str, Path]:

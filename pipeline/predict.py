@@ -8,8 +8,9 @@ reads   folds/<run>/fold_<k>/<last phase>.safetensors, folds.csv, data/cache/<so
 writes  folds/<run>/oof.npy, submissions/<run>/test.npy: float16 probabilities, NaN where no fold ran
         submissions/<run>/disagreement.csv: for each test tile the share of pixels in which two folds' masks differ
 
-All GPUs share the tiles. With --max-hours H it stops by itself, after the batch in which the hours end, with exit
-status 75; the same command goes on from there (oof.resume, test.resume), and what comes out is the same.
+All GPUs share the tiles. Ctrl-C and SIGTERM let it finish its batch and save; with --max-hours H it stops by itself,
+after the batch in which the hours end, with exit status 75. The same command goes on from there (oof.resume,
+test.resume), and what comes out is the same.
 """
 
 import time
@@ -17,7 +18,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, published, stages
+from pipeline.salt import artifacts, cli, published, stages, stopping
+from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -44,7 +46,17 @@ def predict(run: Run) -> None:
         return checkpoints.load(weights.file(), model)
 
     oof, test = stages.predictions(run)
-    with artifacts.making(test.path), enough_memory("predict", "predict.batch", profile.predict.batch):
+    with (
+        artifacts.making(test.path),
+        enough_memory("predict", "predict.batch", profile.predict.batch),
+        stopping.noting() as signalled,
+    ):
+
+        def stop(done: str) -> None:
+            if number := signalled():
+                raise Stopped(f"{done}; the same command goes on from there", 128 + number)
+            run.stop_if_late(done)
+
         arguments = prediction_arguments(profile, profile.train.last)
         for product, images, rows_of, title in [
             (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
@@ -65,7 +77,7 @@ def predict(run: Run) -> None:
                     count_votes=product is test,  # a training tile has one model, with nobody to disagree with
                     resume=state,
                     origin=origin,
-                    stop=run.stop_if_late,
+                    stop=stop,
                 )
             artifacts.discard(state)
             print(
@@ -75,6 +87,8 @@ def predict(run: Run) -> None:
         product = stages.disagreement(run)
         with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last
             pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
+    if number := signalled():
+        raise Stopped("all tiles are predicted; the same command goes on from there", 128 + number)
 
 
 if __name__ == "__main__":

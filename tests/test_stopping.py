@@ -9,10 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from pipeline import train
-from pipeline.salt import stopping
+from pipeline import predict, train
+from pipeline.salt import inference, stopping
+from pipeline.salt.errors import Stopped
 
 ROOT = Path(__file__).parents[1]
 MORE = "--set=train.32.epochs=40"  # time to be stopped in
@@ -61,6 +63,39 @@ def test_a_training_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(untrained
     assert not weights(untrained.out) and not list(untrained.out.rglob(".tmp*"))
     assert "\nfold 0  32 px  epoch  2/40" not in untrained(train, extra=FLAGS), "what was done is not done again"
     assert weights(untrained.out) == weights(straight.out) and not list(untrained.out.rglob("*.resume.pt"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "batches", [1, 5, 10, 11]
+)  # of the training tiles, of the test tiles, the last, none that is left
+def test_a_prediction_that_is_told_to_stop_goes_on_where_it_was(tiny, monkeypatch, handlers, number, batches):
+    names = ("folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/disagreement.csv")
+    before = {name: (tiny.out / name).read_bytes() for name in names}
+    done, tile_logits, to_csv = [], inference.tile_logits, pd.DataFrame.to_csv
+
+    def count() -> None:
+        done.append(True)
+        if len(done) == batches:
+            signal.raise_signal(number)
+
+    def counted(*args, **settings):
+        for batch in tile_logits(*args, **settings):
+            count()
+            yield batch
+
+    def written(*args, **settings) -> None:  # after the last batch
+        count()
+        to_csv(*args, **settings)
+
+    monkeypatch.setattr(inference, "tile_logits", counted)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", written)
+    with pytest.raises(Stopped, match="tiles.*; the same command goes on from there$") as e:
+        tiny(predict, extra=("--force",))
+    assert e.value.status == 128 + number and len(done) == batches
+    tiny(predict, extra=("--force",) if batches < 11 else ())
+    assert len(done) == 11 and {name: (tiny.out / name).read_bytes() for name in names} == before
+    assert not [*tiny.out.rglob("*.resume*")]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_the_sidecar_says_how_long_the_writing_took_unless_the_writer_knows_bett
             tmp.write_text("")
             time.sleep(0.11)
     a, b = ((artifacts.read_sidecar(tmp_path / name) or {})["seconds"] for name in "ab")
-    assert 0.1 <= a < 5 and b == 7.5
+    assert a >= 0.1 and b == 7.5
 
 
 def test_the_commit_of_a_clone_is_known_and_changes_to_it_show(tmp_path, monkeypatch):

@@ -63,6 +63,19 @@ def test_all_gpus_or_the_cpu(monkeypatch):
     assert pick_devices() == tried == [torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
+def test_a_cpu_keeps_freed_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "keep_freed_memory", lambda: called.append(True))
+    assert pick_device().type == "cpu" and called
+
+
+@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)])
+def test_the_number_format_is_the_one_that_is_named(name, dtype):
+    with device.autocast(name, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
 @pytest.mark.parametrize("in_hardware, wanted", [(True, "bf16"), (False, "fp16")])
 def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, wanted):
     """On a T4 torch reports bf16 as supported unless emulation is excluded."""

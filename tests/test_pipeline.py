@@ -21,13 +21,16 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import __main__ as overview
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import artifacts, rle
+from pipeline.salt import artifacts, published, rle, submission
 from pipeline.salt.config import PROFILES, Model
 from pipeline.salt.errors import InputError, Stopped
-from pipeline.salt.inference import tile_logits
-from pipeline.salt.tiles import synthetic
+from pipeline.salt.inference import mean_logits, probabilities, tile_logits
+from pipeline.salt.metrics import tile_scores
+from pipeline.salt.tiles import cache, synthetic
+from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.training import checkpoints
 from pipeline.salt.training.callbacks import EpochLog
+from pipeline.salt.training.fold import set_up_fold
 from pipeline.tools import lr_find, picture
 
 ROOT = Path(__file__).parents[1]
@@ -303,6 +306,26 @@ def test_averaged_weights_can_predict(tiny):
     assert {name for name in made_from if name.startswith("fold_")} == {
         f"fold_{k}/48.average.safetensors" for k in (0, 1)
     }
+    run, models = tiny.parse(), []
+    for k in (0, 1):
+        model = checkpoints.build(run.profile.model)
+        models.append(checkpoints.load(tiny.out / f"folds/demo/fold_{k}/48.average.safetensors", model))
+    how = {"size": 48, "batch": 5, "flip": True, "precision": "fp32", "device": torch.device("cpu")}
+    expected = probabilities(mean_logits(models, np.load(run.files.cache("test.npy")), **how))
+    np.testing.assert_array_equal(np.load(tiny.out / "submissions/demo/test.npy"), expected)
+
+
+def test_the_best_weights_are_those_of_the_epoch_that_scored_best(tiny):
+    run = tiny.parse()
+    phase = run.profile.train.phases[0]
+    scores = published.read_history(run, 0, phase)["meanap"]
+    assert scores.max() > scores.iloc[-1] + 0.05, "which is not the last one"
+    start = set_up_fold(run, 0, phase)
+    model = checkpoints.load(run.files.weights(0, phase), start.model).eval()
+    with torch.no_grad():
+        pairs = [(to_tile(model(images), masks.shape[-2:]) > 0, masks > 0.5) for images, masks in start.dls.valid]
+    pred, truth = (torch.cat(masks)[:, 0] for masks in zip(*pairs, strict=True))
+    assert tile_scores(pred, truth).mean().item() == pytest.approx(scores.max(), abs=1e-5)
 
 
 def test_some_folds_alone(tiny):
@@ -316,7 +339,11 @@ def test_some_folds_alone(tiny):
 def test_the_threshold_can_be_searched(tiny):
     tiny(submit, extra=("--set", "submit.threshold=search"))
     sidecar = json.loads((tiny.out / "submissions/demo/submission.csv.gz.json").read_text())
-    assert 0.3 <= sidecar["threshold"] <= 0.7 and 0 <= sidecar["empty"] <= 1
+    run = tiny.parse()
+    tiles = cache.read(run.files)
+    oof, _ = published.read_predictions(run, tiles)
+    scores = submission.score_thresholds(tiles.train_table, oof, tiles.train_masks, run.profile.submit)
+    assert scores[sidecar["threshold"]] == max(scores.values()) > min(scores.values()) and 0 <= sidecar["empty"] <= 1
 
 
 @pytest.mark.parametrize("phase, epochs", [("32", 8), ("48", 3)])

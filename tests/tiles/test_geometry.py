@@ -26,6 +26,13 @@ def blobs(n: int, seed: int) -> Tensor:
     return ((y - centre[:, 0]).hypot(x - centre[:, 1]) < radius)[:, None]
 
 
+@pytest.mark.parametrize("size", [64, 128, 224])
+def test_logits_come_back_as_pil_resizes_floats(size):
+    logits = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+    theirs = Image.fromarray(logits[0, 0].numpy()).resize(TILE, Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(to_tile(logits, TILE)[0, 0].numpy(), np.asarray(theirs), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [32, 64, 96, 101, 128, 202, 224])
 def test_a_square_is_pils_bilinear_resize_within_rounding(size):
     tiles = noise()

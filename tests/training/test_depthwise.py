@@ -2,14 +2,19 @@
 
 import copy
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.salt.config import Phase, Train
 from pipeline.salt.models import build_model
+from pipeline.salt.tiles.loaders import get_data
 from pipeline.salt.training.depthwise import DepthwiseConv, speed_up_depthwise_
+from pipeline.salt.training.learner import build_learner
 
 
 @pytest.mark.parametrize("stride, padding", [(1, 2), (2, 2), (2, 0), (1, 0), (3, 1)])
@@ -73,3 +78,13 @@ def test_a_whole_efficientnet_learns_the_same():
         each(x).square().mean().backward()
     for theirs, ours in zip(model.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5 * theirs.grad.abs().max().item(), rtol=1e-3)
+
+
+def test_training_on_a_cpu_has_them(drawn):
+    phase = Phase(size=32, batch=12, epochs=1, lr=1e-3)
+    model = build_model("unet_lean", "tf_efficientnet_lite0")
+    folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": np.arange(36) % 3})
+    dls = get_data(0, folds, 32, 12, tiles=drawn, stats=(model.encoder.mean, model.encoder.std))
+    build_learner(model, dls, phase, Train(phases=(phase,), precision="fp32"), [])
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+    assert len(layers) > 10 and all("forward" in vars(layer) for layer in layers)

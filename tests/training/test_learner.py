@@ -31,7 +31,15 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import TileLoader, get_data
 from pipeline.salt.training import checkpoints, learner
-from pipeline.salt.training.callbacks import EpochLog, KeepBest, RandomState, Resume, Stateful, WeightAverage
+from pipeline.salt.training.callbacks import (
+    BatchShard,
+    EpochLog,
+    KeepBest,
+    RandomState,
+    Resume,
+    Stateful,
+    WeightAverage,
+)
 from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
 
 PHASE = Phase(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
@@ -665,3 +673,45 @@ def test_compiled_it_learns_the_same(fit, monkeypatch):
     for a, b in zip(compiled.rows, plain.rows, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
         assert a["valid_loss"] == pytest.approx(b["valid_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("n", [7, 8, 1])
+def test_several_processes_share_a_batch_out(monkeypatch, n):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        shard = BatchShard()
+        shard.learn = SimpleNamespace(xb=(torch.arange(n),), yb=(torch.arange(n),))
+        shard.before_batch()
+        assert torch.equal(shard.learn.xb[0], shard.learn.yb[0])
+        parts += shard.learn.xb[0].tolist()
+    assert sorted(parts) == [*range(n)]
+
+
+def test_of_equal_epochs_the_first_is_kept():
+    model, best = torch.nn.Linear(1, 1), KeepBest()
+    best.learn = SimpleNamespace(model=model, epoch_row=None)
+    for weight, score in [(1.0, 0.5), (2.0, 0.7), (3.0, 0.7)]:
+        model.weight.data.fill_(weight)
+        best.learn.epoch_row = {"meanap": score}
+        best.after_epoch()
+    assert best.weights["weight"].item() == 2
+
+
+def test_the_validation_loss_is_the_mean_over_tiles_of_which_the_last_batch_has_fewer(drawn, tmp_path):
+    phase = Phase(size=32, batch=5, epochs=1, lr=1e-3)
+    torch.manual_seed(0)
+    model = checkpoints.build(Model(encoder="test_resnet", weights="none", options={"width": 8}))
+    folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": np.arange(36) % 3})
+    dls = get_data(0, folds, 32, 5, tiles=drawn, stats=(model.encoder.mean, model.encoder.std))
+    assert [len(images) for images, _ in dls.valid] == [10, 2]
+    train = Train(phases=(phase,), precision="fp32")
+    fitted = fit_fold(model, dls, phase, train, title="", seed=0, resume=tmp_path / "state", origin=ORIGIN)
+    model.eval()
+    with torch.no_grad():
+        each = [
+            LOSSES[train.loss](to_tile(model(images), masks.shape[-2:]), masks, reduction="none")
+            for images, masks in dls.valid
+        ]
+    assert fitted.rows[0]["valid_loss"] == pytest.approx(torch.cat(each).mean().item(), abs=2e-4)

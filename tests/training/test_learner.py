@@ -594,6 +594,33 @@ def test_the_state_before_a_loss_that_is_no_number_is_kept(fit, monkeypatch, tmp
     assert (state["epochs"], state["batch"]) == (1, 1) and all(w.isfinite().all() for w in state["model"].values())
 
 
+def test_a_loss_that_is_no_number_in_validation_ends_the_training_too(fit, monkeypatch, tmp_path):
+    loss = LOSSES["bce"]
+    breaks = lambda logits, masks: loss(logits, masks) + (0 if torch.is_grad_enabled() else float("nan"))  # noqa: E731
+    monkeypatch.setitem(LOSSES, "bce", breaks)
+    with pytest.raises(InputError, match=r"^fold 0: the validation loss is nan in epoch 1; nothing was published"):
+        fit(Train(phases=(PHASE,), precision="fp32", loss="bce"))
+    assert all(w.isfinite().all() for w in torch.load(tmp_path / "32.resume.pt", weights_only=True)["model"].values())
+
+
+@pytest.mark.parametrize("step", [3, 8])  # within the second of four epochs, and the very last one
+def test_weights_that_are_no_numbers_are_neither_saved_nor_published(fit, monkeypatch, tmp_path, step):
+    """A finite loss whose gradient is not: no later loss tells it yet."""
+    steps = []
+
+    def spoil(self) -> None:
+        steps.append(True)
+        if len(steps) == step:
+            next(self.model.parameters()).grad.fill_(float("nan"))
+
+    monkeypatch.setattr(EpochLog, "after_backward", spoil, raising=False)
+    words = rf"the weights are not finite in epoch {(step + 1) // 2}; nothing was published"
+    with pytest.raises(InputError, match=words):
+        fit()
+    state = torch.load(tmp_path / "32.resume.pt", weights_only=True)
+    assert 2 * state["epochs"] + state["batch"] == step - 1 and all(w.isfinite().all() for w in state["model"].values())
+
+
 def test_the_settings_know_every_loss():
     assert set(get_args(Loss)) == set(LOSSES)
 

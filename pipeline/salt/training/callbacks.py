@@ -86,7 +86,7 @@ class EpochLog(Stateful):
     columns  epoch (from 1), train_loss, valid_loss, meanap (at the tiles' size, threshold 0.5), lr (at the epoch's
              end), seconds, tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
     The row of the epoch that has just ended is `learn.epoch_row`, None for one that a resumed training skips.
-    Raises InputError when the training loss is no longer finite: at the epoch's end, or when a state is to be saved.
+    Raises InputError where a loss or a weight is no longer finite: at the epoch's end, or when a state is to be saved.
     """
 
     order = 65
@@ -122,17 +122,19 @@ class EpochLog(Stateful):
         self.bar.close()
         self.train_loss = self._mean(True)  # waits for the device: what follows times training alone
         self.train_seconds = time.perf_counter() - self.start
-        self._check_loss(self.train_loss)
+        self._check_finite("training", self.train_loss)
 
     def after_epoch(self):
         if not self.scores:  # an epoch that a resumed training skips
             return
         scores = torch.cat(self.scores).double()
         score, tiles = self._all_reduce(scores.sum(), len(scores))
+        valid_loss = self._mean(False)
+        self._check_finite("validation", valid_loss)
         row = {
             "epoch": self.epoch + 1,
             "train_loss": round(self.train_loss, 5),
-            "valid_loss": round(self._mean(False), 5),
+            "valid_loss": round(valid_loss, 5),
             "meanap": round(score / tiles, 5),
             "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": round(time.perf_counter() - self.start, 2),
@@ -152,7 +154,7 @@ class EpochLog(Stateful):
 
     def state_dict(self) -> dict:
         total, count = self.sums.get(True, (torch.zeros(()), 0))
-        self._check_loss(float(total))
+        self._check_finite("training", float(total))
         seconds = time.perf_counter() - self.start if self.sums else 0.0
         return {"rows": self.rows, "total": total, "count": count, "batches": self.batches, "seconds": seconds}
 
@@ -163,13 +165,19 @@ class EpochLog(Stateful):
             self.batches, self.start = state["batches"], time.perf_counter() - state["seconds"]
             self.bar.update(self.batches)
 
-    def _check_loss(self, loss: float) -> None:
+    def _check_finite(self, kind: str, loss: float) -> None:
+        weights = [w for w in get_model(self.model).state_dict().values() if w.is_floating_point()]
         if not math.isfinite(loss):
-            raise InputError(
-                f"{self.title}: the training loss is {loss} in epoch {self.epoch + 1}, from batch "
-                f"{int(self.first_bad)} of {len(self.dls.train)} on; nothing was published, a state saved before is "
-                "kept; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
-            )
+            fault = f"the {kind} loss is {loss}"
+        elif not torch.stack(torch._foreach_norm(weights)).isfinite().all():  # a step after which there was no loss yet
+            fault = "the weights are not finite"
+        else:
+            return
+        batch = f", from batch {int(self.first_bad)} of {len(self.dls.train)} on" * bool(self.first_bad)
+        raise InputError(
+            f"{self.title}: {fault} in epoch {self.epoch + 1}{batch}; nothing was published, a state saved before is "
+            "kept; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
+        )
 
     def _mean(self, training: bool) -> float:
         total, count = self._all_reduce(*self.sums.get(training, (0.0, 0)))

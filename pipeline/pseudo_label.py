@@ -3,17 +3,19 @@
     python -m pipeline.pseudo_label --add-phase pseudo=true,epochs=20,lr=5e-4
     python -m pipeline.train --pseudo --add-phase pseudo=true,epochs=20,lr=5e-4
 
-reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy
+reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy; with folds.scheme=mosaic
+        folds/<run>/neighbours.csv: what lies beside a fold's tiles is not for its model to learn from
 writes  folds/<run>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
 Does nothing in a profile none of whose phases learns from pseudo-labels.
 """
 
 import numpy as np
+import pandas as pd
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import artifacts, cli, mosaic, published, stages
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
-from pipeline.salt.tiles import cache
+from pipeline.salt.tiles import Tiles, cache
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,11 +58,21 @@ def label_fold(run: Run, fold: int) -> None:
             np.load(probs, mmap_mode="r", allow_pickle=False),
             profile.pseudo,
             products[-1].origin(),
+            beside(run, fold, tiles),
         )
     print(
         f"labelled {artifacts.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
         f"enough for fold {fold}"
     )
+
+
+def beside(run: Run, fold: int, tiles: Tiles) -> np.ndarray:
+    """(M,) bool: test tiles that known neighbours join to a tile of fold k."""
+    ids, pairs = pd.Index(tiles.table["id"]), published.read_neighbours(run)
+    rows = np.stack([ids.get_indexer(pairs[name]) for name in ("first", "second")], axis=1)
+    group, n = mosaic.groups(len(ids), rows), len(tiles.train_table)
+    held_out = (published.read_folds(run, tiles)["fold"] == fold).to_numpy()
+    return np.isin(group[n:], group[:n][held_out])
 
 
 if __name__ == "__main__":

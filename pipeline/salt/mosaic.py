@@ -3,7 +3,7 @@
 Random folds train on the neighbours of validation tiles, so their score flatters; folds of whole groups do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +47,11 @@ def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
     return pairs
 
 
-def groups(n: int, pairs: list[Pair]) -> np.ndarray:
-    """(n,) int: the same number for tiles that are joined by pairs, in the order in which they first appear."""
+def groups(n: int, pairs: Sequence[Sequence]) -> np.ndarray:
+    """(n,) int: the same number for tiles that are joined by pairs, in the order in which they first appear.
+
+    pairs  two rows of the tiles first: of `neighbours`, or a table (P, 2)
+    """
     i, j = np.array([pair[:2] for pair in pairs], int).reshape(-1, 2).T
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 

@@ -21,6 +21,14 @@ def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
     return table
 
 
+def read_neighbours(run: Run) -> pd.DataFrame:
+    """neighbours.csv: first, second, the ids of two tiles; without rows where the scheme is not mosaic."""
+    for product in stages.neighbours(run)[:1]:
+        product.require()
+        return door.table(product.path, product.maker, {"first": str, "second": str})
+    return pd.DataFrame({"first": [], "second": []}, dtype=str)
+
+
 def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
     """oof.npy and test.npy, memory-mapped: (N, H, W), (M, H, W) float16, in oof NaN for the tiles of other folds."""
     oof, test = stages.predictions(run)

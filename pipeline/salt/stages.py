@@ -260,11 +260,13 @@ def trained(run: Run, fold: int, phase: Phase) -> Mapping[str, Product]:
 def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
     """Table and masks of fold k's pseudo-labels.
 
-    Made by fold k's own model alone: every other one has learned from fold k's tiles.
+    Made by fold k's own model alone: every other one has learned from fold k's tiles. With the scheme mosaic of tiles
+    that are no neighbours of fold k's.
     """
     profile = run.profile
     settings = asdict(profile.pseudo) | {"flip": profile.predict.flip}
-    inputs = (trained(run, fold, profile.train.labeller)[profile.predict.checkpoint], tiles(run)["test.npy"])
+    labeller = trained(run, fold, profile.train.labeller)[profile.predict.checkpoint]
+    inputs = (labeller, tiles(run)["test.npy"], *neighbours(run)[:1])
     paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
     maker = f"pseudo_label --fold {fold}"
     return tuple(Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs) for path in paths)

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import predict, pseudo_label, report, submit, train
-from pipeline.salt import stages
+from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
+from pipeline.salt import published, stages
 from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Pseudo
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
-from pipeline.salt.tiles import Tiles
+from pipeline.salt.tiles import Tiles, cache
 from pipeline.salt.training import pseudo
+from pipeline.salt.training.fold import set_up_fold
 
 LABELS = ("--add-phase=pseudo=true,size=48,epochs=1", "--set=pseudo.share=0.0")
 
@@ -35,7 +36,7 @@ def labelless(n: int, ids: list[str]) -> Tiles:
 
 def written(files: Files, fold: int, tiles: Tiles, probs: np.ndarray) -> int:
     """How many labels were chosen from these probabilities."""
-    return pseudo.write(files, fold, tiles, probs, Pseudo(), Origin({}, {}))
+    return pseudo.write(files, fold, tiles, probs, Pseudo(), Origin({}, {}), np.zeros(len(probs), bool))
 
 
 def test_sure_tiles_come_back_as_they_were_written(tmp_path):
@@ -85,8 +86,6 @@ def test_the_last_phase_is_what_predicts(labelled, finished):
 
 
 def test_training_gets_the_labelled_tiles_and_validation_does_not(labelled):
-    from pipeline.salt.training.fold import set_up_fold
-
     run = labelled[0].parse(*LABELS)
     phase = run.profile.train.last
     assert phase.pseudo
@@ -124,3 +123,23 @@ def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):
         stage.main(["--data", "sample", "--out", str(tmp_path), "--profile", "demo", *extra])
         assert capsys.readouterr().out.startswith("skipped")
     assert not list(tmp_path.iterdir())
+
+
+def test_with_folds_of_mosaics_no_neighbour_of_a_fold_is_learned_from(empty):
+    """60 + 40 tiles of sections, all sure enough; without the rule a third of the pairs would join both sides."""
+    flags = (*LABELS, "--set=folds.scheme=mosaic", "--set=sample.train=60", "--set=sample.test=40")
+    flags = (*flags, "--set=train.32.epochs=1")
+    empty(prepare, make_folds, train, pseudo_label, extra=flags)
+    run = empty.parse(*flags)
+    pairs, test = published.read_neighbours(run), {*cache.read(run.files).test_table["id"]}
+    assert len(pairs) > 20
+    for fold in run.folds:
+        dls = set_up_fold(run, fold, run.profile.train.last).dls
+        trained, held_out = {*dls.train.ids}, {*dls.valid.ids}
+        beside = [
+            *zip(pairs["first"], pairs["second"], strict=True),
+            *zip(pairs["second"], pairs["first"], strict=True),
+        ]
+        assert not [pair for pair in beside if pair[0] in held_out and pair[1] in trained]
+        left_out = {other for one, other in beside if one in held_out and other in test}
+        assert left_out and 0 < len(trained & test) <= 40 - len(left_out)

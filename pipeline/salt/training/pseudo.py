@@ -22,14 +22,17 @@ def sure_share(probs: np.ndarray, rule: Pseudo) -> np.ndarray:
     return np.concatenate([((part < rule.low) | (part > rule.high)).mean(axis=(1, 2)) for part in parts])
 
 
-def write(files: Files, fold: int, tiles: Tiles, probs: np.ndarray, rule: Pseudo, origin: Origin) -> int:
+def write(
+    files: Files, fold: int, tiles: Tiles, probs: np.ndarray, rule: Pseudo, origin: Origin, beside: np.ndarray
+) -> int:
     """Publish the chosen tiles of fold k, table and masks, and return their number.
 
-    probs  (M, H, W) of the test tiles, from fold k's model
+    probs   (M, H, W) of the test tiles, from fold k's model
+    beside  (M,) bool: those that lie beside fold k's tiles, which are not chosen
     The table has row (of the test tiles), id, confidence (share of sure pixels) and coverage.
     """
     share = sure_share(probs, rule)
-    rows = np.flatnonzero(share >= rule.share)
+    rows = np.flatnonzero((share >= rule.share) & ~beside)
     masks = probs[rows] > 0.5
     table = pd.DataFrame(
         {

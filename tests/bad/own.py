@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     # ---- .npy
     "npy empty": (put(IMAGE, b""), r"^images: b.npy is empty \(0 bytes\)$"),
-    "npy a web page": (put(IMAGE, b"<html>"), r"^images: b.npy cannot be decoded \(.*\); make it again, or remove it"),
+    "npy a web page": (put(IMAGE, b"<html>"), r"^images: b.npy cannot be decoded \(.*\); make it again, as PNG"),
     "npy cut short": (cut(IMAGE), r"^images: b.npy cannot be decoded \("),
     "npy cut in its header": (change(IMAGE, lambda old: old[:20]), r"^images: b.npy cannot be decoded \("),
     "npy of objects": (
@@ -187,18 +187,18 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     # ---- pictures
     "PNG cut short": (image("png", png(GREY)[:-100]), r"^images: b.png cannot be decoded \("),
     "PNG with another byte": (image("png", flipped(png(GREY), 1000)), r"^images: b.png cannot be decoded \("),
-    "PNG a GIF": (image("png", picture("P", "GIF")), r"^images: b.png cannot be decoded \("),
-    "PNG a zip": (image("png", b"PK\3\4" + bytes(100)), r"^images: b.png cannot be decoded \("),
+    "PNG a GIF": (image("png", picture("P", "GIF")), "^images: b.png is no PNG, JPG or TIFF, whatever its name says$"),
+    "PNG a zip": (image("png", b"PK\3\4" + bytes(100)), "^images: b.png is no PNG, JPG or TIFF, whatever"),
     "PNG of several frames": (
         image("png", png(GREY, save_all=True, append_images=[Image.fromarray(GREY + 1)])),
-        r"^images: b.png has 2 frames; a tile is one picture",
+        r"^images: b.png has 2 frames; a file is one image",
     ),
     "PNG that says it is huge": (
         image("png", raw_png(2**31 - 1, 2**31 - 1)),
         r"^images: b.png cannot be decoded \(it says that it is 2147483647 x 2147483647, which its \d+ bytes",
     ),
     "JPG cut short": (image("jpg", saved(GREY, "JPEG")[:-300]), r"^images: b.jpg cannot be decoded \("),
-    "JPG a web page": (image("jpeg", b"<html>" * 99), r"^images: b.jpeg cannot be decoded \("),
+    "JPG a web page": (image("jpeg", b"<html>" * 99), "^images: b.jpeg is no PNG, JPG or TIFF, whatever"),
     "TIFF cut short": (image("tif", tiff(GREY)[:-100]), r"^images: b.tif cannot be decoded \("),
     "TIFF cut in its header": (image("tif", tiff(GREY)[:40]), r"^images: b.tif cannot be decoded \("),
     "TIFF of 8 bytes": (image("tif", tiff(GREY)[:8]), r"^images: b.tif has 0 pages; a file is one image$"),

@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.salt.errors import InputError
 from pipeline.salt.sections import reading
 from pipeline.salt.sections.reading import open_picture
+from pipeline.salt.tiles import folder
 from tests.bad import builders, own
 
 RNG = np.random.default_rng(0)
@@ -64,6 +65,63 @@ def test_colour_planes_palettes_and_bits(tmp_path):
     assert np.array_equal(whole(tmp_path / "b.png"), (GREY > 99) * np.uint8(255))
     Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "a.png")
     assert np.array_equal(whole(tmp_path / "a.png"), RGB)
+
+
+def tiff(image: np.ndarray, **options):
+    return lambda path: tifffile.imwrite(path, image, **options)
+
+
+def pillow(image: np.ndarray, mode: str = "", **options):
+    return lambda path: (Image.fromarray(image).convert(mode) if mode else Image.fromarray(image)).save(path, **options)
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("lzw.tif", pillow(GREY, compression="tiff_lzw")),  # tifffile leaves it to a package that is not here
+        ("jpeg.tif", pillow(RGB, compression="jpeg")),
+        ("fax.tif", pillow(GREY > 99, compression="group4")),
+        ("cmyk.tif", pillow(RGB, "CMYK")),
+        ("palette.tif", pillow(GREY, "P")),
+        ("white_first.tif", tiff(GREY, photometric="miniswhite")),
+        ("planes.tif", tiff(np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate")),
+        (
+            "smaller_copy.tif",
+            lambda path: [
+                tifffile.imwrite(path, GREY),
+                tifffile.imwrite(path, GREY[::2, ::2], append=True, subfiletype=1),
+            ],
+        ),
+        ("rgba.png", pillow(np.dstack([RGB, GREY]))),
+        ("grey_alpha.png", pillow(GREY, "LA")),
+        ("palette_alpha.tif", pillow(np.dstack([RGB, GREY]), "PA")),
+        ("bits.png", pillow(GREY > 99)),
+        ("colour.jpg", pillow(RGB)),
+        ("one.npy", lambda path: np.save(path, GREY[..., None])),
+        ("four.npy", lambda path: np.save(path, np.dstack([RGB, GREY]))),
+        ("true.npy", lambda path: np.save(path, GREY > 99)),
+    ],
+)
+def test_a_model_meets_the_same_pixels_in_training_and_in_a_section(tmp_path, name, write):
+    """Whatever prepare takes of one's own, segment takes, and sees as Pillow shows it where that can read it."""
+    write(tmp_path / name)
+    section, trained_on = whole(tmp_path / name), folder.read_image(tmp_path / name)
+    if trained_on.ndim == 2 and section.ndim == 3:  # its colours are greys
+        section = section[..., 0]
+    assert np.array_equal(section, trained_on) and len(np.unique(section)) > 1
+    if name not in ("planes.tif", "one.npy", "four.npy", "true.npy"):
+        with Image.open(tmp_path / name) as image:
+            assert np.array_equal(section, np.asarray(image.convert("L" if section.ndim == 2 else "RGB")))
+
+
+@pytest.mark.parametrize(
+    "write", [tiff(np.stack([GREY] * 3), photometric="minisblack"), tiff(np.stack([GREY] * 3), imagej=True)]
+)
+def test_a_stack_of_images_is_not_taken_for_its_first(tmp_path, write):
+    write(tmp_path / "a.tif")
+    for read in (whole, folder.read_image):
+        with pytest.raises(InputError, match=r"a.tif has (3 pages|the shape \(3, 37, 53\)); a file is one image"):
+            read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["uint16", "int32", "float32", "float64", ">f4"])
@@ -127,30 +185,22 @@ def test_pillows_limit_is_lifted_for_the_picture_and_stays_for_others(tmp_path, 
     "name, content, says",
     [
         ("none.png", None, "there is no such file"),
-        ("a.png", b"no picture", "cannot be read as a picture"),
-        ("a.tif", b"no picture", "cannot be read as TIFF"),
-        ("a.npy", b"no array", "cannot be read as an array"),
+        ("a.png", b"no picture", "is no PNG, JPG or TIFF, whatever its name says"),
+        ("a.tif", b"no picture", "cannot be decoded"),
+        ("a.npy", b"no array", "cannot be decoded"),
         ("a.sgy", b"no volume", "cannot be read as a SEG-Y volume"),
         ("a.npy", np.zeros((3, 4, 5)), r"\(H, W\) grey or \(H, W, 3\) RGB, and this is \(3, 4, 5\)"),
         ("a.npy", np.zeros((0, 4)), r"this is \(0, 4\)"),
         ("a.npy", np.zeros((3, 4), complex), "real numbers, and this is complex128"),
-        ("a.npy", np.array([[None]]), "cannot be read as an array"),
-        (
-            "a.npy",
-            own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 9)}"),
-            "cannot be read as an arr",
-        ),
-        (
-            "a.npy",
-            own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 999)}"),
-            "cannot be read as an",
-        ),
-        ("a.npy", own.header("(" * 9000), "cannot be read as an array"),
-        ("a.npy", own.npy(GREY)[:-1], "cannot be read as an array"),
-        ("a.tif", own.tiff(GREY)[:8], "cannot be read as TIFF"),
-        ("a.tif", own.tiff(GREY)[:-50], "cannot be read as TIFF"),
-        ("a.png", builders.png(GREY)[:-100], "cannot be read as a picture"),
-        ("a.jpg", builders.png(GREY)[:30], "cannot be read as a picture"),
+        ("a.npy", np.array([[None]]), "cannot be decoded"),
+        ("a.npy", own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 9)}"), "cannot be decoded"),
+        ("a.npy", own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 999)}"), "cannot be decoded"),
+        ("a.npy", own.header("(" * 9000), "cannot be decoded"),
+        ("a.npy", own.npy(GREY)[:-1], "cannot be decoded"),
+        ("a.tif", own.tiff(GREY)[:8], "has 0 pages"),
+        ("a.tif", own.tiff(GREY)[:-50], "cannot be decoded"),
+        ("a.png", builders.png(GREY)[:-100], "cannot be decoded"),
+        ("a.jpg", builders.png(GREY)[:30], "is no PNG, JPG or TIFF"),
         ("a.sgy", b"C" * 3599, "cannot be read as a SEG-Y volume"),  # shorter than the headers are
         ("a.sgy", bytes(3600), "cannot be read as a SEG-Y volume"),  # headers, and no trace
         ("a.sgy", bytes(20_000), "cannot be read as a SEG-Y volume"),

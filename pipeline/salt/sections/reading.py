@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.salt.artifacts import display_path, zeros_on_disk
 from pipeline.salt.errors import InputError, reason
@@ -42,10 +42,9 @@ class Picture:
 
 @contextlib.contextmanager
 def open_picture(path: Path, inline: int | None = None, crossline: int | None = None) -> Iterator[Picture]:
-    """The picture in a file; of a SEG-Y volume one inline or crossline, traces across and samples down.
+    """The picture in a file, as `pixels` reads it; of a SEG-Y volume one inline or crossline, samples down.
 
-    TIFF and .npy are mapped into memory (a compressed TIFF is unpacked into a temporary file), a PNG or JPG is decoded
-    as a whole. InputError for what is none of these, cannot be read, or has no such line.
+    InputError for what is no picture, cannot be read, or has no such line.
     """
     if not path.is_file():
         raise InputError(f"{display_path(path)}: there is no such file")
@@ -54,12 +53,38 @@ def open_picture(path: Path, inline: int | None = None, crossline: int | None = 
         return
     if inline is not None or crossline is not None:
         raise InputError(f"{display_path(path)}: --inline and --crossline are of SEG-Y volumes (.sgy, .segy)")
-    if path.suffix.lower() == ".npy":
-        yield _npy(path)
-        return
-    opened = _tiff(path) if path.suffix.lower() in TIFF else _pillow(path)
-    with opened as picture:
-        yield picture
+    try:
+        array = pixels(path)
+    except InputError as e:
+        raise InputError(f"{display_path(path)} {e}") from e
+    yield from_array(path.stem, array)
+
+
+def pixels(path: Path, labels: bool = False) -> np.ndarray:
+    """The numbers in a PNG, JPG, TIFF or .npy: (H, W) or (H, W, channels), as other programs show them.
+
+    labels  of a palette its numbers, where its colours are no greys: these are for the eye
+    What lies in the file as it is, is mapped; a compressed TIFF is unpacked into a temporary file.
+    InputError, the end of a sentence about the file, for what is none of these, is damaged or holds several images.
+    """
+    if not path.stat().st_size:
+        raise InputError("is empty (0 bytes)")
+    try:
+        if path.suffix.lower() == ".npy":
+            # What needs pickle may run code; mapped, it is refused if it says that it has more bytes than are there.
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise InputError("holds several arrays; a file is one image")
+            return array
+        if path.suffix.lower() in TIFF and (tiff := _tiff(path)) is not None:
+            return tiff
+        return _pillow(path, labels)
+    except InputError:
+        raise
+    except UnidentifiedImageError as e:
+        raise InputError("is no PNG, JPG or TIFF, whatever its name says") from e
+    except Exception as e:  # decoders raise whatever they come upon in broken bytes, MemoryError too
+        raise InputError(f"cannot be decoded ({reason(e)}); make it again, as PNG, JPG, TIFF or .npy") from e
 
 
 def check_size(path: Path, shape: Sequence[int]) -> None:
@@ -69,10 +94,17 @@ def check_size(path: Path, shape: Sequence[int]) -> None:
 
 
 def from_array(name: str, array: np.ndarray) -> Picture:
-    """An array (H, W) or (H, W, 3), which may be a memory map, of real numbers. InputError for another."""
+    """An array (H, W) or (H, W, 3), which may be a memory map, of real numbers. InputError for another.
+
+    Of two or four channels the last is transparency, and left out; True is white.
+    """
+    if array.ndim == 3 and array.shape[-1] in (1, 2, 4):
+        array = array[..., :3] if array.shape[-1] == 4 else array[..., 0]
     grey, rgb = array.ndim == 2, array.ndim == 3 and array.shape[-1] == 3
     if not (grey or rgb) or not array.size:
         raise InputError(f"{name}: a picture is (H, W) grey or (H, W, 3) RGB, and this is {array.shape}")
+    if array.dtype == bool:
+        return Picture(name, array.shape, lambda top, bottom: array[top:bottom] * np.uint8(255))
     if array.dtype == np.uint8:
         return Picture(name, array.shape, lambda top, bottom: np.asarray(array[top:bottom]))
     if array.dtype.kind not in "buif":
@@ -106,54 +138,50 @@ def _scaled(name: str, array: np.ndarray, low: float, high: float, words: str) -
 # ---- formats
 
 
-def _npy(path: Path) -> Picture:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as e:  # of a header that is not one, also MemoryError and tokenize's own
-        raise InputError(f"{display_path(path)} cannot be read as an array ({reason(e)})") from e
-    return from_array(path.stem, array)
-
-
-@contextlib.contextmanager
-def _tiff(path: Path) -> Iterator[Picture]:
-    """The first page."""
+def _tiff(path: Path) -> np.ndarray | None:
+    """The one image of a TIFF; None where Pillow is to read it: its colours are other ones, or packed as it knows."""
     tifffile.logger().disabled = True  # it would print warnings of what is refused here
-    with contextlib.ExitStack() as stack:
-        try:
-            page = stack.enter_context(tifffile.TiffFile(path)).pages.first
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = range(len(tiff.pages))  # which ends where the pages go round in a circle; iterating would not
+            kinds = [tiff.pages[i].aspage().subfiletype for i in pages]
+            if (count := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
+                raise InputError(f"has {count} pages; a file is one image")
+            page = tiff.pages.first
+            check_size(path, page.shape)
+            if (shape := tiff.series[0].shape) != page.shape:  # ImageJ's stacks are one page
+                raise InputError(f"has the shape {shape}; a file is one image")
+            white_first = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
+            if not white_first and page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+                return None
             array: np.ndarray
             if page.is_memmappable:
                 array = tifffile.memmap(path, page=0, mode="r")
             else:  # strip by strip, or tile by tile
-                check_size(path, page.shape)
                 array = zeros_on_disk(page.shape, np.dtype(page.dtype))
                 page.asarray(out=array, maxworkers=1)
-        except Exception as e:  # of broken bytes, whatever it comes upon
-            raise InputError(f"{display_path(path)} cannot be read as TIFF ({reason(e)})") from e
-        if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
-            array = np.moveaxis(array, 0, -1)
-        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-            kind = tifffile.PHOTOMETRIC(page.photometric).name
-            raise InputError(f"{display_path(path)}: its pixels are {kind}; save it as grey or RGB")
-        if array.ndim == 3 and array.shape[-1] == 4:  # what is transparent has a colour too
-            array = array[..., :3]
-        yield from_array(path.stem, array)
+            if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
+                array = np.moveaxis(array, 0, -1)
+            return ~array if white_first else array
+    except ValueError as e:
+        # Of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones.
+        if "imagecodecs" not in str(e):
+            raise
+        return None
 
 
-@contextlib.contextmanager
-def _pillow(path: Path) -> Iterator[Picture]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(any_size())
-            file = stack.enter_context(open(path, "rb"))  # which Pillow would leave open after a fault
-            image = Image.open(file, formats=["PNG", "JPEG"])  # of others some call a program: EPS Ghostscript
-            check_size(path, image.size)
-            image.load()
-        except Exception as e:  # of broken bytes, whatever it comes upon
-            raise InputError(
-                f"{display_path(path)} cannot be read as a picture ({reason(e)}); take PNG, JPG, TIFF, .npy or SEG-Y"
-            ) from e
-        yield _of_pillow(path.stem, image)
+def _pillow(path: Path, labels: bool) -> np.ndarray:
+    # Only by these: of others some call a program, EPS Ghostscript.
+    with any_size(), open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
+        check_size(path, image.size)
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise InputError(f"has {frames} frames; a file is one image")
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            return np.asarray(image.convert("RGB"))
+        if image.mode not in ("P", "PA"):
+            return np.asarray(image)
+        colours = np.asarray(image.convert("RGB"))
+        return np.asarray(image) if labels and (colours != colours[..., :1]).any() else colours
 
 
 @contextlib.contextmanager
@@ -167,18 +195,6 @@ def any_size() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _of_pillow(name: str, image: Image.Image) -> Picture:
-    if image.mode.startswith(("I", "F")):
-        return from_array(name, np.asarray(image))
-    width, height = image.size
-    mode, shape = ("L", (height, width)) if image.mode in ("1", "L", "LA") else ("RGB", (height, width, 3))
-
-    def rows(top: int, bottom: int) -> np.ndarray:
-        return np.asarray(image.crop((0, top, width, bottom)).convert(mode))
-
-    return Picture(name, shape, rows)
 
 
 def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:

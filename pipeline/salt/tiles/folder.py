@@ -15,11 +15,10 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.salt.config import Tiling
-from pipeline.salt.errors import InputError, reason
+from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import Tiles, competition, cutting, files
 from pipeline.salt.tiles.files import Faults
 
@@ -96,9 +95,9 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     z = _depths(folder, sorted({*found["images"], *found["test"]}), faults)
 
     with tqdm(total=sum(map(len, found.values())), desc="decoding images", unit="", disable=None) as bar:
-        images = dict(_decoded(folder, found["images"], image_of, bar, faults))
-        masks = dict(_decoded(folder, found["masks"], _mask_of, bar, faults))
-        test = dict(_decoded(folder, found["test"], image_of, bar, faults))
+        images = dict(_decoded(folder, found["images"], _image_in, bar, faults))
+        masks = dict(_decoded(folder, found["masks"], _mask_in, bar, faults))
+        test = dict(_decoded(folder, found["test"], _image_in, bar, faults))
     _settle_values_(_name(folder, places["masks"]), masks, found["masks"], faults)
     for name in sorted(images.keys() & masks.keys()):
         if (size := images[name].shape[:2]) != masks[name][0].shape:
@@ -124,9 +123,17 @@ def read_image(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() not in ENDINGS:
             raise InputError(f"is none of {', '.join(ENDINGS)}")
-        return image_of(_load(path))
+        return _image_in(path)
     except InputError as error:
         raise InputError(f"{path} {error}") from error
+
+
+def _image_in(path: Path) -> np.ndarray:
+    return image_of(_pixels(path))
+
+
+def _mask_in(path: Path) -> Mask:
+    return _mask_of(_pixels(path, labels=True))
 
 
 def image_of(pixels: np.ndarray) -> np.ndarray:
@@ -135,14 +142,10 @@ def image_of(pixels: np.ndarray) -> np.ndarray:
 
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
-    if pixels.ndim == 3 and pixels.shape[2] in (1, 2, 4):
-        pixels = pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., 0]  # without transparency
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)) or not pixels.size:
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and not 1 <= pixels.shape[2] <= 4) or not pixels.size:
         raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
         raise InputError("has no finite value")
-    if pixels.dtype == bool:
-        pixels = pixels * np.uint8(255)
     pixels = from_array("", pixels).rows(0, len(pixels))  # as tools.segment has it, which a model may meet later
     grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
     return pixels[..., 0].copy() if grey else pixels
@@ -239,72 +242,23 @@ def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Pa
 
 
 def _decoded(
-    folder: Path, paths: dict[str, Path], convert: Callable[[np.ndarray], T], bar: tqdm, faults: Faults
+    folder: Path, paths: dict[str, Path], read: Callable[[Path], T], bar: tqdm, faults: Faults
 ) -> Iterator[tuple[str, T]]:
     for name, path in paths.items():
         bar.update()
         try:
-            yield name, convert(_load(path))
+            yield name, read(path)
         except InputError as error:
             faults.add(_name(folder, path.parent), str(error), path.name)
 
 
-def _load(path: Path) -> np.ndarray:
-    """The array in a file: (H, W), or (H, W, channels). InputError: the end of a sentence about the file."""
-    try:
-        return _decode(path)
-    except InputError:
-        raise
-    except Exception as error:  # decoders raise whatever they come upon in broken bytes, MemoryError too
-        raise InputError(f"cannot be decoded ({reason(error)}); make it again, or remove it") from error
-
-
-def _decode(path: Path) -> np.ndarray:
-    from pipeline.salt.sections.reading import any_size, check_size  # as above
+def _pixels(path: Path, labels: bool = False) -> np.ndarray:
+    """What sections.reading.pixels has, in memory. InputError: the end of a sentence about the file."""
+    from pipeline.salt.sections.reading import pixels  # as above
 
     if fault := files.not_a_file(path):
         raise InputError(fault)
-    if not path.stat().st_size:
-        raise InputError("is empty (0 bytes)")
-    if path.suffix.lower() == ".npy":
-        # What needs pickle may run code; mapped, it is refused if it says that it has more bytes than are there.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise InputError("holds several arrays; a file is one image")
-        return np.array(array)
-    if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
-        tifffile.logger().disabled = True  # it would print warnings of what is refused here
-        try:
-            with tifffile.TiffFile(path) as tiff:
-                pages = range(len(tiff.pages))  # which ends where the pages go round in a circle; iterating would not
-                kinds = [tiff.pages[i].aspage().subfiletype for i in pages]
-                if (count := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
-                    raise InputError(f"has {count} pages; a file is one image")
-                page = tiff.pages.first
-                check_size(path, page.shape)
-                photometric = page.photometric
-                if photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-                    return tiff.asarray()
-                if photometric == tifffile.PHOTOMETRIC.MINISWHITE and (array := tiff.asarray()).dtype.kind in "bu":
-                    return ~array  # 0 is white, as every program shows it
-                # others by their colours, as Pillow has them
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            # of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones
-    with any_size(), open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
-        check_size(path, image.size)
-        files.check_frames(image)
-        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            return np.asarray(image.convert("RGB"))
-        if image.mode != "P":
-            return np.asarray(image)
-        colours = np.asarray(image.convert("RGB"))
-        if path.parent.name == "masks" and (colours != colours[..., :1]).any():
-            return np.asarray(image)  # a label map: its palette's colours are for the eye, their numbers count
-        return colours
+    return np.array(pixels(path, labels))
 
 
 def _depths(folder: Path, names: list[str], faults: Faults) -> dict[str, float]:

@@ -47,7 +47,7 @@ def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
     return pairs
 
 
-def groups(n: int, pairs: Sequence[Sequence]) -> np.ndarray:
+def groups(n: int, pairs: Sequence[Pair] | np.ndarray) -> np.ndarray:
     """(n,) int: the same number for tiles that are joined by pairs, in the order in which they first appear.
 
     pairs  two rows of the tiles first: of `neighbours`, or a table (P, 2)

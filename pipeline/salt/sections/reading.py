@@ -151,7 +151,7 @@ def _tiff(path: Path) -> np.ndarray | None:
             check_size(path, page.shape)
             if (shape := tiff.series[0].shape) != page.shape:  # ImageJ's stacks are one page
                 raise InputError(f"has the shape {shape}; a file is one image")
-            white_first = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
+            white_first = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and np.dtype(page.dtype).kind in "bu"
             if not white_first and page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
                 return None
             array: np.ndarray

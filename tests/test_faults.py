@@ -249,7 +249,7 @@ def test_a_training_that_a_gpu_has_too_little_memory_for_keeps_its_state(finishe
     with monkeypatch.context() as patch:
         patch.setattr(EpochLog, "after_batch", out_of_memory)
         said = ends(train.main, flags)
-    assert "fold 0 32: the GPU has too little memory for batches of 6 tiles; use --set train.32.batch=3" in said
+    assert "fold 0 32: the GPU has too little memory for batches of 6 tiles; try --set train.32.batch=3" in said
     untrained.parse("--set=train.32.batch=3")  # can be followed
     train.main(flags)
     name = FOLD + "32.safetensors"
@@ -261,7 +261,7 @@ def test_a_prediction_that_a_gpu_has_too_little_memory_for_changes_nothing(tiny,
         raise NO_MEMORY[0]
 
     monkeypatch.setattr(inference, "flip_tta", out_of_memory)
-    words = "the GPU has too little memory for batches of 5 tiles; use --set predict.batch=2"
+    words = "the GPU has too little memory for batches of 5 tiles; try --set predict.batch=2"
     assert words in sentence(tiny, predict, ("--force",))
     before = content(tiny.out)
     assert words in ends(pseudo_label.main, tiny.flags("--fold=0", LABELS)) and content(tiny.out) == before

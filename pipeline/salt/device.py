@@ -79,7 +79,7 @@ def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
         if not is_out_of_memory(e):
             raise
         on_gpu = is_full(e)
-        smaller = f"use --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"
+        smaller = f"try --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"
         raise InputError(
             f"{title}: {'the GPU has' if on_gpu else 'there is'} too little memory for batches of {batch} tiles; "
             f"{smaller}, or end what else is using it; what was finished or saved is kept"

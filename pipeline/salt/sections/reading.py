@@ -165,7 +165,7 @@ def _tiff(path: Path) -> np.ndarray | None:
             return ~array if white_first else array
     except ValueError as e:
         # Of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones.
-        if "imagecodecs" not in str(e):
+        if not any(words in str(e) for words in ("imagecodecs", "not supported")):
             raise
         return None
 

@@ -9,7 +9,7 @@ mkdir -p "${1:-$here/.oldest-venv}"
 venv=$(cd "${1:-$here/.oldest-venv}" && pwd)
 cd "$here"
 if [ ! -e "$venv/installed" ]; then
-    python3.11 -m venv "$venv"
+    "${PYTHON:-python3.11}" -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check uv
     # fastai 2.8.7 does not run with fastcore 2, and does not say so; of pretrainedmodels there is no wheel.
     "$venv/bin/uv" pip compile --quiet --python "$venv/bin/python" --resolution lowest-direct --only-binary :all: \

@@ -156,6 +156,10 @@ def test_the_page_says_the_same_and_loads_nothing(two_runs):
     assert page.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
     assert len(set(page.ids)) == len(page.ids) and all(picture["alt"] for picture in page.pictures)
     assert ["train.48.epochs", "1", "2"] in page.rows and ["", "demo", "short"] in page.rows
+    shown = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
+    rows = {what: values for what, *values in shown}
+    for what in ("out of fold", "of tiles", "fold 0", "training, seconds", "peak memory, GiB", "submit.threshold"):
+        assert [what, *rows[what]] in page.rows, what
     [line] = [line for line in printed.splitlines() if line.startswith("short - demo: ")]
     assert line.split()[3] in page.words and "Chance between trainings comes on top" in page.words
     sidecar = json.loads(artifacts.sidecar_of(path).read_text())

@@ -243,6 +243,11 @@ def test_epochs_are_those_of_the_histories(demo):
     assert results["device"] == "2 CPU threads, AVX512" and results["versions"]["python"]
 
 
+def charts_of(run: Run) -> list[str]:
+    """Each chart, drawn as SVG, with its caption."""
+    return run.files.result("report.html").read_text(encoding="utf-8").split('<figure class="chart">')[1:]
+
+
 def test_the_html_loads_nothing_and_can_be_read_aloud(demo):
     html = html_of(demo[0])
     assert html.loads and all(load.startswith(("data:image/png;base64,", "#")) for load in html.loads)
@@ -267,6 +272,15 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
         assert f"{number:.4f}" in html.words
     assert ["submit.threshold", "0.5"] in html.rows and "generated tiles" in html.words
     assert "gold" not in html.words and "too high" not in html.words  # made-up tiles; the last epoch predicts
+    for axis, caption in [
+        ("loss", "Loss: in training"),
+        ("score", "own tiles, without flip averaging, at 0.5. The fold"),
+        ("learning rate", "Learning rate at the end"),
+        ("tiles/s", "Tiles a second in training"),
+        ("peak memory, GiB", "Peak memory: on a GPU"),
+    ]:
+        [chart] = [chart for chart in charts_of(run) if caption in chart]
+        assert f">{axis}<" in chart and chart.count("<path") > 10, caption
 
 
 def test_the_first_thing_said_is_what_trained_it(finished):

@@ -32,7 +32,11 @@ from pipeline.salt.models.encoders.weights import addresses
 
 ROOT = Path(__file__).parents[1]
 DOCSTRINGS = sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/tools/*.py")])
-PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "EXPERIMENTS")), *sorted((ROOT / "docs").rglob("*.md")), *DOCSTRINGS]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "EXPERIMENTS")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *DOCSTRINGS,
+]
 OURS = re.compile(r"\s*(python -m pipeline|salt |salt$|\./run_all\.sh|accelerate launch)")
 FENCED = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)
 

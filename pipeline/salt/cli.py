@@ -203,7 +203,7 @@ def start(main: Callable[[list[str]], object]) -> None:
             _give_up_output()
             sys.exit(f"error: no space left to write {e.filename or 'what this command prints'}; free some")
         elif isinstance(e, PermissionError) and e.filename:  # to write an artifact: `artifacts.writing` says it
-            sys.exit(f"error: {e.filename} may not be read by this user; change its permissions, or name another")
+            sys.exit(f"error: {e.filename}: this user has no permission; change that, or name another")
         else:
             raise
     except KeyboardInterrupt as e:

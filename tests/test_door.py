@@ -16,11 +16,12 @@ from test_imports import TREES
 from test_pipeline import tree
 
 from pipeline import __main__ as overview
-from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
+from pipeline import load_run, make_folds, predict, prepare, pseudo_label, report, submit, train
 from pipeline.salt import artifacts, cli, door, published, stages
 from pipeline.salt.artifacts import sidecar_of
 from pipeline.salt.errors import InputError
-from pipeline.tools import export, lr_find
+from pipeline.salt.viewer import gallery
+from pipeline.tools import compare, export, lr_find, picture
 
 LABELS = "--add-phase=pseudo=true,epochs=1"
 PSEUDO = ("--pseudo", LABELS)
@@ -195,6 +196,47 @@ def test_what_is_damaged_is_one_sentence_of_each_stage_that_uses_it(labelled, tm
         said = sentence(run, stage, extra)
         assert said.startswith("error: ") and "\n" not in said, said
         assert path.name in said and f"python -m pipeline.{maker}" in said, said
+
+
+SHOWN = [  # (what a person looks at a run with, the artifacts that it shows)
+    (
+        lambda run: gallery.load(run.parse()),
+        (*(f"data/cache/sample/{name}" for name in ("tiles.csv", "images.npy", "masks.npy")), "folds/demo/folds.csv")
+        + ("folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/disagreement.csv"),
+    ),
+    (
+        lambda run: picture.main(run.flags("--tiles=2", f"--to={run.out}/submissions/tiles.png")),
+        ("data/cache/sample/images.npy", "folds/demo/oof.npy", "submissions/demo/submission.csv.gz"),
+    ),
+    (
+        lambda run: compare.main(["demo", "twin", "--data=sample", f"--out={run.out}"]),
+        ("folds/demo/folds.csv", "folds/demo/oof.npy", "submissions/demo/scores.json"),
+    ),
+    (
+        lambda run: load_run(run.out / "folds/demo"),
+        ("folds/demo/fold_0/48.last.safetensors", "folds/demo/fold_1/48.last.safetensors"),
+    ),
+]
+
+
+@pytest.mark.parametrize("damage", ["missing", "one_bit", "zeros", "sidecar null", "sidecar with another hash"])
+@pytest.mark.parametrize("show, names", SHOWN, ids=["view", "picture", "compare", "load_run"])
+def test_what_is_damaged_is_a_sentence_of_what_shows_it(tiny, show, names, damage):
+    for folder in ("folds", "submissions"):
+        shutil.copytree(tiny.out / folder / "demo", tiny.out / folder / "twin")
+    with contextlib.redirect_stdout(None):
+        show(tiny)
+    for name in names:
+        path = tiny.out / name
+        kept = [path.read_bytes(), sidecar_of(path).read_bytes()]
+        DAMAGE[damage](path, tiny.out / "folds/demo/folds.csv")
+        before = {name: content for name, (_, content) in tree(tiny.out).items()}
+        with contextlib.redirect_stdout(None), pytest.raises(InputError) as e:
+            show(tiny)
+        assert path.name in str(e.value) or "run demo has no report" in str(e.value)
+        assert "\n" not in str(e.value)
+        assert {name: content for name, (_, content) in tree(tiny.out).items()} == before
+        path.write_bytes(kept[0]), sidecar_of(path).write_bytes(kept[1])
 
 
 @pytest.mark.parametrize("name", [name for name in ARTIFACTS if "pseudo" not in name])

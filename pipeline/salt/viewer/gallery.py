@@ -118,7 +118,8 @@ def load(run: Run) -> Gallery:
     }
     labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
     unlabelled = tiles.test_table.assign(disagreement=np.nan)
-    if stages.disagreement(run).path.exists():  # runs of earlier versions have none
+    path = stages.disagreement(run).path
+    if path.exists() or artifacts.sidecar_of(path).exists():  # runs of earlier versions have none
         unlabelled["disagreement"] = published.read_disagreement(run, tiles)["disagreement"]
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)

@@ -192,6 +192,23 @@ def test_a_run_whose_report_is_out_of_date_is_refused(two_runs):
         joined(two_runs)
 
 
+def test_weights_are_found_on_the_tiles_that_all_runs_predict(untrained):
+    """Run a of folds 0 and 1 of three, run b of all: fold 2's tiles, NaN in a, count for neither."""
+    one_epoch = ("--set=folds.k=3", "--set=train.epochs=1")
+    shutil.rmtree(untrained.out / "folds")
+    for name, folds in (("a", 2), ("b", 3), ("c", 1)):
+        extra = (f"--run={name}", f"--set=run_folds={folds}", *one_epoch)
+        untrained(make_folds, train, predict, submit, report, extra=extra)
+    printed = joined(untrained, names=("a", "b"))
+    path = untrained.out / "submissions" / "a+b" / "submission.csv.gz"
+    scores = artifacts.read_sidecar(path)["out_of_fold"]
+    fold = pd.read_csv(untrained.out / "folds/a/folds.csv")["fold"]
+    assert scores["tiles"] == (fold < 2).sum() < 25 and all(np.isfinite([scores["nested"], *scores["runs"].values()]))
+    assert f"{scores['nested']:.4f}" in printed
+    with pytest.raises(InputError, match="runs a and c have fewer than two folds in common"):
+        joined(untrained, names=("a", "c"))
+
+
 def test_no_other_stage_takes_two_runs(tiny):
     with pytest.raises(InputError, match=r"--run is given 2 times \(a, b\).*pipeline.submit alone"):
         tiny.parse("--run=a", "--run=b")

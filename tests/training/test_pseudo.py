@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import published, stages
+from pipeline.salt import inference, published, stages
 from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Pseudo
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles, cache
-from pipeline.salt.training import pseudo
+from pipeline.salt.training import checkpoints, pseudo
 from pipeline.salt.training.fold import set_up_fold
 
 LABELS = ("--add-phase=pseudo=true,size=48,epochs=1", "--set=pseudo.share=0.0")
@@ -97,6 +97,18 @@ def test_training_gets_the_labelled_tiles_and_validation_does_not(labelled):
     assert len(start.dls.train.ids) == own + 8 and start.init_from == "48.safetensors"
     before = set_up_fold(run, 0, run.profile.train.labeller)
     assert len(before.dls.train.ids) == own and before.init_from == "32.safetensors"
+
+
+def test_labels_are_those_of_the_epoch_and_the_size_that_predict(labelled, tmp_path, monkeypatch):
+    run, loaded, sizes = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out")), [], []
+    load, to_file = checkpoints.load, inference.predict_to_file
+    monkeypatch.setattr(checkpoints, "load", lambda path, model: loaded.append(path.name) or load(path, model))
+    monkeypatch.setattr(
+        inference, "predict_to_file", lambda *args, **how: sizes.append(how["size"]) or to_file(*args, **how)
+    )
+    larger = ("--add-phase=pseudo=true,size=56,epochs=1", "--set=pseudo.share=0.0", "--force")
+    run(pseudo_label, extra=larger)
+    assert loaded == ["48.last.safetensors"] * 2 and sizes == [48] * 2
 
 
 def test_a_lost_table_is_made_again(labelled, tmp_path):

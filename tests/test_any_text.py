@@ -154,13 +154,13 @@ SETTINGS = st.one_of(
 
 def assert_whole(profile: Profile) -> None:
     """It can be recorded and comes back as it was."""
-    assert section_from(Profile, asdict(profile)) == profile
+    assert section_from(Profile, asdict(profile), "here") == profile
     try:
         check_options(profile.model.name, profile.model.options)
     except InputError:
         return
     text = json.dumps(asdict(profile))
-    assert json.dumps(asdict(section_from(Profile, json.loads(text)))) == text
+    assert json.dumps(asdict(section_from(Profile, json.loads(text), "here"))) == text
 
 
 @given(SETTINGS, st.sampled_from(PATHS))

@@ -3,7 +3,7 @@
 Beside each artifact `x.npy` lies its sidecar `x.npy.json`, written last: the settings and inputs it was made from, the
 hash of its bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the
 same. Code is not among them (a comment must not cost a night of training); a change of it is printed. No other file
-renames a result into place.
+renames a result into place, but for the sample's whole folder (tiles.synthetic).
 
 `check` is the door to every artifact: its sidecar is whole, its bytes are those that were published. Bytes are hashed
 where size or time of change differ from the sidecar's (a copy, a restored backup); where the hash is right, the file

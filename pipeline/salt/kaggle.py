@@ -74,7 +74,7 @@ def keep(files: Files) -> int:
 
 
 def _worth_keeping(folder: Path) -> Iterator[Path]:
-    """Finished artifacts, and states of unfinished trainings."""
+    """Finished artifacts, and states of unfinished trainings and predictions."""
     for path in sorted(folder.rglob("*")):
         if not path.name.startswith(".") and (path.name.endswith(".resume.pt") or _is_finished(path)):
             yield path

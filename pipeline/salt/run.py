@@ -1,4 +1,4 @@
-"""Run and Files: the settings of a run, and the paths of its artifacts. No other file joins a path below --out.
+"""Run and Files: the settings of a run, and the paths of its artifacts, each named here alone.
 
 RunFolder reads the names that Files gives: the weights in a run's folder, wherever it lies.
 """

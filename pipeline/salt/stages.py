@@ -25,7 +25,7 @@ RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set",
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """One artifact of a run; there is one Product for it in a command.
+    """One artifact of a run; of what `per_run` marks there is one Product in a command, looked at once.
 
     name      what it is called among the inputs of others: 'fold_0/128.safetensors'
     maker     the command that makes it, after `python -m pipeline.`

@@ -204,7 +204,8 @@ def test_nothing_can_be_changed(client, method):
 )
 def test_another_host_is_refused(client, host, status):
     for path in ("/", "/api/run"):
-        assert client.get(path, headers={"Host": host}).status_code == status
+        answer = client.get(path, headers={"Host": host})
+        assert answer.status_code == status and {name: answer.headers[name] for name in HEADERS} == HEADERS
 
 
 def test_every_answer_forbids_foreign_content(client):

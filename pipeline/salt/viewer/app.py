@@ -67,7 +67,7 @@ def build_app(gallery: Gallery) -> Starlette:
             Route("/api/scores", scores),
             Route("/api/pixels", pixels),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False), Middleware(AddHeaders)],
+        middleware=[Middleware(AddHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
     )
 
 

@@ -25,7 +25,7 @@ from pipeline.salt import artifacts, cli, inference
 from pipeline.salt.device import enough_memory
 from pipeline.salt.errors import InputError
 from pipeline.salt.training.callbacks import EpochLog
-from pipeline.tools import compare, picture, segment
+from pipeline.tools import compare, export, lr_find, picture, segment
 
 ROOT = Path(__file__).parents[1]
 STAGES = [prepare, make_folds, train, predict, submit, report]
@@ -53,6 +53,8 @@ TOOLS = [
     (segment, ("tile.npy", "--profile=demo"), "submissions/demo/segment/tile/probability.tif"),
     (compare, ("demo", "twin"), "submissions/compare-demo-twin.html"),
     (picture, ("--profile=demo", "--tiles=2", "--to=submissions/tiles.png"), "submissions/tiles.png"),
+    (lr_find, ("--profile=demo", *LAST), "folds/demo/fold_0/48.lr_find.png"),
+    (export, ("--profile=demo", *LAST, "--to=submissions/unet.onnx"), "submissions/unet.onnx"),
 ]
 
 
@@ -77,7 +79,12 @@ def tools(tiny, monkeypatch) -> Callable[[tuple[str, ...]], list[str]]:
     monkeypatch.chdir(tiny.out)
     np.save("tile.npy", np.load("data/cache/sample/test.npy")[0])
     own = [f"--set={setting}" for setting in tiny.settings]
-    return lambda flags: ["--data=sample", f"--out={tiny.out}", *flags, *own * ("--tiles=2" in flags)]
+    return lambda flags: [
+        "--data=sample",
+        f"--out={tiny.out}",
+        *flags,
+        *own * (not {"--tiles=2", *LAST}.isdisjoint(flags)),
+    ]
 
 
 # ---- a full disk
@@ -103,6 +110,7 @@ def test_a_full_disk_is_one_sentence_of_every_stage_and_what_was_there_stays(tin
     assert artifacts.read_sidecar(tiny.out / name) or "pseudo" in name
 
 
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
 @pytest.mark.parametrize("tool, flags, name", TOOLS, ids=lambda value: getattr(value, "__name__", None))
 def test_a_full_disk_is_one_sentence_of_the_tools(tiny, tools, tool, flags, name):
     before = tree(tiny.out)
@@ -199,6 +207,7 @@ def test_a_folder_that_can_only_be_read_is_one_sentence_of_every_stage(tiny, sta
     assert "cannot be written; choose a folder of yours with --out" in said and "\n" not in said
 
 
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
 @pytest.mark.parametrize("tool, flags, name", TOOLS[1:], ids=lambda value: getattr(value, "__name__", None))
 def test_a_folder_that_can_only_be_read_is_one_sentence_of_the_tools(tiny, tools, tool, flags, name):
     before = tree(tiny.out)

@@ -130,13 +130,6 @@ def test_other_weights_make_other_labels_and_the_old_ones_are_not_learned_from(l
     assert "labelled" in run(pseudo_label, extra=extra) and "trained" in run(train, extra=(*extra, "--pseudo"))
 
 
-def test_a_profile_without_them_says_so_and_does_nothing(tmp_path, capsys):
-    for stage, extra in [(pseudo_label, []), (train, ["--pseudo"]), (train, ["--pseudo", "--force"])]:
-        stage.main(["--data", "sample", "--out", str(tmp_path), "--profile", "demo", *extra])
-        assert capsys.readouterr().out.startswith("skipped")
-    assert not list(tmp_path.iterdir())
-
-
 def test_with_folds_of_mosaics_no_neighbour_of_a_fold_is_learned_from(empty):
     """60 + 40 tiles of sections, all sure enough; without the rule a third of the pairs would join both sides."""
     flags = (*LABELS, "--set=folds.scheme=mosaic", "--set=sample.train=60", "--set=sample.test=40")

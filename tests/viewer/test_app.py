@@ -25,13 +25,8 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles import cache
 from pipeline.salt.viewer import gallery as viewer
 from pipeline.salt.viewer.app import FILES, HEADERS, TILES_AT_ONCE, build_app, describe
-from pipeline.salt.viewer.gallery import NUMBERS, Gallery, Split, count, first_bits
+from pipeline.salt.viewer.gallery import NUMBERS, Split, count, first_bits
 from pipeline.tools import view
-
-
-@pytest.fixture(scope="module")
-def gallery(finished) -> Gallery:
-    return viewer.load(finished[0].parse())
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,8 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         image.verify()  # the checksums, which decoding passes over
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        files.check_frames(image)
+        if (frames := getattr(image, "n_frames", 1)) > 1:  # an animation, of which Pillow would read the first
+            raise InputError(f"has {frames} frames; a tile is one picture")
         return decode(image)
 
 

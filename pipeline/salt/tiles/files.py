@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from pipeline.salt.errors import InputError, reason
 
 COLUMNS = {
@@ -187,12 +185,6 @@ def whole_number(text: str) -> int:
     if not re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text):
         raise ValueError(f"{text[:40]!r} is no whole number")
     return int(text)
-
-
-def check_frames(image: Image.Image) -> None:
-    """InputError for an animation, of which Pillow would read the first frame."""
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        raise InputError(f"has {frames} frames; a tile is one picture")
 
 
 # ---- where things lie

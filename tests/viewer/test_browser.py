@@ -77,6 +77,12 @@ def pixels(page, selector: str) -> np.ndarray:
     return np.array(data, np.uint8).reshape(height, width, 4)
 
 
+def facts_of_large(page) -> str:
+    """The table beside the enlarged tile, whole: the IoU stands there once the tile's pixels have come."""
+    page.wait_for_function("() => !document.querySelector('#large-facts').textContent.includes('…')")
+    return page.inner_text("#large-facts")
+
+
 def half_salt(gallery) -> tuple[int, float]:
     """Of the out-of-fold tiles with salt the one, and the threshold, whose mask is nearest to half of its pixels."""
     off = np.abs(2 * gallery.counts.found - gallery.counts.pixels)
@@ -221,10 +227,10 @@ def test_a_link_opens_its_tile_order_and_threshold(visit, address, gallery):
     page.click("#canvas > div[data-place='7']")
     link, tile = page.get_attribute("#large-id", "href"), page.inner_text("#large-id")
     assert page.url == address + link
-    facts = page.inner_text("#large-facts")
+    facts = facts_of_large(page)
     page.reload()
     page.wait_for_selector("#large[open]")
-    assert page.inner_text("#large-id") == tile and page.inner_text("#large-facts") == facts
+    assert page.inner_text("#large-id") == tile and facts_of_large(page) == facts
     assert page.input_value("#sort") == "coverage" and page.inner_text("#threshold-value") == "0.3"
     assert not page.is_checked("#layer-mask input")
     page = visit(f"{address}#tile={gallery.tiles['id'].iloc[-1]}")  # a test tile, which the filter does not show

@@ -239,7 +239,7 @@ function showLarge() {
   $("large-id").href = linkTo();
   const own = pixels.get(tile), facts = {
     score: number(scores.score[tile], 1),
-    IoU: "–",
+    IoU: own ? "–" : "…", // its pixels are under way
     "salt in truth": percent(tiles.coverage[tile]),
     "salt predicted": percent(scores.predicted[tile]),
     tiles: SPLITS[tiles.split[tile]],

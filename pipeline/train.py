@@ -18,16 +18,20 @@ loses two minutes at most. With --max-hours H it stops by itself, after the epoc
 import argparse
 import contextlib
 import math
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pipeline.salt import artifacts, cli, stages, stopping
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Phase
-from pipeline.salt.distributed import is_main_process, process_group, world_size
+from pipeline.salt.distributed import is_main_process, largest, process_group, world_size
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run, RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.salt.training.learner import Fitted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -137,8 +141,6 @@ def keep_first_weights(run: Run, fold: int) -> None:
 
 def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
     """From tiles and first weights to published weights and history. Stopped where a signal has asked for an end."""
-    from safetensors.torch import save
-
     from pipeline.salt.device import device_name, resolve_precision
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import fit_fold
@@ -149,7 +151,6 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
     start = set_up_fold(run, fold, phase)
     device, origin = start.dls.device, products["history"].origin()
     print(f"train    {title}, {len(start.dls.train.ids)} tiles, on {device_name(device)}, from {start.init_from}")
-    state = run.files.resume(fold, phase)
     with stopping.noting() as stop, tracking(run, fold, phase) as trackers:
         fitted = fit_fold(
             start.model,
@@ -158,46 +159,51 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
             train,
             title=title,
             seed=start.seed,
-            resume=state,
+            resume=run.files.resume(fold, phase),
             origin=origin,
             force=run.force,
             deadline=run.deadline,
             trackers=trackers,
             stop=stop,
         )
-        if not is_main_process():
-            return
+        if is_main_process():
+            extra = {
+                "profile": run.profile.name,
+                "fold": fold,
+                "device": device_name(device),
+                "init_from": start.init_from,
+                "precision": resolve_precision(train.precision, device),
+                "tile": start.dls.train.shape,
+            }
+            publish(run, fold, phase, fitted, origin, extra)
+        number = int(largest(stop())[0])  # all of them end here, or none
+    if number:
+        raise Stopped(f"{title} is trained; the same command goes on from there", 128 + number)
+    if world_size() == 1:  # several would have to agree; they end after the first epoch of what comes next
+        run.stop_if_late(f"{title} is trained")
 
-        extra = {
-            "profile": run.profile.name,
-            "fold": fold,
-            "device": device_name(device),
-            "init_from": start.init_from,
-            "precision": resolve_precision(train.precision, device),
-            "tile": start.dls.train.shape,
-        }
-        for epoch in train.epochs_kept(phase):
-            row = fitted.row(epoch)
-            with artifacts.publish(
-                products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]
-            ) as tmp:
-                # safetensors' save_file makes one more file beside, which only its owner may read
-                tmp.write_bytes(save(fitted.weights[epoch]))
-        seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
-        with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
-            pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
-        artifacts.discard(state)
-        if run.force:
-            discard_outdated_phases(run, fold, phase)
+
+def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifacts.Origin, extra: dict) -> None:
+    """The weights, made from `origin`, then the history, by which the training has ended; `extra` says more of both."""
+    from safetensors.torch import save
+
+    products = stages.trained(run, fold, phase)
+    for epoch in run.profile.train.epochs_kept(phase):
+        row = fitted.row(epoch)
+        with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]) as tmp:
+            # safetensors' save_file makes one more file beside, which only its owner may read
+            tmp.write_bytes(save(fitted.weights[epoch]))
+    seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
+    with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
+        pd.DataFrame(fitted.rows).to_csv(tmp, index=False)
+    artifacts.discard(run.files.resume(fold, phase))
+    if run.force:
+        discard_outdated_phases(run, fold, phase)
     best, last = fitted.row("best"), fitted.row("last")
     print(
         f"trained  {display_path(products['best'].path)}: score {best['meanap']:.4f} in epoch {best['epoch']}, "
         f"{last['meanap']:.4f} in the last"
     )
-    if number := stop():
-        raise Stopped(f"{title} is trained; the same command goes on from there", 128 + number)
-    if world_size() == 1:  # several would have to agree; they end after the first epoch of what comes next
-        run.stop_if_late(f"{title} is trained")
 
 
 def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:

@@ -141,11 +141,21 @@ def test_workers_finish_their_steps_too_and_the_command_ends_with_the_signal(unt
     assert weights(untrained.out) == weights(straight.out)
 
 
-def test_nothing_is_noted_where_several_processes_train_one_model(handlers, monkeypatch):
-    monkeypatch.setattr(stopping, "world_size", lambda: 2)
-    with pytest.raises(KeyboardInterrupt), stopping.noting() as stop:
-        assert stop() == 0
+def test_the_second_signal_that_a_launcher_hands_on_ends_nothing(handlers, monkeypatch, capfd):
+    """torchrun sends its processes the Ctrl-C that they have had from the terminal already."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with stopping.noting() as stop:
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop() == signal.SIGINT
+    said = capfd.readouterr().err
+    assert said.count("stopping after this step, which is saved") == 1 and "once more" not in said
+    monkeypatch.setenv("RANK", "1")
+    with stopping.noting() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop() == signal.SIGTERM
+    assert not capfd.readouterr().err, "the first process says it"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.salt.artifacts import FULL
 from pipeline.salt.config import PROFILES, Profile, profile_named
-from pipeline.salt.distributed import visible_gpus
+from pipeline.salt.distributed import is_main_process, visible_gpus
 from pipeline.salt.errors import InputError, Stopped, reason
 from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
 from pipeline.salt.launch import ENGINES
@@ -193,7 +193,8 @@ def start(main: Callable[[list[str]], object]) -> None:
     except InputError as e:
         sys.exit(f"error: {e}")
     except Stopped as e:
-        print(f"stopped  {e}")
+        if is_main_process():
+            print(f"stopped  {e}")
         sys.exit(e.status)
     except OSError as e:
         if isinstance(e, BrokenPipeError):  # the reader of the output has closed it: ... | head

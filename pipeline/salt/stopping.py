@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from pipeline.salt.distributed import world_size
+from pipeline.salt.distributed import is_main_process, world_size
 
 
 class Terminated(KeyboardInterrupt):
@@ -38,21 +38,20 @@ def terminating_like_ctrl_c() -> Iterator[None]:
 def noting() -> Iterator[Callable[[], int]]:
     """Inside it a first SIGTERM or Ctrl-C is only noted; what is yielded gives the work its number, 0 where none was.
 
-    A second one raises KeyboardInterrupt at once. Not where several processes train one model: all would have to end
-    at the same step.
+    A second one raises KeyboardInterrupt at once. Not where several processes train one model: their launcher hands
+    them the Ctrl-C that they have had already, and kills them half a minute later.
     """
     noted: list[int] = []
 
     def note(number: int, frame) -> None:
-        if noted:
+        if noted and world_size() == 1:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if not noted and is_main_process():
+            once_more = b"; once more stops at once" * (world_size() == 1)
+            # print cannot be called within itself, which is where the signal may come
+            os.write(2, b"\nstopping after this step, which is saved" + once_more + b"\n")
         noted.append(number)
-        # print cannot be called within itself, which is where the signal may come
-        os.write(2, b"\nstopping after this step, which is saved; once more stops at once\n")
 
-    if world_size() > 1:
-        yield lambda: 0
-        return
     with _handling({signal.SIGTERM: note, signal.SIGINT: note}):
         yield lambda: noted[0] if noted else 0
 

@@ -436,17 +436,13 @@ def test_without_accelerate_it_says_what_to_install(monkeypatch):
         pass
 
 
-def test_two_processes_train_one_model(untrained, out, tmp_path):
-    """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
-    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
-    folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
-    fold = folds["fold"].value_counts().idxmax()
-    held_out = (folds["fold"] == fold).to_numpy()
-    assert held_out.sum() == 13, "batches of 12 and 1: the second process has no part of the last"
+def together(tmp_path, flags: list[str], patch: str = "") -> subprocess.CompletedProcess:
+    """The training in two processes, which look that they end with the same weights; `patch` runs in both before."""
     script = tmp_path / "both.py"
-    script.write_text("""
-import sys, torch
+    script.write_text(f"""
+import os, sys, torch
 from pipeline import train
+from pipeline.salt import cli
 from pipeline.salt.training import learner
 fit = learner.fit_fold
 
@@ -456,10 +452,11 @@ def compared(*args, **kwargs):
         both = [torch.empty_like(w), torch.empty_like(w)]
         torch.distributed.all_gather(both, w)
         assert torch.equal(*both), name
-    print(f"the same in {torch.distributed.get_world_size()}")
+    print(f"the same in {{torch.distributed.get_world_size()}}")
     return fitted
 learner.fit_fold = compared
-train.main(sys.argv[1:])
+{patch}
+cli.start(train.main)
 """)
     command = [
         sys.executable,
@@ -472,10 +469,20 @@ train.main(sys.argv[1:])
         "--dynamo_backend=no",
         f"--main_process_port={free_port()}",
         str(script),
-        *untrained.flags(f"--fold={fold}"),
+        *flags,
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_two_processes_train_one_model(untrained, out, tmp_path):
+    """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
+    folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
+    fold = folds["fold"].value_counts().idxmax()
+    held_out = (folds["fold"] == fold).to_numpy()
+    assert held_out.sum() == 13, "batches of 12 and 1: the second process has no part of the last"
+    ended = together(tmp_path, untrained.flags(f"--fold={fold}"))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
     model = checkpoints.build(Model(encoder="test_resnet", options={"width": 8}))
@@ -492,3 +499,39 @@ train.main(sys.argv[1:])
         assert history["meanap"].max() == pytest.approx(score, abs=1e-5)
         assert np.isfinite(history[["train_loss", "valid_loss"]]).all(axis=None)
         assert len(history) == (EPOCHS if size == 32 else 1)
+
+
+def test_two_processes_save_within_an_epoch_and_go_on_bit_for_bit(untrained, tmp_path):
+    """A signal reaches the second process alone, in the second epoch: both end with that step, the first one saves."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
+    straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
+    assert together(tmp_path, straight.flags("--fold=0", "--phase=32")).returncode == 0
+    stopped = together(
+        tmp_path,
+        untrained.flags("--fold=0", "--phase=32"),
+        """
+import signal
+from pipeline.salt.training.callbacks import BatchShard
+steps, shard = [], BatchShard.before_batch
+
+def counted(self):
+    shard(self)
+    steps.append(self.training)
+    if sum(steps) == 3 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+BatchShard.before_batch = counted
+""",
+    )
+    assert stopped.returncode != 0 and "exitcode  : 143" in stopped.stderr, stopped.stderr
+    assert stopped.stdout.count("stopped  ") == 1, stopped.stdout
+    state = torch.load(untrained.out / "folds/demo/fold_0/32.resume.pt", weights_only=True)
+    assert (state["epochs"], state["batch"]) == (1, 1)
+    ended = together(tmp_path, untrained.flags("--fold=0", "--phase=32"))
+    assert ended.returncode == 0 and "1 epochs and 1 steps of the next are done" in ended.stdout, ended.stdout
+    ours, theirs = (weights(run.out)["folds/demo/fold_0/32.safetensors"] for run in (untrained, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    histories = [
+        pd.read_csv(run.out / "folds/demo/fold_0/32.csv").drop(columns=["seconds", "tiles_per_second", "memory"])
+        for run in (straight, untrained)
+    ]
+    pd.testing.assert_frame_equal(*histories, atol=1e-5, rtol=0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.salt import artifacts, environment
 from pipeline.salt.device import autocast, device_name, forget_peak, peak_memory
-from pipeline.salt.distributed import is_main_process, world_size
+from pipeline.salt.distributed import is_main_process, largest, world_size
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.progress import progress_bar
@@ -120,7 +120,8 @@ class EpochLog(Stateful):
 
     def after_train(self):
         self.bar.close()
-        self.train_loss = self._mean(True)  # waits for the device: what follows times training alone
+        total, count = self._total(True)  # waits for the device: what follows times training alone
+        self.train_loss, self.trained = total / count, count
         self.train_seconds = time.perf_counter() - self.start
         self._check_finite("training", self.train_loss)
 
@@ -129,7 +130,8 @@ class EpochLog(Stateful):
             return
         scores = torch.cat(self.scores).double()
         score, tiles = self._all_reduce(scores.sum(), len(scores))
-        valid_loss = self._mean(False)
+        total, count = self._total(False)
+        valid_loss = total / count
         self._check_finite("validation", valid_loss)
         row = {
             "epoch": self.epoch + 1,
@@ -138,7 +140,7 @@ class EpochLog(Stateful):
             "meanap": round(score / tiles, 5),
             "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": round(time.perf_counter() - self.start, 2),
-            "tiles_per_second": round(self.sums[True][1] * world_size() / self.train_seconds, 1),
+            "tiles_per_second": round(self.trained / self.train_seconds, 1),
             "memory": round(peak_memory(self.device_), 2),
         }
         self.rows.append(row)
@@ -153,15 +155,17 @@ class EpochLog(Stateful):
         )
 
     def state_dict(self) -> dict:
-        total, count = self.sums.get(True, (torch.zeros(()), 0))
-        self._check_finite("training", float(total))
+        total, count = self._total(True)
+        self._check_finite("training", total)
         seconds = time.perf_counter() - self.start if self.sums else 0.0
         return {"rows": self.rows, "total": total, "count": count, "batches": self.batches, "seconds": seconds}
 
     def load_state_dict(self, state: dict) -> None:
         self.rows[:] = state["rows"]
         if state["count"]:  # saved within an epoch
-            self.sums = {True: (state["total"].to(self.device_), state["count"])}
+            mine = is_main_process()  # its sums are those of all processes now
+            total = torch.tensor(mine * float(state["total"]), device=self.device_)
+            self.sums = {True: (total, mine * state["count"])}
             self.batches, self.start = state["batches"], time.perf_counter() - state["seconds"]
             self.bar.update(self.batches)
 
@@ -179,9 +183,9 @@ class EpochLog(Stateful):
             "kept; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
         )
 
-    def _mean(self, training: bool) -> float:
-        total, count = self._all_reduce(*self.sums.get(training, (0.0, 0)))
-        return total / count if count else float("nan")
+    def _total(self, training: bool) -> list[float]:
+        """Sum of the losses of this epoch's tiles so far, and how many there are."""
+        return self._all_reduce(*self.sums.get(training, (0.0, 0)))
 
     def _all_reduce(self, *numbers: Tensor | float) -> list[float]:
         """Each number, added up over the processes that train this model."""
@@ -289,8 +293,8 @@ class Resume(Callback):
     every  seconds between saves: at most so much work is lost
     deadline  time.monotonic() by which the training is to end: it does so, saved, after the epoch that still fits
     stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
-    `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model save at an
-    epoch's end alone.
+    `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model agree at each
+    step whether it is saved, and the first one writes.
     On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
     """
 
@@ -356,19 +360,19 @@ class Resume(Callback):
 
     def after_batch(self):
         self.batch += self.training
-        number = self.stop()
-        if world_size() == 1 and (number or time.perf_counter() - self.saved >= self.every):
+        number, due = largest(self.stop(), self._is_due())
+        if number or due:
             self.save(self.epoch, self.batch)
         if number:
             done = f"{artifacts.display_path(self.path)} has epoch {self.epoch + 1} up to batch {self.batch} of "
-            raise Stopped(f"{done}{len(self.dls.train)}; the same command goes on from there", 128 + number)
+            raise Stopped(f"{done}{len(self.dls.train)}; the same command goes on from there", 128 + int(number))
 
     def after_epoch(self):
         if self.state is not None or self.epoch + 1 == self.n_epoch:
             return
         self.longest = max(self.longest, time.monotonic() - self.began)
-        late = self._agreed(time.monotonic() + self.longest > self.deadline)
-        if is_main_process() and (late or time.perf_counter() - self.saved >= self.every):
+        late, due = largest(time.monotonic() + self.longest > self.deadline, self._is_due())
+        if late or due:
             self.save(self.epoch + 1, 0)
         if late:
             self.stopped = f"after epoch {self.epoch + 1} of {self.n_epoch}"
@@ -388,8 +392,9 @@ class Resume(Callback):
             "optimizer": self.opt.state_dict(),
             "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
         }
-        with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
-            torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say that the disk is full
+        if is_main_process():
+            with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
+                torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say of a full disk
         self.saved = time.perf_counter()
 
     def restore(self, state: dict) -> None:
@@ -401,13 +406,8 @@ class Resume(Callback):
         for callback in self._stateful():
             callback.load_state_dict(state["callbacks"][callback.name])
 
-    def _agreed(self, late: bool) -> bool:
-        """What the main process says: all that train this model go on, or all stop."""
-        if world_size() == 1 or self.deadline == math.inf:
-            return late
-        answer = torch.tensor(int(late), device=self.dls.device)
-        torch.distributed.broadcast(answer, src=0)
-        return bool(answer)
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self.saved >= self.every
 
     def _stateful(self) -> list[Stateful]:
         return [callback for callback in self.learn.cbs if isinstance(callback, Stateful)]

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 def predict(run: Run) -> None:
     """oof.npy, test.npy and disagreement.csv of run.folds."""
     from pipeline.salt.device import enough_memory
-    from pipeline.salt.inference import predict_to_file, prediction_arguments
+    from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints
 
     tiles, profile = cache.read(run.files), run.profile
@@ -57,7 +57,7 @@ def predict(run: Run) -> None:
                 raise Stopped(f"{done}; the same command goes on from there", 128 + number)
             run.stop_if_late(done)
 
-        arguments = prediction_arguments(profile, profile.train.last)
+        settings = inference_settings(profile, profile.train.last)
         for product, images, rows_of, title in [
             (oof, tiles.train_images, lambda fold: np.flatnonzero(folds == fold), "out of fold"),
             (test, tiles.test_images, lambda fold: np.arange(len(tiles.test_images)), "test tiles"),
@@ -73,7 +73,7 @@ def predict(run: Run) -> None:
                     images,
                     jobs,
                     title,
-                    **arguments,
+                    settings,
                     count_votes=product is test,  # a training tile has one model, with nobody to disagree with
                     resume=state,
                     origin=origin,

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def label_fold(run: Run, fold: int) -> None:
     """The pseudo-labels of one fold."""
-    from pipeline.salt.inference import predict_to_file, prediction_arguments
+    from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints, pseudo
 
     profile, tiles, products = run.profile, cache.read(run.files), stages.pseudo_labels(run, fold)
@@ -50,7 +50,7 @@ def label_fold(run: Run, fold: int) -> None:
     model = checkpoints.load(trained, checkpoints.build(profile.model))
     with artifacts.temporary(trained.with_name("pseudo_probs.npy")) as probs:
         jobs = [(model, np.arange(len(tiles.test_images)))]
-        predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", **prediction_arguments(profile, labeller))
+        predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", inference_settings(profile, labeller))
         n = pseudo.write(
             run.files,
             fold,

@@ -46,14 +46,15 @@ ROOMS = {
     "stages": {"artifacts", "config", "errors", "run", "tiles"},
     "published": {"artifacts", "config", "door", "run", "stages", "tiles"},
     "checks": {"artifacts", "device", "distributed", "environment", "errors", "models", "run", "stages"},
-    "inference": {"artifacts", "config", "device", "environment", "errors", "progress", "tiles"},
+    "logit_sums": {"artifacts", "environment"},
+    "inference": {"artifacts", "config", "device", "errors", "logit_sums", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
     | {"published", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
     | {"environment", "inference", "progress", "published", "stages", "tiles", "training"},
-    "trained": {"artifacts", "config", "device", "door", "errors", "inference", "overrides", "run", "tiles"}
-    | {"training"},
+    "trained": {"artifacts", "config", "device", "door", "errors", "inference", "logit_sums", "overrides", "run"}
+    | {"tiles", "training"},
     "sections": {"artifacts", "errors", "sections"},
     "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
     | {"stopping"},
@@ -62,6 +63,7 @@ TORCH = {
     "device",
     "inference",
     "inspection",
+    "logit_sums",
     "losses",
     "metrics",
     "models",

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.salt import artifacts, inference
+from pipeline.salt import artifacts, logit_sums
 from pipeline.salt.errors import InputError, Stopped
-from pipeline.salt.inference import disagreement, flip_tta, predict_to_file, probabilities, tile_logits
+from pipeline.salt.inference import InferenceSettings, flip_tta, predict_to_file, tile_logits
+from pipeline.salt.logit_sums import disagreement, probabilities
 from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
 CPU = torch.device("cpu")
@@ -52,9 +53,8 @@ def tiles(n: int, seed: int = 0) -> np.ndarray:
 def predict(
     path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False, devices: int = 1
 ) -> np.ndarray:
-    predict_to_file(
-        path, images, jobs, "test", size=size, batch=batch, flip=flip, precision="fp32", devices=[CPU] * devices
-    )
+    how = InferenceSettings(size=size, batch=batch, flip=flip, precision="fp32", devices=(CPU,) * devices)
+    predict_to_file(path, images, jobs, "test", how)
     return np.load(path)
 
 
@@ -142,14 +142,14 @@ def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch)
     functions = [lambda x: x[:, :1] * 0 + 5, lambda x: x[:, :1] * 0 - 1, lambda x: x[:, :1] * 0 - 9]  # salt, rock, rock
     rows = [np.array([0, 1]), np.array([0, 1, 2]), np.array([0])]
     jobs = [(Model(f), r) for f, r in zip(functions, rows, strict=True)]
-    how = {"size": 32, "batch": 3, "flip": True, "precision": "fp32", "devices": [CPU]}
-    found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", **how, count_votes=True)
+    how = InferenceSettings(size=32, batch=3, flip=True, precision="fp32", devices=(CPU,))
+    found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", how, count_votes=True)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
 
     scratch, on_disk = [], artifacts.zeros_on_disk
     monkeypatch.setattr(artifacts, "zeros_on_disk", lambda *args: scratch.append(args[0]) or on_disk(*args))
-    uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", **how)
+    uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", how)
     assert scratch == [(4, 101, 101), (0,)] and np.isnan(uncounted).all(), "no file of GBs"
     assert (tmp_path / "p.npy").read_bytes() == (tmp_path / "q.npy").read_bytes()
 
@@ -226,11 +226,7 @@ def predict_stopped(folder: Path, jobs, after: int, devices: int = 1, origin=art
             tiles(11),
             jobs,
             "test",
-            size=32,
-            batch=2,
-            flip=True,
-            precision="fp32",
-            devices=[CPU] * devices,
+            InferenceSettings(size=32, batch=2, flip=True, precision="fp32", devices=(CPU,) * devices),
             count_votes=True,
             resume=folder / "p.resume",
             origin=origin,
@@ -302,18 +298,8 @@ def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
 
 
 def test_what_is_yielded_is_rows_and_float32_logits():
-    chunks = list(
-        tile_logits(
-            Model(pointwise()),
-            tiles(5),
-            np.array([4, 2, 0]),
-            size=32,
-            batch=2,
-            flip=False,
-            precision="bf16",
-            device=CPU,
-        )
-    )
+    how = InferenceSettings(size=32, batch=2, flip=False, precision="bf16", devices=(CPU,))
+    chunks = list(tile_logits(Model(pointwise()), tiles(5), np.array([4, 2, 0]), how))
     assert [c[0].tolist() for c in chunks] == [[4, 2], [0]]
     assert all(c[1].dtype == np.float32 and c[1].shape[1:] == (101, 101) for c in chunks)
 
@@ -355,7 +341,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path, monkeypatch):
 
         return watch
 
-    monkeypatch.setattr(inference, "probabilities", watched(probabilities))
+    monkeypatch.setattr(logit_sums, "probabilities", watched(probabilities))
     images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (3500, 101, 101))
     predict(tmp_path / "p.npy", images, [(Model(watched(pointwise())), np.arange(3500))], size=32, batch=128)
     # Held in memory, the logits of 3,500 tiles would be 136 MiB, their float16 probabilities 68 more.

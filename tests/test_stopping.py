@@ -79,8 +79,8 @@ def test_a_prediction_that_is_told_to_stop_goes_on_where_it_was(tiny, monkeypatc
         if len(done) == batches:
             signal.raise_signal(number)
 
-    def counted(*args, **settings):
-        for batch in tile_logits(*args, **settings):
+    def counted(*args):
+        for batch in tile_logits(*args):
             count()
             yield batch
 

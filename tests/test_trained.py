@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -70,7 +71,7 @@ def test_a_copy_of_the_weights_alone_does_the_same(copy, tiles, finished):
     run = load_run(copy)  # the profile demo predicts with the last epoch of the last phase
     assert [*run.weights] == ["fold_0/48.last.safetensors", "fold_1/48.last.safetensors"] and run.name == "attached"
     assert run.profile.predict.flip and run.profile.train.last.size == 48 and run.tile == (101, 101)
-    run.arguments["batch"] = 5  # the tiny run's; a profile's own is what a copy knows
+    run.settings = replace(run.settings, batch=5)  # the tiny run's; a profile's own is what a copy knows
     assert np.array_equal(run.predict(tiles)[1], np.load(finished[0].out / "submissions/demo/test.npy"))
 
 
@@ -191,7 +192,7 @@ def test_a_run_trained_in_fp16_predicts_on_a_cpu_which_has_none(copy, tiles, mon
     for path in copy.glob("fold_*/*.json"):
         change(path, lambda sidecar: sidecar["settings"]["train"].update(precision="fp16"))
     run = load_run(copy)
-    assert run.arguments["precision"] == resolve_precision("auto", torch.device("cpu"))
+    assert run.settings.precision == resolve_precision("auto", torch.device("cpu"))
     assert np.isfinite(run.predict(tiles[:1])[1]).all()
 
 
@@ -207,11 +208,11 @@ def test_batches_become_smaller_where_memory_runs_out(copy, tiles, monkeypatch, 
     run, asked = load_run(copy), []
     expected = run.predict(tiles[:4])[1]
 
-    def small_machine(*args, batch, **kwargs):
-        asked.append(batch)
-        if batch > 1:
+    def small_machine(models, images, settings, title):
+        asked.append(settings.batch)
+        if settings.batch > 1:
             raise error
-        return mean_logits(*args, batch=batch, **kwargs)
+        return mean_logits(models, images, settings, title)
 
     monkeypatch.setattr(trained, "mean_logits", small_machine)
     np.testing.assert_allclose(run.predict(tiles[:4])[1], expected, atol=1e-3)
@@ -258,7 +259,7 @@ def test_what_was_predicted_with_counts_more_than_the_profile(tiny):
         folder / "oof.npy.json", lambda sidecar: sidecar["settings"]["predict"].update(checkpoint="best", flip=False)
     )
     run = load_run(folder)
-    assert [*run.weights] == ["fold_0/48.safetensors", "fold_1/48.safetensors"] and not run.arguments["flip"]
+    assert [*run.weights] == ["fold_0/48.safetensors", "fold_1/48.safetensors"] and not run.settings.flip
 
 
 def test_weights_of_an_older_version_do_not_say_how_large_the_tiles_were(tiny, copy):
@@ -325,7 +326,7 @@ def test_mixed_models_are_refused(copy):
         change(path, lambda sidecar: sidecar["settings"]["train"]["phase"].update(size=64))
     with pytest.raises(InputError, match="mixes models: train.48.size is 48 in fold 0 and 64 in fold 1"):
         load_run(copy)
-    assert load_run(copy, folds=[1]).arguments["size"] == 64
+    assert load_run(copy, folds=[1]).settings.size == 64
 
 
 def test_phases_that_have_nothing_to_do_with_each_other(copy):

@@ -23,8 +23,9 @@ from pipeline import make_folds, prepare
 from pipeline.pseudo_label import label_fold
 from pipeline.salt import cli, submission
 from pipeline.salt.config import PROFILES, Model, Phase, Profile
-from pipeline.salt.device import pick_device, resolve_precision
-from pipeline.salt.inference import probabilities, tile_logits
+from pipeline.salt.device import pick_device
+from pipeline.salt.inference import inference_settings, tile_logits
+from pipeline.salt.logit_sums import probabilities
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.overrides import changed
 from pipeline.salt.run import Run
@@ -136,21 +137,12 @@ def held_out_masks(run: Run, fold: int, epoch: str) -> tuple[np.ndarray, np.ndar
 
     Flip TTA, threshold 0.5 and the submission's rules.
     """
-    profile, files, device = run.profile, run.files, pick_device()
+    profile, files = run.profile, run.files
     tiles, model, last = cache.read(files), checkpoints.build(profile.model), profile.train.last
     rows = np.flatnonzero(pd.read_csv(files.folds)["fold"].to_numpy() == fold)
     checkpoints.load(files.weights(fold, last, epoch), model)
     start = time.process_time()
-    batches = tile_logits(
-        model,
-        tiles.train_images,
-        rows,
-        size=last.size,
-        batch=profile.predict.batch,
-        flip=True,
-        device=device,
-        precision=resolve_precision(profile.train.precision, device),
-    )
+    batches = tile_logits(model, tiles.train_images, rows, inference_settings(profile, last))
     probs = probabilities(np.concatenate([logits for _, logits in batches]))
     seconds = time.process_time() - start
     black = tiles.train_table["black"].to_numpy()[rows]

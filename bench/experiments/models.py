@@ -29,7 +29,7 @@ from bench.harness.tiles import load_tiles
 from pipeline.salt.config import Phase, Train
 from pipeline.salt.device import forget_peak, peak_memory, pick_device
 from pipeline.salt.folds import coverage
-from pipeline.salt.inference import tile_logits
+from pipeline.salt.inference import InferenceSettings, tile_logits
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders.weights import find_weights, load_imagenet
@@ -155,9 +155,8 @@ def train_for(
     with learn.no_bar(), learn.no_logging():
         learn.fit(10**6)
     held_out = np.flatnonzero(table["fold"] == 0)
-    batches = tile_logits(
-        model, tiles.images, held_out, size=budget.size, batch=64, flip=False, precision="fp32", device=device
-    )
+    how = InferenceSettings(size=budget.size, batch=64, flip=False, precision="fp32", devices=(device,))
+    batches = tile_logits(model, tiles.images, held_out, how)
     return np.concatenate([logits for _, logits in batches]) > 0, tiles.masks[held_out], schedule
 
 

@@ -20,7 +20,7 @@ from bench.harness.compare import Result, compare
 from bench.harness.tiles import load_tiles
 from pipeline.salt.config import PROFILES
 from pipeline.salt.device import keep_freed_memory, pick_device, resolve_precision
-from pipeline.salt.inference import predict_to_file
+from pipeline.salt.inference import InferenceSettings, predict_to_file
 from pipeline.salt.models.unet_resnext50 import UnetResNext50
 
 
@@ -79,17 +79,9 @@ def compare_memory(size: Size) -> list[Result]:
 
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
     """The product's prediction of images (N, 101, 101) uint8, into a file."""
-    predict_to_file(
-        path,
-        images,
-        [(model, np.arange(len(images)))],
-        "ours",
-        size=size.px,
-        batch=OUR_BATCH,
-        flip=True,
-        precision=resolve_precision("auto", device),
-        devices=[device],
-    )
+    precision = resolve_precision("auto", device)
+    how = InferenceSettings(size=size.px, batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
+    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", how)
 
 
 def predict_as_article(

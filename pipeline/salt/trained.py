@@ -26,7 +26,8 @@ from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import PROFILES, Augment, Model, Predict, Profile, Train, section_from
 from pipeline.salt.device import OUT_OF_MEMORY, is_out_of_memory
 from pipeline.salt.errors import InputError
-from pipeline.salt.inference import mean_logits, prediction_arguments, probabilities
+from pipeline.salt.inference import InferenceSettings, inference_settings, mean_logits
+from pipeline.salt.logit_sums import probabilities
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import RunFolder, Weights
 from pipeline.salt.tiles.folder import read_image
@@ -35,7 +36,7 @@ from pipeline.salt.training import checkpoints
 Source = str | Path | np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TrainedRun:
     """The models of a run's folds, ready to predict on the first GPU, or on the CPU.
 
@@ -45,6 +46,7 @@ class TrainedRun:
     weights    'fold_0/96.safetensors' -> hash of its content
     tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on; None where that is not known
     threshold  on the probability: the submission's if there is one, else 0.5
+    settings   how it predicts on this machine; its batch becomes smaller where memory runs out
     """
 
     name: str
@@ -53,7 +55,7 @@ class TrainedRun:
     weights: dict[str, str]
     tile: tuple[int, ...] | None
     threshold: float
-    arguments: dict[str, Any]  # of inference.mean_logits
+    settings: InferenceSettings
 
     def predict(self, images: Source | Sequence[Source], threshold: float | None = None) -> tuple[Any, Any]:
         """Masks and probabilities of salt, as arrays (masks bool, probs float16 in [0, 1]).
@@ -92,14 +94,14 @@ class TrainedRun:
         """
         while True:
             try:
-                return mean_logits([*self.models.values()], images, title, **self.arguments)
+                return mean_logits([*self.models.values()], images, self.settings, title)
             except OUT_OF_MEMORY as e:
                 if not is_out_of_memory(e):
                     raise
-                if self.arguments["batch"] == 1:
+                if self.settings.batch == 1:
                     raise InputError(f"{self.name}: there is too little memory to predict a single image") from e
-            self.arguments["batch"] //= 2
-            print(f"note     too little memory: batches of {self.arguments['batch']} images from here on")
+            self.settings = replace(self.settings, batch=self.settings.batch // 2)
+            print(f"note     too little memory: batches of {self.settings.batch} images from here on")
 
     def with_channels(self, image: np.ndarray) -> np.ndarray:
         """(H, W) grey or (H, W, 3) RGB, uint8 -> whichever the models were trained on."""
@@ -149,10 +151,9 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
         tile = tuple(sidecar["tile"]) if "tile" in sidecar else None
         models[fold] = checkpoints.load(files[weights], checkpoints.build(profiles[fold].model))
     profile = profiles[chosen[0]]
-    arguments = prediction_arguments(profile, profile.train.last)
-    arguments["device"] = arguments.pop("devices")[0]
+    settings = inference_settings(profile, profile.train.last)
     return TrainedRun(
-        place.path.resolve().name, profile, models, hashes, tile or _tile(place), _threshold(place), arguments
+        place.path.resolve().name, profile, models, hashes, tile or _tile(place), _threshold(place), settings
     )
 
 

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], folder: Path) -> None:
     """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px."""
-    from pipeline.salt.inference import probabilities
+    from pipeline.salt.logit_sums import probabilities
 
     height, width = picture.shape[:2]
     shape = height, width

@@ -21,7 +21,7 @@ from pipeline.salt import artifacts, cli, rle, stages, submission
 from pipeline.salt.config import Augment, Submit, Tiling
 from pipeline.salt.errors import InputError
 from pipeline.salt.folds import split
-from pipeline.salt.inference import predict_to_file
+from pipeline.salt.inference import InferenceSettings, predict_to_file
 from pipeline.salt.sections.reading import from_array
 from pipeline.salt.tiles import Tiles, cache, competition, cutting, folder, own_folds
 from pipeline.salt.tiles.augment import augment_batch
@@ -409,8 +409,8 @@ def test_tiles_that_are_not_square_come_back_where_they_were(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), np.uint8)
     images[:, 5:20, 30:50, 0] = 255
     images[:, 25:35, 30:50, 0] = 0
-    keywords = {"size": 224, "batch": 2, "flip": True, "precision": "fp32", "devices": [torch.device("cpu")]}
-    predict_to_file(tmp_path / "p.npy", images, [(Red(), np.arange(3))], "", **keywords)
+    how = InferenceSettings(size=224, batch=2, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    predict_to_file(tmp_path / "p.npy", images, [(Red(), np.arange(3))], "", how)
     probs = np.load(tmp_path / "p.npy")
     assert probs.shape == (3, 40, 56)
     assert (probs[:, 8:17, 33:47] > 0.95).all() and (probs[:, 28:32, 33:47] < 0.05).all()

@@ -103,9 +103,7 @@ def test_labels_are_those_of_the_epoch_and_the_size_that_predict(labelled, tmp_p
     run, loaded, sizes = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out")), [], []
     load, to_file = checkpoints.load, inference.predict_to_file
     monkeypatch.setattr(checkpoints, "load", lambda path, model: loaded.append(path.name) or load(path, model))
-    monkeypatch.setattr(
-        inference, "predict_to_file", lambda *args, **how: sizes.append(how["size"]) or to_file(*args, **how)
-    )
+    monkeypatch.setattr(inference, "predict_to_file", lambda *args: sizes.append(args[-1].size) or to_file(*args))
     larger = ("--add-phase=pseudo=true,size=56,epochs=1", "--set=pseudo.share=0.0", "--force")
     run(pseudo_label, extra=larger)
     assert loaded == ["48.last.safetensors"] * 2 and sizes == [48] * 2

@@ -1,0 +1,99 @@
+"""The logits of several models, added up in files, kept where they are stopped; the probabilities they become."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.salt import artifacts, environment
+
+TILES_AT_ONCE = 256  # 10 MB of logits
+
+
+class LogitSums:
+    """Sums of logits of N tiles, and who has predicted them.
+
+    They lie in files without a name, in a folder: memory does not grow with N.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], folder: Path, count_votes: bool = False):
+        """shape  (N, H, W);  count_votes  keep in how many masks a pixel is salt, too: 2 bytes a pixel"""
+        self.count_votes = count_votes
+        self.sums = artifacts.zeros_on_disk(shape, np.float32, folder)
+        self.votes = artifacts.zeros_on_disk(shape if count_votes else (0,), np.uint16, folder)
+        self.models = np.zeros(shape[0], np.float32)  # how many have predicted a tile
+        self.reached = np.zeros(shape[0], np.int32)  # the last job that has, counted from 1
+
+    def left(self, rows: np.ndarray, job: int) -> np.ndarray:
+        """Those of the rows that this job has not predicted yet."""
+        return rows[self.reached[rows] < job]
+
+    def done(self, job: int) -> int:
+        """Tiles that this job was the last to predict."""
+        return int((self.reached == job).sum())
+
+    def add(self, rows: np.ndarray, logits: np.ndarray, job: int) -> None:
+        """rows  (B,) int, each once;  logits  (B, H, W) float32"""
+        self.sums[rows] += logits
+        if self.count_votes:
+            self.votes[rows] += logits > 0
+        self.models[rows] += 1
+        self.reached[rows] = job
+
+    def write(self, path: Path) -> np.ndarray:
+        """Sigmoid of the mean logits into a .npy file, (N, H, W) float16, NaN where no model has predicted.
+
+        return  `disagreement` (N,) of each tile's models; NaN where votes are not counted
+        """
+        disagreements = np.full(len(self.sums), np.nan, np.float32)
+        out = np.lib.format.open_memmap(path, "w+", np.float16, self.sums.shape)
+        with open(path, "r+b") as f:
+            artifacts.reserve(f.fileno())
+        for start in range(0, len(self.sums), TILES_AT_ONCE):
+            part = slice(start, start + TILES_AT_ONCE)
+            with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
+                out[part] = probabilities(self.sums[part] / self.models[part, None, None])
+                if self.count_votes:
+                    disagreements[part] = disagreement(self.votes[part], self.models[part])
+        out.flush()
+        return disagreements
+
+    def save(self, path: Path, origin: artifacts.Origin) -> None:
+        """All of it into a file, for `load`."""
+        with artifacts.publish(path, origin) as tmp, open(tmp, "wb") as file:
+            for array in self._arrays():
+                file.write(array.data)
+
+    def load(self, path: Path, origin: artifacts.Origin) -> None:
+        """What `save` has kept, if it is whole and of this origin; a line says so, or why not."""
+        if damage := artifacts.damage_of(path, hashed=True):
+            print(f"restart  {damage}: this prediction begins anew")
+        elif artifacts.is_fresh(path, origin):
+            print(f"resume   {artifacts.display_path(path)}")
+            made_with = (artifacts.read_sidecar(path) or {})["versions"]
+            if others := environment.differences(made_with, environment.versions()):
+                print(f"note     it was made with {others}: the result may differ from that of one environment")
+            with open(path, "rb") as file:
+                for array in self._arrays():
+                    file.readinto(array.data)  # type: ignore[attr-defined]
+        elif path.exists():
+            print(f"restart  {artifacts.display_path(path)} was made with other settings, which are given up")
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return self.sums, self.votes, self.models, self.reached
+
+
+def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:
+    """(N,) share of pixels, in [0, 1], in which the masks of two of a tile's models differ: mean over all their pairs.
+
+    votes   (N, H, W) how many of the models find salt in a pixel (logit above 0);  models  (N,) how many there are
+    NaN for a tile with fewer than two models.
+    """
+    votes, models = votes.astype(np.float32), models.astype(np.float32)
+    differing = (votes * (models[:, None, None] - votes)).mean(axis=(1, 2))  # pairs of models, mean over the pixels
+    return np.where(models > 1, differing / np.maximum(models * (models - 1) / 2, 1), np.nan)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logits -> float16 probabilities in [0, 1]; 0 becomes exactly 0.5."""
+    return torch.from_numpy(logits).sigmoid().half().numpy()

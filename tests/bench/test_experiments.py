@@ -143,16 +143,33 @@ def test_tiles_that_folds_tear_apart_are_found_among_the_labelled():
     assert not leak.torn_apart(images, np.zeros(3, int)).any()
 
 
-def test_a_leak_is_the_difference_of_the_same_tiles_under_both_schemes(made_once, tmp_path, monkeypatch, capsys):
+def test_a_leak_is_the_difference_of_the_same_tiles_under_two_schemes(made_once, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(ablation.VARIANTS, "base", ablation.Variant(("model.encoder=test_resnet",)))
     monkeypatch.setitem(ablation.SCALES, "screen", ablation.cycle(32, 1))
     monkeypatch.setattr(leak, "FILE", tmp_path / "leak.json")
-    leak.main([f"--data={made_once}", f"--out={tmp_path / 'out'}", "--weights=none"])
-    [record] = json.loads((tmp_path / "leak.json").read_text())
-    by_scheme = [np.array([ablation.DIGITS.index(d) / 10 for d in record[scheme]]) for scheme in leak.SCHEMES]
-    assert len(by_scheme[0]) == len(by_scheme[1]) == 24
+    monkeypatch.setattr(leak, "SCHEMES", ("mosaic", "coverage"))
+    flags = [f"--data={made_once}", f"--out={tmp_path / 'out'}", "--weights=none"]
+    leak.main(flags)
+    records = json.loads((tmp_path / "leak.json").read_text())
+    mosaic, coverage = (np.array([ablation.DIGITS.index(d) / 10 for d in record["scores"]]) for record in records)
+    assert len(mosaic) == len(coverage) == 24
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"| all | 24 | {by_scheme[0].mean():.4f} | {by_scheme[1].mean():.4f} | ")
+    assert last.startswith(f"| coverage | all | 24 | {coverage.mean():.4f} | {mosaic.mean():.4f} | ")
+    leak.main(flags)
+    assert capsys.readouterr().out.splitlines()[:2] == ["known    mosaic, seed 0", "known    coverage, seed 0"]
+
+
+def test_what_random_folds_flatter_is_told_apart_by_neighbours():
+    records = [
+        {"scheme": "mosaic", "torn_apart": [], "scores": "5555"},
+        {"scheme": "kfold", "torn_apart": [1, 3], "scores": "5756"},
+    ]
+    rows = [line.split("|")[1:-1] for line in leak.table(records).splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["kfold", "neighbour in another fold", "2", "0.6500", "0.5000", "+0.1500 ± 0.0500"],
+        ["kfold", "others", "2", "0.5000", "0.5000", "+0.0000 ± 0.0000"],
+        ["kfold", "all", "4", "0.5750", "0.5000", "+0.0750 ± 0.0479"],
+    ]
 
 
 def test_decoders_are_timed_trained_and_replace_their_own_rows(few, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from fastai.data.core import DataLoaders
 
 import bench.__main__ as main
-from bench.experiments import ablation, decoders, models, precision, truth
+from bench.experiments import ablation, decoders, leak, models, precision, truth
 from bench.harness import compare, records
 from bench.speed import train_step
 from pipeline.salt.config import Phase, Train
@@ -100,7 +100,7 @@ def test_the_files_that_are_there(path):
     if path.name == "leak.json":
         for training in record:
             assert training.keys() == defined("Leak") | PROVENANCE
-            assert len(training["coverage"]) == len(training["mosaic"])
+            assert training["scheme"] in leak.SCHEMES and len(training["scores"]) == len(record[0]["scores"])
         return
     if kind == "decoders":
         assert record.keys() - {"note"} == (defined("Decoders") - {"note"}) | PROVENANCE

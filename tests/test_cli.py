@@ -105,7 +105,7 @@ def test_flags_change_the_profile(parse):
 def test_another_model_does_not_inherit_the_options_of_the_profiles_own(parse):
     model = parse("--data", "sample", "--set", "model.options.n_out=2", "--model", "dynamic_unet").profile.model
     assert PROFILES["demo"].model.options and (model.name, model.options) == ("dynamic_unet", {"n_out": 2})
-    assert parse("--data", "sample", "--model", "unet_resnext50").profile.model == PROFILES["demo"].model
+    assert parse("--data", "sample", "--model", "unet_lean").profile.model == PROFILES["demo"].model
 
 
 def test_folds_are_named_one_by_one_in_any_order_and_count_once(parse):
@@ -192,7 +192,7 @@ def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
     ]
     flags += [
         "--set=train.lr=1e-3",
-        "--set=model.options.dropout=0.1",
+        "--set=model.options.classifier=true",
         "--encoder=resnet18",
         "--weights=a w",
         "--force",

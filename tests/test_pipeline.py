@@ -118,7 +118,7 @@ def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by
     models = [
         checkpoints.load(
             out / f"folds/demo/fold_{k}/48.last.safetensors",
-            checkpoints.build(Model(encoder="test_resnet", options={"width": 8})),
+            checkpoints.build(Model(name="unet_lean", encoder="test_resnet", options={"width": 8})),
         )
         for k in (0, 1)
     ]
@@ -484,7 +484,7 @@ def test_folds_trained_with_different_settings(tiny):
 
 
 def test_weights_of_another_architecture_in_a_fold(tiny):
-    other = checkpoints.build(Model(encoder="test_resnet", options={"width": 16}))
+    other = checkpoints.build(Model(name="unet_lean", encoder="test_resnet", options={"width": 16}))
     path = tiny.out / "folds/demo/fold_0/48.last.safetensors"
     sidecar = artifacts.read_sidecar(path)
     with artifacts.publish(path, artifacts.Origin(sidecar["settings"], sidecar["inputs"])) as tmp:

@@ -485,7 +485,7 @@ def test_two_processes_train_one_model(untrained, out, tmp_path):
     ended = together(tmp_path, untrained.flags(f"--fold={fold}"))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("the same in 2") == 2 and ended.stdout.count("trained") == 2, ended.stdout
-    model = checkpoints.build(Model(encoder="test_resnet", options={"width": 8}))
+    model = checkpoints.build(Model(name="unet_lean", encoder="test_resnet", options={"width": 8}))
     tiles = Tiles(
         *(np.load(out / f"data/cache/sample/{name}.npy") for name in ("images", "masks", "test")), pd.DataFrame()
     )

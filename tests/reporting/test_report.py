@@ -287,7 +287,7 @@ def test_the_first_thing_said_is_what_trained_it(finished):
     run = finished[0].parse()
     results, html = scores_of(run), html_of(run)
     by, each = results["trained_by"], [sidecar["code"] for sidecar in report.sidecars(stages.predictions(run))]
-    assert (by["model"], by["encoder"], by["first_weights"]) == ("unet_resnext50", "test_resnet", "random weights")
+    assert (by["model"], by["encoder"], by["first_weights"]) == ("unet_lean", "test_resnet", "random weights")
     assert by["commit"] == (artifacts.commit() or "") and by["code"] == each[0] and by["precision"] == "fp32"
     again, _ = cli.parse("", shlex.split(by["command"])[1:])
     assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)

@@ -23,8 +23,8 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.viewer import gallery
 from pipeline.tools import compare, export, lr_find, picture
 
-LABELS = "--add-phase=pseudo=true,epochs=1"
-PSEUDO = ("--pseudo", LABELS)
+LABELS = ("--add-phase=pseudo=true,epochs=1", "--set=pseudo.share=0.0")  # all: so little training is sure of none
+PSEUDO = ("--pseudo", *LABELS)
 SECOND = ("--phase=48",)
 
 # artifact -> the command that makes it, the stages and tools that use it, and another artifact of the same kind
@@ -42,7 +42,7 @@ ARTIFACTS: dict[str, tuple[str, list, str]] = {
     ),
     "folds/demo/fold_0/48.last.safetensors": (
         "train --fold 0 --phase 48",
-        [predict, submit, report, export, (pseudo_label, (LABELS,))],
+        [predict, submit, report, export, (pseudo_label, LABELS)],
         "folds/demo/fold_1/48.last.safetensors",
     ),
     "folds/demo/fold_1/48.csv": ("train --fold 1 --phase 48", [report], "folds/demo/fold_0/48.csv"),
@@ -160,7 +160,7 @@ DAMAGE: dict[str, Callable[[Path, Path], None]] = {
 def labelled(finished, tmp_path_factory):
     """A finished run with pseudo-labels; not to be changed."""
     run = replace(finished[0], out=shutil.copytree(finished[0].out, tmp_path_factory.mktemp("labelled") / "out"))
-    run(pseudo_label, extra=(LABELS,))
+    run(pseudo_label, extra=LABELS)
     return run
 
 
@@ -498,7 +498,7 @@ READERS = {
     "training.checkpoints": {"load_file", "torch.load", "zipfile.ZipFile"},  # the state of a training under way
     "training.callbacks": {"open"},  # that state, written
     "checks": {"read_text"},  # pyproject.toml
-    "inference": {"open"},  # what it is writing
+    "logit_sums": {"open"},  # what it is writing, and the state of a prediction under way
     "submission": {"pd.read_csv", "read_bytes", "open", "zipfile.ZipFile"},  # what it is writing, and has just written
     "sections.reading": {"np.load", "Image.open", "open"},  # sections, which come in
     "sections.writing": {"open"},  # written

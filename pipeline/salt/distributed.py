@@ -39,26 +39,26 @@ def process_group() -> Iterator[Callable[[], None]]:
     state = PartialState(cpu=not torch.cuda.is_available())
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main_process() else nowhere):
         yield state.wait_for_everyone
-    _on_processors.cache_clear()
+    _cpu_group.cache_clear()
     state.destroy_process_group()
 
 
 def largest(*numbers: float) -> list[float]:
     """Of each number the largest that any of the processes has: what all of them are to do at this step, or none.
 
-    Their processors agree on it: no GPU is waited for.
+    They agree through their CPUs: no GPU is waited for.
     """
     if world_size() == 1:
         return [*numbers]
     import torch
 
     agreed = torch.tensor(numbers, dtype=torch.float64)
-    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, group=_on_processors())
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, group=_cpu_group())
     return agreed.tolist()
 
 
 @functools.cache
-def _on_processors():
+def _cpu_group():
     import torch
 
     return torch.distributed.new_group(backend="gloo")

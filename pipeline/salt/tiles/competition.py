@@ -128,7 +128,7 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
         raise InputError("is empty (0 bytes); download it again")
     if not content.startswith(PNG):
         other = [name for start, name in OTHER_FORMATS.items() if content.startswith(start)]
-        what = f"is {other[0]}" if other else f"begins with {content[:16]!r}"
+        what = f"is {other[0]}" if other else f"begins with {content[: len(PNG)]!r}"
         raise InputError(f"{what}; a tile is a PNG: download it again")
     if len(content) < 33:
         raise InputError("is cut short; download it again")

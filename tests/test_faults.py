@@ -39,8 +39,8 @@ WRITES = [
     (make_folds, (), "folds/demo/folds.csv"),
     (train, LAST, FOLD + "48.last.safetensors"),
     (train, LAST, FOLD + "48.csv"),
-    (pseudo_label, ("--fold=0", LABELS), FOLD + "pseudo_probs.npy"),
-    (pseudo_label, ("--fold=0", LABELS), FOLD + "pseudo_tiles.csv"),
+    (pseudo_label, ("--fold=0", *LABELS), FOLD + "pseudo_probs.npy"),
+    (pseudo_label, ("--fold=0", *LABELS), FOLD + "pseudo_tiles.csv"),
     (predict, (), "folds/demo/oof.npy"),
     (predict, (), "submissions/demo/disagreement.csv"),
     (submit, (), "submissions/demo/submission.csv.gz"),
@@ -198,7 +198,7 @@ STAGES_THAT_WRITE = [(stage, extra) for stage, extra, _ in WRITES if stage not i
 
 @pytest.mark.parametrize(
     "stage, extra",
-    [*dict.fromkeys(STAGES_THAT_WRITE), (train, LAST), (pseudo_label, ("--fold=0", LABELS))],
+    [*dict.fromkeys(STAGES_THAT_WRITE), (train, LAST), (pseudo_label, ("--fold=0", *LABELS))],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_folder_that_can_only_be_read_is_one_sentence_of_every_stage(tiny, stage, extra):
@@ -273,7 +273,7 @@ def test_a_prediction_that_a_gpu_has_too_little_memory_for_changes_nothing(tiny,
     words = "the GPU has too little memory for batches of 5 tiles; try --set predict.batch=2"
     assert words in sentence(tiny, predict, ("--force",))
     before = content(tiny.out)
-    assert words in ends(pseudo_label.main, tiny.flags("--fold=0", LABELS)) and content(tiny.out) == before
+    assert words in ends(pseudo_label.main, tiny.flags("--fold=0", *LABELS)) and content(tiny.out) == before
 
 
 # ---- a clock that is wrong

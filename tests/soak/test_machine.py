@@ -25,7 +25,7 @@ STAGES = [
     (prepare, ()),
     (make_folds, ()),
     (train, LAST),
-    (pseudo_label, ("--fold=0", LABELS)),
+    (pseudo_label, ("--fold=0", *LABELS)),
     (predict, ()),
     (submit, ()),
     (report, ()),

@@ -53,8 +53,10 @@ def tiles(n: int, seed: int = 0) -> np.ndarray:
 def predict(
     path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False, devices: int = 1
 ) -> np.ndarray:
-    how = InferenceSettings(size=size, batch=batch, flip=flip, precision="fp32", devices=(CPU,) * devices)
-    predict_to_file(path, images, jobs, "test", how)
+    inference_settings = InferenceSettings(
+        size=size, batch=batch, flip=flip, precision="fp32", devices=(CPU,) * devices
+    )
+    predict_to_file(path, images, jobs, "test", inference_settings)
     return np.load(path)
 
 
@@ -142,14 +144,14 @@ def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch)
     functions = [lambda x: x[:, :1] * 0 + 5, lambda x: x[:, :1] * 0 - 1, lambda x: x[:, :1] * 0 - 9]  # salt, rock, rock
     rows = [np.array([0, 1]), np.array([0, 1, 2]), np.array([0])]
     jobs = [(Model(f), r) for f, r in zip(functions, rows, strict=True)]
-    how = InferenceSettings(size=32, batch=3, flip=True, precision="fp32", devices=(CPU,))
-    found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", how, count_votes=True)
+    inference_settings = InferenceSettings(size=32, batch=3, flip=True, precision="fp32", devices=(CPU,))
+    found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", inference_settings, count_votes=True)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
 
     scratch, on_disk = [], artifacts.zeros_on_disk
     monkeypatch.setattr(artifacts, "zeros_on_disk", lambda *args: scratch.append(args[0]) or on_disk(*args))
-    uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", how)
+    uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", inference_settings)
     assert scratch == [(4, 101, 101), (0,)] and np.isnan(uncounted).all(), "no file of GBs"
     assert (tmp_path / "p.npy").read_bytes() == (tmp_path / "q.npy").read_bytes()
 
@@ -298,8 +300,8 @@ def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
 
 
 def test_what_is_yielded_is_rows_and_float32_logits():
-    how = InferenceSettings(size=32, batch=2, flip=False, precision="bf16", devices=(CPU,))
-    chunks = list(tile_logits(Model(pointwise()), tiles(5), np.array([4, 2, 0]), how))
+    inference_settings = InferenceSettings(size=32, batch=2, flip=False, precision="bf16", devices=(CPU,))
+    chunks = list(tile_logits(Model(pointwise()), tiles(5), np.array([4, 2, 0]), inference_settings))
     assert [c[0].tolist() for c in chunks] == [[4, 2], [0]]
     assert all(c[1].dtype == np.float32 and c[1].shape[1:] == (101, 101) for c in chunks)
 

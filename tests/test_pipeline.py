@@ -114,7 +114,7 @@ def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by
     out = finished[0].out
     folds = pd.read_csv(out / "folds/demo/folds.csv")["fold"].to_numpy()
     images, test = (np.load(out / "data/cache/sample" / name) for name in ("images.npy", "test.npy"))
-    how = InferenceSettings(size=48, batch=24, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    settings = InferenceSettings(size=48, batch=24, flip=True, precision="fp32", devices=(torch.device("cpu"),))
     models = [
         checkpoints.load(
             out / f"folds/demo/fold_{k}/48.last.safetensors",
@@ -122,11 +122,11 @@ def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by
         )
         for k in (0, 1)
     ]
-    held_out = [next(tile_logits(models[k], images, np.flatnonzero(folds == k), how))[1] for k in (0, 1)]
+    held_out = [next(tile_logits(models[k], images, np.flatnonzero(folds == k), settings))[1] for k in (0, 1)]
     oof = np.load(out / "folds/demo/oof.npy")
     for k in (0, 1):
         np.testing.assert_allclose(oof[folds == k], 1 / (1 + np.exp(-held_out[k])), atol=2e-3)
-    both = np.mean([next(tile_logits(models[k], test, np.arange(8), how))[1] for k in (0, 1)], axis=0)
+    both = np.mean([next(tile_logits(models[k], test, np.arange(8), settings))[1] for k in (0, 1)], axis=0)
     np.testing.assert_allclose(np.load(out / "submissions/demo/test.npy"), 1 / (1 + np.exp(-both)), atol=2e-3)
 
 
@@ -311,8 +311,8 @@ def test_averaged_weights_can_predict(tiny):
     for k in (0, 1):
         model = checkpoints.build(run.profile.model)
         models.append(checkpoints.load(tiny.out / f"folds/demo/fold_{k}/48.average.safetensors", model))
-    how = InferenceSettings(size=48, batch=5, flip=True, precision="fp32", devices=(torch.device("cpu"),))
-    expected = probabilities(mean_logits(models, np.load(run.files.cache("test.npy")), how))
+    settings = InferenceSettings(size=48, batch=5, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    expected = probabilities(mean_logits(models, np.load(run.files.cache("test.npy")), settings))
     np.testing.assert_array_equal(np.load(tiny.out / "submissions/demo/test.npy"), expected)
 
 

@@ -80,8 +80,8 @@ def compare_memory(size: Size) -> list[Result]:
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
     """The product's prediction of images (N, 101, 101) uint8, into a file."""
     precision = resolve_precision("auto", device)
-    how = InferenceSettings(size=size.px, batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
-    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", how)
+    settings = InferenceSettings(size=size.px, batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
+    predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", settings)
 
 
 def predict_as_article(

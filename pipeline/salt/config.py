@@ -224,7 +224,7 @@ def night() -> Profile:
     """Profile cpu with more of everything: a larger model, warped tiles, twice the epochs, five folds, a night.
 
     ./run_all.sh --data DIR --profile night
-    48 epochs of 135 s a fold on each core of a Xeon, 5.5 hours on two; .8333 on fold 0, the only one trained so far.
+    48 epochs of 135 s a fold on each core of a Xeon, 5.6 hours on two; .8333 on fold 0, the only one trained so far.
     """
     less = cpu()
     return replace(

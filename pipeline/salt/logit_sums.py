@@ -75,7 +75,7 @@ class LogitSums:
                 print(f"note     it was made with {others}: the result may differ from that of one environment")
             with open(path, "rb") as file:
                 for array in self._arrays():
-                    file.readinto(array.data)  # type: ignore[attr-defined]
+                    file.readinto(array.data)
         elif path.exists():
             print(f"restart  {artifacts.display_path(path)} was made with other settings, which are given up")
 

@@ -159,7 +159,7 @@ def test_a_leak_is_the_difference_of_the_same_tiles_under_two_schemes(made_once,
     assert capsys.readouterr().out.splitlines()[:2] == ["known    mosaic, seed 0", "known    coverage, seed 0"]
 
 
-def test_what_random_folds_flatter_is_told_apart_by_neighbours():
+def test_what_random_folds_flatter_is_split_by_neighbours():
     records = [
         {"scheme": "mosaic", "torn_apart": [], "scores": "5555"},
         {"scheme": "kfold", "torn_apart": [1, 3], "scores": "5756"},

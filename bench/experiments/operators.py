@@ -1,24 +1,31 @@
-"""Time of a training step by operator: UnetResNext50 on a small encoder, the lean U-Net, and the encoder alone.
+"""Time of a training step by operator: UnetResNext50, the lean U-Net, and the encoder alone.
 
     python -m bench.experiments.operators
 
-One thread, batches of 16 tiles at 128 px, bf16 where the processor has it.
+At 128 px, in bf16 where the hardware has it: 16 tiles, a small encoder and one thread on a CPU; 32 tiles and the
+article's encoder on a GPU.
 
 writes  bench/results/<machine>.operators.md
 """
 
+import time
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from bench.baselines.bare_loop import synchronize
 from bench.experiments.decoders import MODELS, PX, TILES, training_step
 from bench.harness.records import RESULTS, machine_name, provenance
 from bench.speed.train_step import batch
 from pipeline.salt.device import pick_device
 from pipeline.salt.models.encoders.build import build_encoder
 
-ENCODER, WARM_UP, STEPS, ROWS = "tf_efficientnet_lite0", 16, 4, 14
+ENCODERS = {"cpu": "tf_efficientnet_lite0", "cuda": "se_resnext50_32x4d"}
+BATCHES = {"cpu": TILES, "cuda": 32}
+WARM_UP, STEPS, ROWS = 16, 4, 14
 
 
 class EncoderAlone(nn.Module):
@@ -45,32 +52,44 @@ def main() -> None:
     device = pick_device()
     parts = [f"# A training step by operator: {machine_name(device)}", "", f"{provenance()}", ""]
     for name, build in PROFILED.items():
-        part = table(name, profile_step(build(ENCODER), device))
+        part = table(name, device, *profile_step(build(ENCODERS[device.type]), device))
         print(part, flush=True)
         parts += [part, ""]
     (RESULTS / f"{machine_name(device)}.operators.md").write_text("\n".join(parts))
 
 
-def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> list[tuple[str, float, int]]:
-    """(operator, ms of its own in a step, calls in a step), most expensive first."""
-    step = training_step(model, *batch(px, TILES, device))
-    for _ in range(WARM_UP):  # until the memory it needs is all there
-        step()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(STEPS):
+def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> tuple[float, list[tuple[str, float, int]]]:
+    """ms of a step by the clock; (operator, ms of its own in a step, calls in a step), most expensive first.
+
+    On a GPU an operator's ms are those of the kernels that it starts: what is missing to the clock's, the GPU was idle.
+    """
+    on_gpu = device.type == "cuda"
+    step = training_step(model, *batch(px, BATCHES[device.type], device))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
             step()
-    events = profiler.key_averages()
-    rows = [(event.key, event.self_cpu_time_total / STEPS / 1e3, event.count // STEPS) for event in events]
-    return sorted(rows, key=lambda row: -row[1])
+        synchronize(device)
+
+    steps(WARM_UP)  # until the memory it needs is all there
+    start = time.perf_counter()
+    steps(STEPS)
+    clock = (time.perf_counter() - start) / STEPS * 1e3
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
+        steps(STEPS)
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # not kernels again
+    rows = [(event.key, getattr(event, own) / STEPS / 1e3, event.count // STEPS) for event in events]
+    return clock, sorted(rows, key=lambda row: -row[1])
 
 
-def table(name: str, rows: list[tuple[str, float, int]]) -> str:
+def table(name: str, device: torch.device, clock: float, rows: list[tuple[str, float, int]]) -> str:
     """A step in Markdown, its most expensive operators."""
     total = sum(ms for _, ms, _ in rows)
     lines = [
         f"### {name}",
         "",
-        f"{total:.0f} ms a step of {TILES} tiles.",
+        f"{clock:.0f} ms a step of {BATCHES[device.type]} tiles by the clock; {total:.0f} ms of operators:",
         "",
         "| operator | ms | share | calls |",
         "|---|--:|--:|--:|",

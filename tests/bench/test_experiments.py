@@ -189,10 +189,10 @@ def test_decoders_are_timed_trained_and_replace_their_own_rows(few, tmp_path, mo
 
 @pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.10
 def test_the_operators_of_a_step_have_the_time_of_its_convolutions():
-    rows = operators.profile_step(operators.EncoderAlone("test_resnet"), CPU, px=32)
+    clock, rows = operators.profile_step(operators.EncoderAlone("test_resnet"), CPU, px=32)
     times = [ms for _, ms, _ in rows]
     assert times == sorted(times, reverse=True)
     calls = {operator: calls for operator, _, calls in rows}
     convolutions = [m for m in operators.EncoderAlone("test_resnet").modules() if isinstance(m, torch.nn.Conv2d)]
     assert calls["aten::convolution_backward"] == len(convolutions)
-    assert f"| {rows[0][0]} |" in operators.table("a model", rows)
+    assert f"| {rows[0][0]} |" in operators.table("a model", CPU, clock, rows)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Every bench and one training on a GPU machine that has torch and Python 3.12 but no internet, in chunks of ten minutes.
+# Every bench and one run on a GPU machine that has torch and Python 3.12 but no internet, in chunks of ten minutes.
 #
-#   bench/gpu_run.sh pack TILES       on your machine: wheels into .whl/, the tiles of Kaggle's folder TILES into .tiles/
-#   bench/gpu_run.sh WORK RESULTS     on the GPU machine, with the repository, .whl/ and .tiles/: chunk after chunk for
-#                                     LIMIT seconds. Call it again until it says that all is done: a finished chunk is
-#                                     not repeated, a training goes on from its last saved epoch. Where .git does not
-#                                     come along, SALT_COMMIT=$(git rev-parse --short HEAD) names what is measured.
-#   cp RESULTS/nvidia-*.json bench/results/        on your machine again, then for the tables in docs/
+#   bench/gpu_run.sh pack TILES [WEIGHTS]    on your machine: wheels into .whl/, the tiles of Kaggle's folder TILES into
+#                                     .tiles/, the file WEIGHTS (ImageNet's, of the profile's encoder) into .weights/
+#   bench/gpu_run.sh WORK RESULTS     on the GPU machine, with the repository and these folders: chunk after chunk for
+#                                     LIMIT seconds, the run of PROFILE first. Call it again until it says that all is
+#                                     done: a finished chunk is not repeated, a training goes on from its last saved
+#                                     epoch. Without .git SALT_COMMIT=$(git rev-parse --short HEAD) names the commit.
+#   cp RESULTS/nvidia-* bench/results/        on your machine again, then for the tables in docs/
 #   python -c 'import bench.__main__ as b, bench.experiments.models as m; b.write_page(); m.write_page()'
 #
 # WORK keeps what is installed, trained and done; RESULTS gets the few small files that are worth bringing back. Put into
@@ -18,17 +19,17 @@ pack() {
     local python=python3 platform tags=(--only-binary=:all: --python-version 3.12 --implementation cp --platform any)
     if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
     for platform in manylinux_2_{39,34,28,27,24,17} manylinux2014 manylinux1; do tags+=(--platform "${platform}_x86_64"); done
-    mkdir -p .whl .tiles
-    echo '*' | tee .whl/.gitignore > .tiles/.gitignore
-    # What fastai, timm and the report need beside torch, torchvision, numpy, pillow, scipy, scikit-learn, safetensors.
-    local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch|six|cloudpickle'
-    names+='|python-fasthtml|starlette|itsdangerous|oauthlib|python-multipart|httpx|anyio|httpcore|h11|beautifulsoup4|soupsieve'
-    names+='|uvicorn|pandas|python-dateutil|tzdata|matplotlib|contourpy|cycler|fonttools|kiwisolver|pyparsing'
+    mkdir -p .whl .tiles .weights
+    echo '*' | tee .whl/.gitignore .weights/.gitignore > .tiles/.gitignore
+    # What is needed beside the packages that usually come with torch: pandas, matplotlib, scikit-learn, safetensors, httpx.
+    local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch'
+    names+='|python-fasthtml|starlette|itsdangerous|oauthlib|python-multipart|beautifulsoup4|soupsieve|uvicorn'
     grep -iE "^($names)==" constraints.txt > .whl/names.txt
     "$python" -m pip download -q --no-deps "${tags[@]}" -d .whl -r .whl/names.txt segmentation-models-pytorch
     "$python" -m pip wheel -q --no-deps -c constraints.txt -w .whl pretrainedmodels
     "$python" -m bench.pack_tiles "$1" .tiles 200
-    du -sch .whl .tiles
+    if [ -n "$2" ]; then cp "$2" .weights; fi
+    du -sch .whl .tiles .weights
 }
 
 chunk() {   # chunk NAME COMMAND...
@@ -49,18 +50,21 @@ chunk() {   # chunk NAME COMMAND...
 collect_results() {
     local made=$work/out/submissions/$profile
     grep -ls '"device": "cuda"' bench/results/*.json | xargs -r cp -t "$work/results" || true
+    cp bench/results/nvidia-*.operators.md "$work/results" 2> /dev/null || true
     find "$work/done" -name 'bench-*' -printf '%f\n' > "$results/done.txt"
-    cp "$work/log" "$work/results/"*.json "$made"/{scores.json,report.html} "$results" 2> /dev/null || true
+    cp "$work/log" "$work/results/"* "$made"/{scores.json,report.html} "$results" 2> /dev/null || true
     tail -n +1 "$work/out/folds/$profile"/fold_*/*.csv > "$results/histories.txt" 2> /dev/null || true
 }
 
-if [ $# -ne 2 ]; then sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; fi
-if [ "$1" = pack ]; then pack "$2"; exit; fi
+if [ "${1:-}" = pack ] && [ $# -ge 2 ]; then pack "$2" "${3:-}"; exit; fi
+if [ $# -ne 2 ]; then sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2; fi
 
 mkdir -p "$1/done" "$1/results" "$2" bench/results
 work=$(realpath "$1") results=$(realpath "$2") failed=''
 limit=${LIMIT:-530} python=${PYTHON:-python3}       # seconds; less in a call that has less time
-profile=${PROFILE:-blog} epochs=${EPOCHS:-8} folds=${FOLDS:-4} workers=${WORKERS:-2}      # of the training
+profile=${PROFILE:-night} workers=${WORKERS:-5}      # of the run; EPOCHS and FOLDS in place of the profile's
+settings=(${EPOCHS:+--set "train.epochs=$EPOCHS"} ${FOLDS:+--set "run_folds=$FOLDS"})
+if compgen -G '.weights/*.safetensors' > /dev/null; then weights=.weights; else weights=none; fi
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 if [ -e .gpu/done.txt ]; then
     cp .gpu/nvidia-*.json "$work/results/" 2> /dev/null || true
@@ -69,14 +73,15 @@ fi
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
 
 if compgen -G '.whl/*.whl' > /dev/null; then
-    chunk install "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$work/site" .whl/*.whl
+    chunk install "$python" -m pip install -q --no-index --no-deps --upgrade --target "$work/site" .whl/*.whl
 fi
-chunk bench-quick "$python" -m bench losses metric_rle loader
-for bench in train_step smp whole_run inference folds_at_once; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
-        --weights none --set train.epochs="$epochs" --set run_folds="$folds" --workers "$workers"
+        --weights "$weights" --workers "$workers" "${settings[@]}"
 done
-for bench in switches scaling training_memory; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+chunk bench-operators "$python" -m bench.experiments.operators
+for bench in folds_at_once switches train_step whole_run; do chunk "bench-$bench" "$python" -m bench "$bench"; done
+chunk bench-quick "$python" -m bench losses metric_rle loader
+for bench in smp inference training_memory scaling; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 chunk bench-models "$python" -m bench.experiments.models
 echo "${failed:+failed:$failed; of the rest }all is done"

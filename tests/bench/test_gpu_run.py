@@ -54,9 +54,11 @@ def test_each_chunk_runs_once_and_what_failed_again(gpu_machine):
     assert [line.partition(" --")[0] for line in commands if "-m bench" not in line] == stages
     benches = [name for line in commands if "-m bench " in line for name in line.removeprefix("-m bench ").split()]
     assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise", "viewer"})
-    assert commands[-1] == "-m bench.experiments.models"
+    experiments = [line for line in commands if "-m bench.experiments" in line]
+    assert experiments == ["-m bench.experiments.operators", "-m bench.experiments.models"]
     training = next(line for line in commands if "pipeline.train" in line)
-    assert all(words in training for words in ("--profile blog", "--set train.epochs=3", "--workers 2"))
+    assert all(words in training for words in ("--profile night", "--set train.epochs=3", "--workers 5"))
+    assert "run_folds" not in training
     assert "train ended with status 3" in output and output.splitlines()[-1].startswith("failed: train")
     (folder / "broken").unlink()
     output, commands = run()
@@ -84,10 +86,10 @@ def test_its_flags_are_those_of_the_stages():
     for variable, value in {
         "$SALT_TILES": "sample",
         "$work/out": "out",
-        "$profile": "blog",
-        "$epochs": "3",
-        "$folds": "4",
-        "$workers": "2",
+        "$profile": "night",
+        "$weights": "none",
+        "$workers": "5",
+        "${settings[@]}": "--set train.epochs=3 --set run_folds=4",
     }.items():
         words = words.replace(f'"{variable}"', value)
     run, _ = cli.parse(None, words.split())

@@ -224,7 +224,8 @@ def night() -> Profile:
     """Profile cpu with more of everything: a larger model, warped tiles, twice the epochs, five folds, a night.
 
     ./run_all.sh --data DIR --profile night
-    48 epochs of 135 s a fold on each core of a Xeon, 5.6 hours on two; .8333 on fold 0, the only one trained so far.
+    48 epochs of 135 s a fold on each core of a Xeon, 5.6 hours on two; 9 minutes on an H100 with --workers 5.
+    .8333 on fold 0, the only one trained so far.
     """
     less = cpu()
     return replace(
@@ -262,7 +263,8 @@ def blog() -> Profile:
     """The article's recipe: SE-ResNeXt50, ten folds, 128 px then 224 px, a GPU.
 
     ./run_all.sh --data DIR --profile blog
-    Not yet run on a GPU; the article reports a mean of .8540 over its folds. docs/article.md lists what differs.
+    1.5 hours on an H100, extrapolated from an epoch at each size; not yet run to its end. The article reports a mean of .8540
+    over its folds. docs/article.md lists what differs.
     """
     return Profile(
         run_folds=10,
@@ -294,7 +296,7 @@ def best() -> Profile:
     """Profile night's recipe on the article's encoder: ten folds at 128 px then 224 px, a GPU.
 
     ./run_all.sh --data DIR --profile best
-    Not yet run on a GPU.
+    Not yet run to its end, nor from ImageNet's weights.
     """
     recipe = night()
     return replace(

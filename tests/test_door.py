@@ -496,7 +496,7 @@ READERS = {
     "artifacts": {"open", "json.loads", "read_text", "read_bytes", "np.memmap"},
     "door": {"np.load", "pd.read_csv", "json.loads", "read_text"},
     "training.checkpoints": {"load_file", "torch.load", "zipfile.ZipFile"},  # the state of a training under way
-    "training.callbacks": {"open"},  # that state, written
+    "training.resume": {"open"},  # that state, written
     "checks": {"read_text"},  # pyproject.toml
     "logit_sums": {"open"},  # what it is writing, and the state of a prediction under way
     "submission": {"pd.read_csv", "read_bytes", "open", "zipfile.ZipFile"},  # what it is writing, and has just written

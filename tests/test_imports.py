@@ -216,8 +216,8 @@ def test_only_artifacts_publishes():
 
 def test_no_callback_names_another_but_by_its_order():
     """Callbacks share `learn.epoch_row` alone; what one keeps is in its `state_dict`."""
-    tree = TREES[SALT + "training.callbacks"]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [TREES[SALT + "training." + name] for name in ("callbacks", "resume")]
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     assert {"Stateful", "Autocast", "EpochLog", "KeepBest", "RandomState", "Resume"} <= set(classes)
     violations = []
     for name, node in classes.items():

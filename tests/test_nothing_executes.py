@@ -18,7 +18,7 @@ from pipeline.salt.models import build_model
 from pipeline.salt.sections.reading import open_picture
 from pipeline.salt.tiles.folder import read_image
 from pipeline.salt.training import checkpoints
-from pipeline.salt.training.callbacks import Resume
+from pipeline.salt.training.resume import Resume
 from tests.bad.builders import Bomb
 
 ROOT = Path(__file__).parents[1]

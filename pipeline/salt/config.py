@@ -263,8 +263,8 @@ def blog() -> Profile:
     """The article's recipe: SE-ResNeXt50, ten folds, 128 px then 224 px, a GPU.
 
     ./run_all.sh --data DIR --profile blog
-    1.5 hours on an H100, extrapolated from an epoch at each size; not yet run to its end. The article reports a mean of .8540
-    over its folds. docs/article.md lists what differs.
+    1.5 hours on an H100, extrapolated from an epoch at each size; not yet run to its end. The article reports a mean
+    of .8540 over its folds. docs/article.md lists what differs.
     """
     return Profile(
         run_folds=10,

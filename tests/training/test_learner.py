@@ -30,16 +30,9 @@ from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles.geometry import to_tile
 from pipeline.salt.tiles.loaders import TileLoader, get_data
 from pipeline.salt.training import checkpoints, learner
-from pipeline.salt.training.callbacks import (
-    BatchShard,
-    EpochLog,
-    KeepBest,
-    RandomState,
-    Resume,
-    Stateful,
-    WeightAverage,
-)
+from pipeline.salt.training.callbacks import BatchShard, EpochLog, KeepBest, RandomState, Stateful, WeightAverage
 from pipeline.salt.training.learner import LOSSES, Fitted, fit_fold
+from pipeline.salt.training.resume import Resume
 
 PHASE = Phase(size=32, batch=12, epochs=4, lr=4e-3)  # two batches an epoch
 TRAIN = Train(phases=(PHASE,), precision="fp32")

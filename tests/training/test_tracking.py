@@ -15,7 +15,7 @@ from pipeline import train
 from pipeline.salt import artifacts, cli, stages, stopping
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import TRACKERS
-from pipeline.salt.training import callbacks, tracking
+from pipeline.salt.training import callbacks, resume, tracking
 
 COLUMNS = ["train_loss", "valid_loss", "meanap"]
 ONE = ("--fold=0", "--phase=32")
@@ -86,8 +86,8 @@ def stop(monkeypatch) -> None:
             raise KeyboardInterrupt
         before_epoch(self)
 
-    after_epoch, before_epoch = callbacks.Resume.after_epoch, callbacks.EpochLog.before_epoch
-    monkeypatch.setattr(callbacks.Resume, "after_epoch", four)
+    after_epoch, before_epoch = resume.Resume.after_epoch, callbacks.EpochLog.before_epoch
+    monkeypatch.setattr(resume.Resume, "after_epoch", four)
     monkeypatch.setattr(callbacks.EpochLog, "before_epoch", interrupted)
 
 

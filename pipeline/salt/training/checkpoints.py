@@ -52,7 +52,7 @@ def load(path: Path, model: nn.Module) -> nn.Module:
 
 
 def load_state(path: Path) -> dict:
-    """What training.callbacks.Resume has saved, on the CPU. Raises whatever torch makes of a damaged file."""
+    """What training.resume.Resume has saved, on the CPU. Raises whatever torch makes of a damaged file."""
     with zipfile.ZipFile(path) as content:  # torch looks at no checksum
         if damaged := content.testzip():
             raise ValueError(damaged)

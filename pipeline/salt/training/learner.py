@@ -43,10 +43,10 @@ from pipeline.salt.training.callbacks import (
     FrozenFirst,
     KeepBest,
     RandomState,
-    Resume,
     WeightAverage,
 )
 from pipeline.salt.training.depthwise import speed_up_depthwise_
+from pipeline.salt.training.resume import Resume
 
 # fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. Like fastai's own it spares
 # biases and BatchNorm: `build_learner` gives them groups without decay. https://docs.fast.ai/optimizer.html

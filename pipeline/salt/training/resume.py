@@ -1,0 +1,156 @@
+"""Saving a training under way, and going on from there."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.torch_core import get_model
+
+from pipeline.salt import artifacts, environment
+from pipeline.salt.device import device_name
+from pipeline.salt.distributed import is_main_process, largest
+from pipeline.salt.errors import InputError, Stopped
+from pipeline.salt.training import checkpoints
+from pipeline.salt.training.callbacks import KeepBest, Stateful, shuffle_state
+
+
+class Resume(Callback):
+    """Saves the whole state of the training, and goes on from it: model, optimizer, `Stateful`s, place in the epoch.
+
+    path   the state's file; it goes away when the training ends
+    origin what the training is made from
+    every  seconds between saves: at most so much work is lost
+    deadline  time.monotonic() by which the training is to end: it does so, saved, after the epoch that still fits
+    stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
+    `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model agree at each
+    step whether it is saved, and the first one writes.
+    On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
+    """
+
+    order = KeepBest.order + 1
+
+    def __init__(
+        self,
+        path: Path,
+        origin: artifacts.Origin,
+        every: float = 120.0,
+        deadline: float = math.inf,
+        stop: Callable[[], int] = lambda: 0,
+    ):
+        self.path, self.origin, self.every, self.deadline, self.stop = path, origin, every, deadline, stop
+        self.state: dict | None = None
+        self.saved = time.perf_counter()
+        self.longest, self.stopped = 0.0, ""  # seconds of an epoch
+
+    def load(self, force: bool = False) -> int:
+        """How many epochs are done already; the state is put in place when training begins.
+
+        InputError for a state of other settings or inputs; with `force` it is given up.
+        """
+        if not self.path.exists():
+            return 0
+        path = artifacts.display_path(self.path)
+        try:
+            state = checkpoints.load_state(self.path)
+        except Exception as e:  # whatever torch makes of a damaged file
+            print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
+            return 0
+        if changes := artifacts.changes(artifacts.Origin(state["settings"], state["inputs"]), self.origin):
+            if not force:
+                raise InputError(
+                    f"{path} has {state['epochs']} epochs of a training with other settings ({'; '.join(changes)}); "
+                    "--run NAME keeps it and works beside it, --force gives it up"
+                )
+            print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
+            return 0
+        self.state = state
+        steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
+        print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
+        if others := environment.differences(state.get("made_with", {}), self.made_with()):
+            print(f"note     they were made with {others}: the result may differ from that of one environment")
+        return state["epochs"]
+
+    def made_with(self) -> dict[str, str]:
+        return environment.versions() | {"device": device_name(self.learn.dls.device)}
+
+    def before_epoch(self):
+        self.began = time.monotonic()
+
+    def before_train(self):
+        state, self.state = self.state, None
+        self.batch = 0
+        if state and state["batch"]:  # the order of the tiles as the epoch began, then all else as it was at the batch
+            self.batch = state["batch"]
+            self.dls.train.rng.setstate(shuffle_state(state["shuffle"]))
+            self.dls.train.begin_at(self.batch, partial(self.restore, state))
+        elif state:
+            self.restore(state)
+        self.shuffle = self.dls.train.rng.getstate()
+
+    def after_batch(self):
+        self.batch += self.training
+        number, due = largest(self.stop(), self._is_due())
+        if number or due:
+            self.save(self.epoch, self.batch)
+        if number:
+            done = f"{artifacts.display_path(self.path)} has epoch {self.epoch + 1} up to batch {self.batch} of "
+            raise Stopped(f"{done}{len(self.dls.train)}; the same command goes on from there", 128 + int(number))
+
+    def after_epoch(self):
+        if self.state is not None or self.epoch + 1 == self.n_epoch:
+            return
+        self.longest = max(self.longest, time.monotonic() - self.began)
+        late, due = largest(time.monotonic() + self.longest > self.deadline, self._is_due())
+        if late or due:
+            self.save(self.epoch + 1, 0)
+        if late:
+            self.stopped = f"after epoch {self.epoch + 1} of {self.n_epoch}"
+            raise CancelFitException
+
+    def save(self, epochs: int, batch: int) -> None:
+        """The state after so many epochs and batches of the next one, in place of an earlier state."""
+        state = {
+            "settings": self.origin.settings,
+            "inputs": self.origin.inputs,
+            "made_with": self.made_with(),
+            "epochs": epochs,
+            "batch": batch,
+            "shuffle": self.shuffle,
+            "pct": self.learn.pct_train,
+            "model": get_model(self.model).state_dict(),
+            "optimizer": self.opt.state_dict(),
+            "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
+        }
+        if is_main_process():
+            with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
+                torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say of a full disk
+        self.saved = time.perf_counter()
+
+    def restore(self, state: dict) -> None:
+        """Put the state in place."""
+        get_model(self.model).load_state_dict(state["model"])
+        self.opt.load_state_dict(state["optimizer"])
+        if state["batch"]:
+            self.learn.pct_train = state["pct"]
+        for callback in self._stateful():
+            callback.load_state_dict(state["callbacks"][callback.name])
+
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self.saved >= self.every
+
+    def _stateful(self) -> list[Stateful]:
+        return [callback for callback in self.learn.cbs if isinstance(callback, Stateful)]
+
+
+def _plain(value):
+    """The value with Python's numbers for numpy's, from fastai's schedule: torch.load(weights_only=True) needs that."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

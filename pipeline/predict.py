@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.salt import artifacts, cli, published, stages, stopping
-from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -53,9 +52,7 @@ def predict(run: Run) -> None:
     ):
 
         def stop(done: str) -> None:
-            if number := signalled():
-                raise Stopped(f"{done}; the same command goes on from there", 128 + number)
-            run.stop_if_late(done)
+            run.stop_if_asked(done, signalled(), run.is_late())
 
         settings = inference_settings(profile, profile.train.last)
         for product, images, rows_of, title in [
@@ -87,8 +84,7 @@ def predict(run: Run) -> None:
         product = stages.disagreement(run)
         with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last
             pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
-    if number := signalled():
-        raise Stopped("all tiles are predicted; the same command goes on from there", 128 + number)
+    run.stop_if_asked("all tiles are predicted", signalled(), late=False)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@
 reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy; with folds.scheme=mosaic
         folds/<run>/neighbours.csv: what lies beside a fold's tiles is not for its model to learn from
 writes  folds/<run>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
-Does nothing in a profile none of whose phases learns from pseudo-labels.
+Does nothing in a profile none of whose phases learns from pseudo-labels. Ctrl-C and SIGTERM let it finish its batch and
+save, and so does --max-hours H, with exit status 75; the same command goes on from there (pseudo_masks.resume).
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, mosaic, published, stages
+from pipeline.salt import artifacts, cli, mosaic, published, stages, stopping
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
@@ -32,15 +35,20 @@ def main(argv: list[str] | None = None) -> None:
             with (
                 artifacts.making(stages.pseudo_labels(run, fold)[-1].path),
                 enough_memory(f"fold {fold}", "predict.batch", run.profile.predict.batch),
+                stopping.noting() as signalled,
             ):
-                label_fold(run, fold)
-            run.stop_if_late(f"fold {fold} is labelled")
+
+                def stop(done: str) -> None:
+                    run.stop_if_asked(done, signalled(), run.is_late())
+
+                label_fold(run, fold, stop)
+                stop(f"fold {fold} is labelled")
 
     fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)
 
 
-def label_fold(run: Run, fold: int) -> None:
-    """The pseudo-labels of one fold."""
+def label_fold(run: Run, fold: int, stop: Callable[[str], object]) -> None:
+    """The pseudo-labels of one fold; stop as predict_to_file has it."""
     from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints, pseudo
 
@@ -48,18 +56,28 @@ def label_fold(run: Run, fold: int) -> None:
     labeller = profile.train.labeller
     trained = stages.trained(run, fold, labeller)[profile.predict.checkpoint].file()
     model = checkpoints.load(trained, checkpoints.build(profile.model))
+    origin, state = products[-1].origin(), run.files.resume_of(products[-1].path)
     with artifacts.temporary(trained.with_name("pseudo_probs.npy")) as probs:
-        jobs = [(model, np.arange(len(tiles.test_images)))]
-        predict_to_file(probs, tiles.test_images, jobs, f"fold {fold}", inference_settings(profile, labeller))
+        predict_to_file(
+            probs,
+            tiles.test_images,
+            [(model, np.arange(len(tiles.test_images)))],
+            f"fold {fold}",
+            inference_settings(profile, labeller),
+            resume=state,
+            origin=origin,
+            stop=stop,
+        )
         n = pseudo.write(
             run.files,
             fold,
             tiles,
             np.load(probs, mmap_mode="r", allow_pickle=False),
             profile.pseudo,
-            products[-1].origin(),
+            origin,
             beside(run, fold, tiles),
         )
+    artifacts.discard(state)
     print(
         f"labelled {artifacts.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
         f"enough for fold {fold}"

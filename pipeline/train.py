@@ -25,7 +25,7 @@ import pandas as pd
 from pipeline.salt import artifacts, cli, stages, stopping
 from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import Phase
-from pipeline.salt.distributed import is_main_process, largest, process_group, world_size
+from pipeline.salt.distributed import is_main_process, largest, process_group
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run, RunFolder
@@ -176,11 +176,8 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
                 "tile": start.dls.train.shape,
             }
             publish(run, fold, phase, fitted, origin, extra)
-        number = int(largest(stop())[0])  # all of them end here, or none
-    if number:
-        raise Stopped(f"{title} is trained; the same command goes on from there", 128 + number)
-    if world_size() == 1:  # several would have to agree; they end after the first epoch of what comes next
-        run.stop_if_late(f"{title} is trained")
+        asked = largest(stop(), run.is_late())  # all processes end here, or none
+    run.stop_if_asked(f"{title} is trained", *asked)
 
 
 def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifacts.Origin, extra: dict) -> None:

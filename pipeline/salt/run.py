@@ -72,7 +72,7 @@ class Files:
         return self.fold(fold) / f"{phase.name}.resume.pt"
 
     def resume_of(self, prediction: Path) -> Path:
-        """Sums of a prediction that --max-hours has ended; gone when it is finished."""
+        """Sums of a prediction that was stopped; gone when it is finished."""
         return prediction.with_suffix(".resume")
 
     def pseudo(self, fold: int, name: str) -> Path:
@@ -190,7 +190,16 @@ class Run:
     flags: tuple[str, ...] = ()
     own_data: bool = False
 
-    def stop_if_late(self, done: str) -> None:
-        """Called after a piece of work: raises Stopped, with what is done, where the hours of --max-hours are over."""
-        if time.monotonic() > self.deadline:
+    def is_late(self) -> bool:
+        """Whether the hours of --max-hours are over."""
+        return time.monotonic() > self.deadline
+
+    def stop_if_asked(self, done: str, signal: float, late: float) -> None:
+        """Called after a piece of work: raises Stopped, with what is done, where something asks for an end.
+
+        signal  number of one that has come, else 0: stopping.noting gives it;  late  whether is_late() was true
+        """
+        if signal:
+            raise Stopped(f"{done}; the same command goes on from there", 128 + int(signal))
+        if late:
             raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")

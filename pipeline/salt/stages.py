@@ -269,7 +269,8 @@ def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
     inputs = (labeller, tiles(run)["test.npy"], *neighbours(run)[:1])
     paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]
     maker = f"pseudo_label --fold {fold}"
-    return tuple(Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs) for path in paths)
+    state = run.files.resume_of(paths[-1])
+    return tuple(Product(f"fold_{fold}/{path.name}", path, maker, lambda: settings, inputs, state) for path in paths)
 
 
 @per_run

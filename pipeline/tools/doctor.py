@@ -136,12 +136,10 @@ def differences(product: Product) -> list[str]:
 
 def states(run: Run) -> Iterator[Finding]:
     """States of unfinished trainings and predictions: how far they are, and what goes on with them."""
-    for product in stages.everything(run):
-        if product.state and product.state.exists() and product.path.suffix == ".csv":
-            yield of_state(run, product, product.state, of_training)
-    for product in stages.predictions(run):
-        if (state := run.files.resume_of(product.path)).exists():
-            yield of_state(run, product, state, of_prediction)
+    last_made = {product.state: product for product in stages.everything(run) if product.state}
+    for state, product in last_made.items():
+        if state.exists():
+            yield of_state(run, product, state, of_training if state.suffix == ".pt" else of_prediction)
 
 
 def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[Origin, str]]) -> Finding:

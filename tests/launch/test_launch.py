@@ -535,3 +535,11 @@ BatchShard.before_batch = counted
         for run in (straight, untrained)
     ]
     pd.testing.assert_frame_equal(*histories, atol=1e-5, rtol=0)
+
+
+def test_two_processes_begin_no_phase_after_their_hours(untrained, tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
+    ended = together(tmp_path, untrained.flags("--fold=0", "--set=train.32.epochs=1", "--max-hours=0"))
+    assert "fold 0  32 px is trained: the hours of --max-hours are over" in ended.stdout, ended.stdout
+    assert f"exitcode  : {Stopped.status}" in ended.stderr, ended.stderr
+    assert {path.name for path in untrained.out.glob("folds/demo/fold_0/*.csv")} == {"32.csv"}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from pipeline import make_folds, predict, prepare, pseudo_label, report, submit,
 from pipeline.salt import inference, published, stages
 from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Pseudo
-from pipeline.salt.errors import InputError
+from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles, cache
 from pipeline.salt.training import checkpoints, pseudo
@@ -103,10 +104,36 @@ def test_labels_are_those_of_the_epoch_and_the_size_that_predict(labelled, tmp_p
     run, loaded, sizes = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out")), [], []
     load, to_file = checkpoints.load, inference.predict_to_file
     monkeypatch.setattr(checkpoints, "load", lambda path, model: loaded.append(path.name) or load(path, model))
-    monkeypatch.setattr(inference, "predict_to_file", lambda *args: sizes.append(args[-1].size) or to_file(*args))
+    monkeypatch.setattr(
+        inference, "predict_to_file", lambda *args, **kwargs: sizes.append(args[-1].size) or to_file(*args, **kwargs)
+    )
     larger = ("--add-phase=pseudo=true,size=56,epochs=1", "--set=pseudo.share=0.0", "--force")
     run(pseudo_label, extra=larger)
     assert loaded == ["48.last.safetensors"] * 2 and sizes == [48] * 2
+
+
+def test_labelling_that_is_stopped_goes_on_where_it_was(labelled, tmp_path, monkeypatch):
+    """Two batches, of 5 and 3 test tiles: a signal in the first, then a session of --max-hours for each."""
+    run = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out"))
+    files = [run.parse().files.pseudo(0, name) for name in ("tiles.csv", "masks.npy")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    tile_logits = inference.tile_logits
+
+    def signalled(*args):
+        for batch in tile_logits(*args):
+            signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="^fold 0, model 1, 5 tiles; the same") as e:
+        patch.setattr(inference, "tile_logits", signalled)
+        run(pseudo_label, extra=LABELS)
+    assert e.value.status == 143 and not any(file.exists() for file in files)
+    for done in ("fold 0, model 1, 8 tiles", "fold 0 is labelled"):
+        with pytest.raises(Stopped, match=f"^{done}: the hours of --max-hours are over"):
+            run(pseudo_label, extra=(*LABELS, "--max-hours=0"))
+    assert [file.read_bytes() for file in files] == before and not [*run.out.rglob("*.resume*")]
 
 
 def test_a_lost_table_is_made_again(labelled, tmp_path):

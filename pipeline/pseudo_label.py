@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)
 
 
-def label_fold(run: Run, fold: int, stop: Callable[[str], object]) -> None:
+def label_fold(run: Run, fold: int, stop: Callable[[str], object] = lambda done: None) -> None:
     """The pseudo-labels of one fold; stop as predict_to_file has it."""
     from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints, pseudo

@@ -92,12 +92,8 @@ def masks_of(
     masks = artifacts.zeros_on_disk(tiles.test_images.shape[:3], np.bool_)
     for start in range(0, len(masks), submission.TILES_AT_ONCE):
         part = slice(start, start + submission.TILES_AT_ONCE)
-        masks[part] = submission.masks(
-            ensemble.blend([test[part] for _, test in predictions], weights),
-            threshold,
-            black=black[part] if rules.black_empty else None,
-            full_empty=rules.full_empty,
-        )
+        mixed = ensemble.blend([test[part] for _, test in predictions], weights)
+        masks[part] = submission.masks(mixed, threshold, rules, black[part])
     return tiles.test_table["id"].tolist(), masks
 
 

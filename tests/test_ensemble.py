@@ -140,9 +140,8 @@ def test_two_runs_are_joined(two_runs):
     test = [np.load(two_runs.out / "submissions" / name / "test.npy") for name in ("demo", "other")]
     mean = sum(weights[name] * p.astype(np.float32) for name, p in zip(("demo", "other"), test, strict=True))
     tiles = pd.read_csv(run.files.cache("tiles.csv"))
-    expected = submission.masks(
-        mean.astype(np.float16), 0.5, black=tiles["black"][tiles["split"] == "test"].to_numpy(), full_empty=True
-    )
+    black = tiles["black"][tiles["split"] == "test"].to_numpy()
+    expected = submission.masks(mean.astype(np.float16), 0.5, run.profile.submit, black)
     table = submission.read(path.read_bytes())
     assert table["rle_mask"].tolist() == rle.encode(expected)
     assert table["id"].tolist() == tiles["id"][tiles["split"] == "test"].astype(str).tolist()

@@ -20,6 +20,7 @@ def some(n: int = 6, seed: int = 0) -> np.ndarray:
 
 
 IDS = ["f0", "a1", "00001", "1e5", "NA", "c3"]  # not sorted; text that pandas would take for numbers or for nothing
+NO_RULES = Submit(black_empty=False, full_empty=False)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.34, 0.3, 0.7])
@@ -27,26 +28,26 @@ def test_a_pixel_is_salt_strictly_above_the_threshold(threshold):
     just = np.float16(threshold)
     probs = np.full((1, 101, 101), just, np.float16)
     probs[0, 0, 0], probs[0, 0, 1] = np.nextafter(just, np.float16(1)), np.nextafter(just, np.float16(0))
-    masks = submission.masks(probs, float(just))
+    masks = submission.masks(probs, float(just), NO_RULES, np.zeros(1, bool))
     assert masks.dtype == bool and np.argwhere(masks[0]).tolist() == [[0, 0]]
 
 
 def test_rules_are_off_unless_asked_for():
     probs = np.ones((2, 101, 101), np.float16)
-    assert submission.masks(probs, 0.5).all()
+    assert submission.masks(probs, 0.5, NO_RULES, np.ones(2, bool)).all()
 
 
 def test_a_black_tile_is_left_empty():
     probs = np.full((3, 101, 101), 0.9, np.float16)
     probs[:, 0, 0] = 0
-    masks = submission.masks(probs, 0.5, black=np.array([False, True, False]))
+    masks = submission.masks(probs, 0.5, Submit(), np.array([False, True, False]))
     assert not masks[1].any() and masks[0].sum() == masks[2].sum() == 10200
 
 
 def test_a_full_mask_becomes_empty_and_one_pixel_less_does_not():
     probs = np.ones((2, 101, 101), np.float16)
     probs[1, 50, 50] = 0.5
-    masks = submission.masks(probs, 0.5, full_empty=True)
+    masks = submission.masks(probs, 0.5, Submit(), np.zeros(2, bool))
     assert not masks[0].any() and masks[1].sum() == 10200
 
 
@@ -54,7 +55,7 @@ def test_both_rules_together_and_the_probabilities_are_left_alone():
     probs = np.ones((3, 101, 101), np.float16)
     probs[2, 0, 0] = 0
     before = probs.copy()
-    masks = submission.masks(probs, 0.5, black=np.array([True, False, False]), full_empty=True)
+    masks = submission.masks(probs, 0.5, Submit(), np.array([True, False, False]))
     assert masks.any(axis=(1, 2)).tolist() == [False, False, True] and np.array_equal(probs, before)
 
 
@@ -70,7 +71,8 @@ def test_the_scores_of_thresholds_are_those_of_the_masks_that_would_be_submitted
     truth = rng.random((submission.TILES_AT_ONCE + 7, 9, 9)) < 0.5  # more than are scored at once
     probs = np.clip(0.1 + 0.5 * truth + rng.normal(0, 0.08, truth.shape), 0, 1).astype(np.float16)
     scores = score_at(probs, truth, Submit())
-    expected = {k / 100: meanap(submission.masks(probs, k / 100, full_empty=True), truth) for k in range(30, 71, 2)}
+    black = np.zeros(len(probs), bool)
+    expected = {k / 100: meanap(submission.masks(probs, k / 100, Submit(), black), truth) for k in range(30, 71, 2)}
     assert list(scores) == pytest.approx(list(expected))
     assert list(scores.values()) == pytest.approx(list(expected.values()), abs=1e-6)
     best = submission.best_threshold(scores)

@@ -146,7 +146,7 @@ def held_out_masks(run: Run, fold: int, epoch: str) -> tuple[np.ndarray, np.ndar
     probs = probabilities(np.concatenate([logits for _, logits in batches]))
     seconds = time.process_time() - start
     black = tiles.train_table["black"].to_numpy()[rows]
-    return rows, submission.masks(probs, 0.5, black=black, full_empty=profile.submit.full_empty), seconds
+    return rows, submission.masks(probs, 0.5, profile.submit, black), seconds
 
 
 def measure(run: Run) -> dict:

@@ -78,12 +78,11 @@ def score_choices(
         for start in range(0, len(table), submission.TILES_AT_ONCE):
             part = table.iloc[start : start + submission.TILES_AT_ONCE]
             some, some_truth = [p[part.index] for p in probs], truth[part.index]
-            black = part["black"].to_numpy() if rules.black_empty else None
             mixed, weights = some[0], None
             for i, choice in enumerate(tried):
                 if choice.weights != weights:
                     mixed, weights = blend(some, choice.weights), choice.weights
-                salt = submission.masks(mixed, choice.threshold, black=black, full_empty=rules.full_empty)
+                salt = submission.masks(mixed, choice.threshold, rules, part["black"].to_numpy())
                 tenths[i, start : start + len(part)] = np.rint(10 * tile_scores(salt, some_truth))
             bar.update(len(part))
     return tenths

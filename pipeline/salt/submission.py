@@ -19,19 +19,15 @@ THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # on the probability: 0.30, 0
 TILES_AT_ONCE = 256  # 5 MB of float16 probabilities
 
 
-def masks(
-    probs: np.ndarray, threshold: float, *, black: np.ndarray | None = None, full_empty: bool = False
-) -> np.ndarray:
-    """(N, H, W) bool: where the probability is above `threshold`, after the two rules.
+def masks(probs: np.ndarray, threshold: float, rules: Submit, black: np.ndarray) -> np.ndarray:
+    """(N, H, W) bool: where the probability is above `threshold`, after the rules black_empty and full_empty.
 
-    probs       (N, H, W) float16 in [0, 1], may be a memory map
-    black       (N,) bool: tiles to leave empty because their image is all black; None: no such rule
-    full_empty  a mask that covers the whole tile becomes empty
+    probs  (N, H, W) float16 in [0, 1], may be a memory map;  black  (N,) bool: the tile's image is all black
     """
     salt = np.asarray(probs) > threshold
-    if black is not None:
+    if rules.black_empty:
         salt[black] = False
-    if full_empty:
+    if rules.full_empty:
         salt[salt.all(axis=(1, 2))] = False
     return salt
 
@@ -49,10 +45,8 @@ def score_thresholds(
     for start in range(0, len(table), TILES_AT_ONCE):
         part = table.iloc[start : start + TILES_AT_ONCE]
         some, some_truth = probs[part.index], truth[part.index]
-        black = part["black"].to_numpy() if rules.black_empty else None
         for i, threshold in enumerate(thresholds):
-            salt = masks(some, threshold, black=black, full_empty=rules.full_empty)
-            totals[i] += tile_scores(salt, some_truth).sum()
+            totals[i] += tile_scores(masks(some, threshold, rules, part["black"].to_numpy()), some_truth).sum()
     # Scores are tenths: rounded, thresholds that score the same are equal.
     return dict(zip(thresholds, (totals / len(table)).round(6).tolist(), strict=True))
 

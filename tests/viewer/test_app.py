@@ -59,8 +59,7 @@ def test_scores_and_masks_follow_the_rules(black_empty, full_empty, drawn_galler
     gallery = replace(drawn_gallery(), rules=submission.Submit(black_empty=black_empty, full_empty=full_empty))
     split, table = gallery.splits["oof"], gallery.tiles[gallery.tiles["split"] == "oof"]
     for i, threshold in enumerate(gallery.thresholds):
-        black = table["black"].to_numpy() if black_empty else None
-        masks = submission.masks(split.probs[table["row"]], threshold, black=black, full_empty=full_empty)
+        masks = submission.masks(split.probs[table["row"]], threshold, gallery.rules, table["black"].to_numpy())
         scores, predicted = gallery.scores(i)
         np.testing.assert_array_equal(scores[:5], tile_scores(masks, split.truth[table["row"]]))
         np.testing.assert_allclose(predicted[:5], masks.mean(axis=(1, 2)))

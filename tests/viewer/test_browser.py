@@ -159,7 +159,7 @@ def test_the_mask_in_the_browser_is_the_submissions(visit, address, gallery):
     for threshold in (half, 0.01, 0.99):
         page = visit(f"{address}#layers=m&threshold={threshold}&tile={gallery.tiles['id'][tile]}")
         painted = pixels(page, "#large-canvas")[..., :3].any(axis=-1)
-        [mask] = submission.masks(split.probs[[row]], threshold, full_empty=True)
+        [mask] = submission.masks(split.probs[[row]], threshold, gallery.rules, np.zeros(1, bool))
         np.testing.assert_array_equal(painted, mask)
         assert threshold != half or mask.any()
 

@@ -37,8 +37,7 @@ class Predictions:
 
     def masks(self, table: pd.DataFrame) -> np.ndarray:
         """(len(table), H, W) bool: the masks that the submission holds, or would hold, for these tiles."""
-        black = table["black"].to_numpy() if self.rules.black_empty else None
-        return submission.masks(self.probs[table.index], self.threshold, black=black, full_empty=self.rules.full_empty)
+        return submission.masks(self.probs[table.index], self.threshold, self.rules, table["black"].to_numpy())
 
 
 def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:

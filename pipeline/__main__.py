@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.salt import artifacts, cli, door, stages
-from pipeline.salt.artifacts import CODE, display_path, read_sidecar
+from pipeline.salt.artifacts import CODE, read_sidecar
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError, did_you_mean
 from pipeline.salt.run import Run
 from pipeline.salt.stages import Product

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.salt import artifacts, cli, mosaic, stages
+from pipeline.salt import artifacts, cli, disk, mosaic, stages
 from pipeline.salt.folds import split
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache, own_folds
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     stages.keep([product], run.force)  # models may have been trained on it
     if stages.up_to_date([*pairs, product], run.force):
         return
-    with artifacts.making(product.path):
+    with disk.making(product.path):
         for kind in ("csv", "png"):  # of another scheme
             artifacts.discard(run.files.neighbours(kind))
         decoded = cache.read(run.files)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             table.to_csv(tmp, index=False)
     sizes = table["fold"].value_counts()
     print(
-        f"split    {artifacts.display_path(product.path)}: {settings.k} folds of {sizes.min()} to {sizes.max()} tiles, "
+        f"split    {disk.display_path(product.path)}: {settings.k} folds of {sizes.min()} to {sizes.max()} tiles, "
         + how
     )
 
@@ -68,7 +68,7 @@ def group_neighbours(run: Run, tiles: Tiles) -> np.ndarray:
         Image.fromarray(mosaic.sheet(grey, pairs)).save(tmp, "PNG")
     group = mosaic.groups(len(grey), pairs)
     print(
-        f"mosaic   {artifacts.display_path(in_picture.path)}: {len(pairs)} pairs of neighbours join {len(grey)} tiles "
+        f"mosaic   {disk.display_path(in_picture.path)}: {len(pairs)} pairs of neighbours join {len(grey)} tiles "
         f"to {group.max(initial=-1) + 1} groups"
     )
     return group

@@ -18,7 +18,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, published, stages, stopping
+from pipeline.salt import artifacts, cli, disk, published, stages, stopping
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -46,7 +46,7 @@ def predict(run: Run) -> None:
 
     oof, test = stages.predictions(run)
     with (
-        artifacts.making(test.path),
+        disk.making(test.path),
         enough_memory("predict", "predict.batch", profile.predict.batch),
         stopping.noting() as signalled,
     ):
@@ -78,7 +78,7 @@ def predict(run: Run) -> None:
                 )
             artifacts.discard(state)
             print(
-                f"predict  {artifacts.display_path(product.path)}: {len(images)} tiles, folds "
+                f"predict  {disk.display_path(product.path)}: {len(images)} tiles, folds "
                 f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
             )
         product = stages.disagreement(run)

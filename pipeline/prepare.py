@@ -11,8 +11,8 @@ On Kaggle it first links what an earlier session, whose output is attached, has 
 
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli, kaggle, stages
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import cli, disk, kaggle, stages
+from pipeline.salt.disk import display_path
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache, competition, folder
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         tiles, remarks = competition.read(run.data or make_sample(run))
     for remark in remarks:
         print(f"note     {remark}")
-    with artifacts.making(products["tiles.csv"].path):
+    with disk.making(products["tiles.csv"].path):
         cache.write(tiles, run.files, products["tiles.csv"].origin(), remarks=remarks)
     print(
         f"prepared {display_path(products['tiles.csv'].path.parent)}: {len(tiles.train_images)} tiles with a mask, "
@@ -48,7 +48,7 @@ def make_sample(run: Run) -> Path:
         f"sample   making tiles in {display_path(folder)}; for the real ones (with a Kaggle account that has "
         f"accepted the rules):\n         {competition.DOWNLOAD} -p data/ && unzip data/{competition.SLUG}.zip -d data/"
     )
-    with artifacts.making(folder):
+    with disk.making(folder):
         synthetic.make_sample(folder, numbers.train, numbers.test, numbers.seed)
     return folder
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, mosaic, published, stages, stopping
+from pipeline.salt import artifacts, cli, disk, mosaic, published, stages, stopping
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
         for fold in folds:
             with (
-                artifacts.making(stages.pseudo_labels(run, fold)[-1].path),
+                disk.making(stages.pseudo_labels(run, fold)[-1].path),
                 enough_memory(f"fold {fold}", "predict.batch", run.profile.predict.batch),
                 stopping.noting() as signalled,
             ):
@@ -57,7 +57,7 @@ def label_fold(run: Run, fold: int, stop: Callable[[str], object] = lambda done:
     trained = stages.trained(run, fold, labeller)[profile.predict.checkpoint].file()
     model = checkpoints.load(trained, checkpoints.build(profile.model))
     origin, state = products[-1].origin(), run.files.resume_of(products[-1].path)
-    with artifacts.temporary(trained.with_name("pseudo_probs.npy")) as probs:
+    with disk.temporary(trained.with_name("pseudo_probs.npy")) as probs:
         predict_to_file(
             probs,
             tiles.test_images,
@@ -79,7 +79,7 @@ def label_fold(run: Run, fold: int, stop: Callable[[str], object] = lambda done:
         )
     artifacts.discard(state)
     print(
-        f"labelled {artifacts.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
+        f"labelled {disk.display_path(products[-1].path)}: {n} of {len(tiles.test_images)} test tiles are sure "
         f"enough for fold {fold}"
     )
 

@@ -11,9 +11,9 @@ import json
 import time
 from collections.abc import Iterable
 
-from pipeline.salt import artifacts, cli, published, stages
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import artifacts, cli, disk, published, stages
 from pipeline.salt.config import profile_named
+from pipeline.salt.disk import display_path
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
@@ -25,7 +25,7 @@ SEED = 0  # of the choice of test tiles
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     if not stages.up_to_date(stages.report(run), run.force):
-        with artifacts.making(stages.report(run)[-1].path):
+        with disk.making(stages.report(run)[-1].path):
             write(run)
     print_summary(run, published.read_scores(run))
 

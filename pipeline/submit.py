@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, ensemble, published, stages, submission
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import artifacts, cli, disk, ensemble, published, stages, submission
 from pipeline.salt.config import Submit
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import changed
 from pipeline.salt.run import Run
@@ -44,13 +44,13 @@ def main(argv: list[str] | None = None) -> None:
         runs, rules = runs_to_join(run, args)
         products = stages.ensemble(runs, rules)
         if not stages.up_to_date(products, run.force):
-            with artifacts.making(products[-1].path):
+            with disk.making(products[-1].path):
                 write_ensemble(runs, rules)
         print_ensemble(products[-1])
     else:
         products = stages.submitted(run)
         if not stages.up_to_date(products, run.force):
-            with artifacts.making(products[-1].path):
+            with disk.making(products[-1].path):
                 write(run)
     if args.upload:
         upload(products[-1].file())
@@ -89,7 +89,7 @@ def masks_of(
                 print(f"note     {name}: {unknown:.1%} of it is labelled and in folds that were not run; empty there")
         return names, images
     black = tiles.test_table["black"].to_numpy()
-    masks = artifacts.zeros_on_disk(tiles.test_images.shape[:3], np.bool_)
+    masks = disk.zeros(tiles.test_images.shape[:3], np.bool_)
     for start in range(0, len(masks), submission.TILES_AT_ONCE):
         part = slice(start, start + submission.TILES_AT_ONCE)
         mixed = ensemble.blend([test[part] for _, test in predictions], weights)

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline.salt import artifacts, cli, stages, stopping
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import artifacts, cli, disk, stages, stopping
 from pipeline.salt.config import Phase
+from pipeline.salt.disk import display_path
 from pipeline.salt.distributed import is_main_process, largest, process_group
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import fan_out
@@ -91,7 +91,7 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
     from pipeline.salt.device import enough_memory  # torch takes seconds to import, so what is up to date does without
 
     with (
-        artifacts.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
+        disk.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
         enough_memory(f"fold {fold} {phase.name}", f"train.{phase.name}.batch", phase.batch),
     ):
         try:

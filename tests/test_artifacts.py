@@ -17,8 +17,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from pipeline.salt import artifacts
-from pipeline.salt.artifacts import Origin, differences, is_fresh, origin, publish, replacing
+from pipeline.salt import artifacts, disk
+from pipeline.salt.artifacts import Origin, differences, is_fresh, origin, publish
+from pipeline.salt.disk import replacing
 from pipeline.salt.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -200,12 +201,12 @@ def test_what_dead_processes_left_goes_with_the_next_write_and_what_living_ones_
 def test_what_one_makes_no_other_makes_at_the_same_time(tmp_path):
     path = tmp_path / "fold_0" / "64.csv"
     other = rf"64\.csv is being made by process {os.getpid()} on {platform.node()}, since .*; wait until that has ended"
-    with artifacts.making(path), artifacts.making(path.with_name("96.csv")):
-        with pytest.raises(InputError, match=other), artifacts.making(path):
+    with disk.making(path), disk.making(path.with_name("96.csv")):
+        with pytest.raises(InputError, match=other), disk.making(path):
             pass
         assert names(path.parent) == [".64.csv.lock", ".96.csv.lock"], "the one that was refused has taken nothing"
     assert names(path.parent) == []
-    with artifacts.making(path):
+    with disk.making(path):
         pass
 
 
@@ -214,7 +215,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     program = f"""
         import time
         from pathlib import Path
-        from pipeline.salt.artifacts import making
+        from pipeline.salt.disk import making
         with making(Path({str(path)!r})):
             print("at it", flush=True)
             time.sleep(600)
@@ -227,12 +228,12 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         text=True,
     ) as owner:
         assert owner.stdout.readline() == "at it\n"
-        with pytest.raises(InputError, match=f"being made by process {owner.pid} on"), artifacts.making(path):
+        with pytest.raises(InputError, match=f"being made by process {owner.pid} on"), disk.making(path):
             pass
         owner.kill()
         owner.wait()
     assert names(tmp_path) == [".64.csv.lock"]
-    with artifacts.making(path):
+    with disk.making(path):
         pass
     assert names(tmp_path) == []
 
@@ -241,8 +242,8 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     def none(*args) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(artifacts.fcntl, "flock", none)
-    with artifacts.making(tmp_path / "64.csv"):
+    monkeypatch.setattr(disk.fcntl, "flock", none)
+    with disk.making(tmp_path / "64.csv"):
         pass
     assert "knows no locks: let no other command work there" in capsys.readouterr().out
 
@@ -391,12 +392,12 @@ def test_a_change_of_the_code_is_said_and_costs_nothing(tmp_path, monkeypatch, c
 
 def test_a_full_folder_for_temporary_files_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(artifacts, "reserve", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(disk, "reserve", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     words = f"no space left for 80 MB in {tmp_path}; set TMPDIR to another folder"
     with pytest.raises(InputError, match=re.escape(words)):
-        artifacts.zeros_on_disk((20, 1000, 1000), np.float32)
+        disk.zeros((20, 1000, 1000), np.float32)
     with pytest.raises(OSError, match="No space left"):
-        artifacts.zeros_on_disk((20, 1000, 1000), np.float32, tmp_path)
+        disk.zeros((20, 1000, 1000), np.float32, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -425,13 +426,13 @@ def test_keys_depend_on_values_and_not_on_order_or_container():
 
 @pytest.mark.parametrize("path, displayed", [("x.npy", "x.npy"), ("/a/b/x.npy", "/a/b/x.npy")])
 def test_paths_are_shown_as_a_person_types_them(path, displayed):
-    assert artifacts.display_path(Path(path)) == displayed
+    assert disk.display_path(Path(path)) == displayed
 
 
 def test_space_is_claimed_for_a_file_that_is_to_be_mapped(tmp_path):
     with open(tmp_path / "x", "w+b") as f:
         f.truncate(1 << 20)
-        artifacts.reserve(f.fileno())
+        disk.reserve(f.fileno())
         assert os.fstat(f.fileno()).st_size == 1 << 20
         if hasattr(os, "posix_fallocate"):
             assert os.fstat(f.fileno()).st_blocks * 512 >= 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.salt import artifacts, cli, kaggle
+from pipeline.salt import cli, disk, kaggle
 from pipeline.salt.config import PROFILES, Phase
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.run import Run
@@ -294,7 +294,7 @@ def test_what_a_person_can_mend_ends_in_a_sentence(raised, status, words, capsys
 
 def test_sigterm_lets_a_stage_clear_away_what_it_has_half_written(tmp_path):
     def stage(_) -> None:
-        with artifacts.replacing(tmp_path / "x.npy") as tmp:
+        with disk.replacing(tmp_path / "x.npy") as tmp:
             tmp.write_text("half")
             signal.raise_signal(signal.SIGTERM)
 

@@ -17,7 +17,7 @@ from test_pipeline import tree
 
 from pipeline import __main__ as overview
 from pipeline import load_run, make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import artifacts, cli, door, published, stages
+from pipeline.salt import artifacts, cli, disk, door, published, stages
 from pipeline.salt.artifacts import sidecar_of
 from pipeline.salt.errors import InputError
 from pipeline.salt.viewer import gallery
@@ -409,7 +409,7 @@ def test_what_costs_much_is_made_again_when_it_is_asked_for(tiny, name, stage, d
     ],
 )
 def test_two_commands_never_make_the_same_artifact(tiny, stage, path):
-    with artifacts.making(tiny.out / path):
+    with disk.making(tiny.out / path):
         assert f"{Path(path).name} is being made by process {os.getpid()} on " in sentence(tiny, stage, ("--force",))
     assert tiny(prepare, make_folds, train, predict, submit, report).count("fresh") == 9
 
@@ -493,7 +493,8 @@ OPENING = {
 }
 METHODS = {"read_text", "read_bytes", "open"}
 READERS = {
-    "artifacts": {"open", "json.loads", "read_text", "read_bytes", "np.memmap"},
+    "artifacts": {"open", "json.loads", "read_text", "read_bytes"},
+    "disk": {"np.memmap", "open", "read_text"},  # arrays without a name, locks and who holds them
     "door": {"np.load", "pd.read_csv", "json.loads", "read_text"},
     "training.checkpoints": {"load_file", "torch.load", "zipfile.ZipFile"},  # the state of a training under way
     "training.resume": {"open"},  # that state, written

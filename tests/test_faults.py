@@ -21,7 +21,7 @@ from test_door import LABELS, sentence
 from test_pipeline import tree
 
 from pipeline import make_folds, predict, prepare, pseudo_label, report, submit, train
-from pipeline.salt import artifacts, cli, inference
+from pipeline.salt import artifacts, cli, disk, inference
 from pipeline.salt.device import enough_memory
 from pipeline.salt.errors import InputError
 from pipeline.salt.training.callbacks import EpochLog
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_sentence_of_the_tools(tiny, tools, tool, flags, name
 
 def test_a_file_that_numpy_could_write_in_part_alone_is_a_full_disk_too(tmp_path):
     """ndarray.tofile says "2000000 requested and 131056 written", and no errno."""
-    with pytest.raises(InputError, match="no space left to write"), artifacts.replacing(tmp_path / "x.npy"):
+    with pytest.raises(InputError, match="no space left to write"), disk.replacing(tmp_path / "x.npy"):
         raise OSError("2000000 requested and 131056 written")
 
 
@@ -148,7 +148,7 @@ def test_a_full_disk_is_said_by_the_lock_too(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", write)
-    with pytest.raises(InputError, match="no space left to write"), artifacts.making(tmp_path / "64.csv"):
+    with pytest.raises(InputError, match="no space left to write"), disk.making(tmp_path / "64.csv"):
         pass
     assert not [*tmp_path.iterdir()]
 

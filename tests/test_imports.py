@@ -30,33 +30,34 @@ ROOMS = {
     "models": SCIENCE | {"models"},
     "config": {"errors"},
     "environment": set(),
-    "artifacts": {"config", "environment", "errors"},
+    "disk": {"errors"},
+    "artifacts": {"config", "disk", "environment", "errors"},
     "device": {"errors"},
-    "door": {"artifacts", "errors"},
+    "door": {"artifacts", "disk", "errors"},
     "distributed": {"errors"},
     "overrides": {"config", "errors"},
     "stopping": {"distributed"},
     "run": {"config", "errors"},
-    "tiles": {"artifacts", "config", "door", "errors", "rle", "run", "sections", "tiles"},
+    "tiles": {"artifacts", "config", "disk", "door", "errors", "rle", "run", "sections", "tiles"},
     "submission": {"config", "errors", "metrics", "rle"},
     "ensemble": {"config", "metrics", "progress", "submission"},
     "inspection": {"errors", "inspection", "models"},
-    "reporting": {"artifacts", "config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
-    "kaggle": {"artifacts", "errors", "run"},
-    "stages": {"artifacts", "config", "errors", "run", "tiles"},
+    "reporting": {"config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
+    "kaggle": {"artifacts", "disk", "errors", "run"},
+    "stages": {"artifacts", "config", "disk", "errors", "run", "tiles"},
     "published": {"artifacts", "config", "door", "run", "stages", "tiles"},
-    "checks": {"artifacts", "device", "distributed", "environment", "errors", "models", "run", "stages"},
-    "logit_sums": {"artifacts", "environment"},
+    "checks": {"artifacts", "device", "disk", "distributed", "environment", "errors", "models", "run", "stages"},
+    "logit_sums": {"artifacts", "disk", "environment"},
     "inference": {"artifacts", "config", "device", "errors", "logit_sums", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
     | {"published", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
-    | {"environment", "inference", "progress", "published", "stages", "tiles", "training"},
+    | {"disk", "environment", "inference", "progress", "published", "stages", "tiles", "training"},
     "trained": {"artifacts", "config", "device", "door", "errors", "inference", "logit_sums", "overrides", "run"}
-    | {"tiles", "training"},
-    "sections": {"artifacts", "errors", "sections"},
-    "cli": {"artifacts", "config", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
+    | {"disk", "tiles", "training"},
+    "sections": {"disk", "errors", "sections"},
+    "cli": {"config", "disk", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
     | {"stopping"},
 }
 TORCH = {
@@ -211,7 +212,7 @@ def test_only_artifacts_publishes():
         for name, called in calls.items()
         if called & {"os.replace", "shutil.move"} or any(call.endswith(".rename") for call in called)
     ]
-    assert renaming == [SALT + "artifacts", SALT + "tiles.synthetic"]  # the sample is a folder, renamed whole
+    assert renaming == [SALT + "disk", SALT + "tiles.synthetic"]  # the sample is a folder, renamed whole
 
 
 def test_no_callback_names_another_but_by_its_order():

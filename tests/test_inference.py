@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.salt import artifacts, logit_sums
+from pipeline.salt import artifacts, disk, logit_sums
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import InferenceSettings, flip_tta, predict_to_file, tile_logits
 from pipeline.salt.logit_sums import disagreement, probabilities
@@ -149,8 +149,8 @@ def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
 
-    scratch, on_disk = [], artifacts.zeros_on_disk
-    monkeypatch.setattr(artifacts, "zeros_on_disk", lambda *args: scratch.append(args[0]) or on_disk(*args))
+    scratch, on_disk = [], disk.zeros
+    monkeypatch.setattr(disk, "zeros", lambda *args: scratch.append(args[0]) or on_disk(*args))
     uncounted = predict_to_file(tmp_path / "q.npy", images, jobs, "test", inference_settings)
     assert scratch == [(4, 101, 101), (0,)] and np.isnan(uncounted).all(), "no file of GBs"
     assert (tmp_path / "p.npy").read_bytes() == (tmp_path / "q.npy").read_bytes()
@@ -320,7 +320,7 @@ def test_a_full_disk_is_said_before_the_first_model_is_asked(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     model = Model(pointwise())
-    monkeypatch.setattr(artifacts, "reserve", full)
+    monkeypatch.setattr(disk, "reserve", full)
     with (
         pytest.raises(InputError, match="no space left to write .*oof.npy"),
         artifacts.publish(tmp_path / "oof.npy", artifacts.Origin({}, {})) as tmp,

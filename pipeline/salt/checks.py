@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.salt import environment, stages
-from pipeline.salt.artifacts import CODE, display_path
+from pipeline.salt.artifacts import CODE
+from pipeline.salt.disk import display_path
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.salt.artifacts import FULL
 from pipeline.salt.config import PROFILES, Profile, profile_named
+from pipeline.salt.disk import FULL
 from pipeline.salt.distributed import is_main_process, visible_gpus
 from pipeline.salt.errors import InputError, Stopped, reason
 from pipeline.salt.kaggle import WORKING, competition_mounts, on_kaggle
@@ -200,10 +200,10 @@ def start(main: Callable[[list[str]], object]) -> None:
         if isinstance(e, BrokenPipeError):  # the reader of the output has closed it: ... | head
             _give_up_output()
             sys.exit(128 + signal.SIGPIPE)
-        elif e.errno in FULL:  # no artifact's, of which `artifacts.writing` says it
+        elif e.errno in FULL:  # no artifact's, of which `disk.writing` says it
             _give_up_output()
             sys.exit(f"error: no space left to write {e.filename or 'what this command prints'}; free some")
-        elif isinstance(e, PermissionError) and e.filename:  # to write an artifact: `artifacts.writing` says it
+        elif isinstance(e, PermissionError) and e.filename:  # to write an artifact: `disk.writing` says it
             sys.exit(f"error: {e.filename}: this user has no permission; change that, or name another")
         else:
             raise

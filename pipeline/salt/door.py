@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.salt import artifacts
+from pipeline.salt import artifacts, disk
 from pipeline.salt.errors import InputError
 
 # As whole numbers, the bits of float16s in [0, 1] are 0 .. ONE, ascending; those of negative ones and of NaN are more.
@@ -79,6 +79,4 @@ def values(path: Path, maker: str, keys: Mapping[str, type]) -> dict:
 
 def unfit(path: Path, maker: str, fault: str) -> InputError:
     """The error of an artifact that is as it was published and yet not what its reader needs; fault: 'holds ...'."""
-    return InputError(
-        f"{artifacts.display_path(path)} {fault}; run python -m pipeline.{maker} --force to make it again"
-    )
+    return InputError(f"{disk.display_path(path)} {fault}; run python -m pipeline.{maker} --force to make it again")

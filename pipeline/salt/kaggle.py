@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.salt import artifacts
+from pipeline.salt import artifacts, disk
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
 
@@ -68,7 +68,7 @@ def keep(files: Files) -> int:
     """
     links = [*_links(files)]
     for link in links:
-        with artifacts.replacing(link) as tmp:
+        with disk.replacing(link) as tmp:
             shutil.copyfile(link, tmp)
     return len(links)
 
@@ -92,7 +92,7 @@ def _links(files: Files) -> Iterator[Path]:
 
 
 def _link(target: Path, source: Path) -> None:
-    with artifacts.writing(target):
+    with disk.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # a sidecar that has lost its artifact
         target.symlink_to(source)

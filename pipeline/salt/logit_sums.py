@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.salt import artifacts, environment
+from pipeline.salt import artifacts, disk, environment
 
 TILES_AT_ONCE = 256  # 10 MB of logits
 
@@ -19,8 +19,8 @@ class LogitSums:
     def __init__(self, shape: tuple[int, int, int], folder: Path, count_votes: bool = False):
         """shape  (N, H, W);  count_votes  keep in how many masks a pixel is salt, too: 2 bytes a pixel"""
         self.count_votes = count_votes
-        self.sums = artifacts.zeros_on_disk(shape, np.float32, folder)
-        self.votes = artifacts.zeros_on_disk(shape if count_votes else (0,), np.uint16, folder)
+        self.sums = disk.zeros(shape, np.float32, folder)
+        self.votes = disk.zeros(shape if count_votes else (0,), np.uint16, folder)
         self.models = np.zeros(shape[0], np.float32)  # how many have predicted a tile
         self.reached = np.zeros(shape[0], np.int32)  # the last job that has, counted from 1
 
@@ -48,7 +48,7 @@ class LogitSums:
         disagreements = np.full(len(self.sums), np.nan, np.float32)
         out = np.lib.format.open_memmap(path, "w+", np.float16, self.sums.shape)
         with open(path, "r+b") as f:
-            artifacts.reserve(f.fileno())
+            disk.reserve(f.fileno())
         for start in range(0, len(self.sums), TILES_AT_ONCE):
             part = slice(start, start + TILES_AT_ONCE)
             with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
@@ -69,7 +69,7 @@ class LogitSums:
         if damage := artifacts.damage_of(path, hashed=True):
             print(f"restart  {damage}: this prediction begins anew")
         elif artifacts.is_fresh(path, origin):
-            print(f"resume   {artifacts.display_path(path)}")
+            print(f"resume   {disk.display_path(path)}")
             made_with = (artifacts.read_sidecar(path) or {})["versions"]
             if others := environment.differences(made_with, environment.versions()):
                 print(f"note     it was made with {others}: the result may differ from that of one environment")
@@ -77,7 +77,7 @@ class LogitSums:
                 for array in self._arrays():
                     file.readinto(array.data)
         elif path.exists():
-            print(f"restart  {artifacts.display_path(path)} was made with other settings, which are given up")
+            print(f"restart  {disk.display_path(path)} was made with other settings, which are given up")
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         return self.sums, self.votes, self.models, self.reached

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.salt import artifacts
-from pipeline.salt.artifacts import Origin, display_path
+from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Phase, Profile, Submit, section_from
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run, source_name
 from pipeline.salt.tiles import cache, competition, folder

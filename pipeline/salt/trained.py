@@ -22,9 +22,9 @@ from PIL import Image
 from torch import nn
 
 from pipeline.salt import artifacts, door
-from pipeline.salt.artifacts import display_path
 from pipeline.salt.config import PROFILES, Augment, Model, Predict, Profile, Train, section_from
 from pipeline.salt.device import OUT_OF_MEMORY, is_out_of_memory
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.inference import InferenceSettings, inference_settings, mean_logits
 from pipeline.salt.logit_sums import probabilities

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, published, stages
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import artifacts, cli, disk, published, stages
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
@@ -90,7 +90,7 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     print("\n" + "\n".join([*notes, comparison.ON_TOP]))
 
     product = stages.comparison(runs)
-    with artifacts.making(product.path), artifacts.publish(product.path, product.origin()) as tmp:
+    with disk.making(product.path), artifacts.publish(product.path, product.origin()) as tmp:
         tmp.write_text(comparison.render(names, rows, notes, pairs), encoding="utf-8")
     print(f"\npage     {display_path(product.path)}")
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from pipeline.salt import artifacts, checks, cli, environment, stages
-from pipeline.salt.artifacts import Origin, display_path, sidecar_of
+from pipeline.salt import artifacts, checks, cli, disk, environment, stages
+from pipeline.salt.artifacts import Origin, sidecar_of
 from pipeline.salt.checks import FAULT, NOTE, OK, Finding
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.run import Run
@@ -187,7 +188,7 @@ def leftovers(run: Run) -> Iterator[Finding]:
     """
     for place in run.files.folders:
         for below in [place, *sorted(path for path in place.glob("*") if path.is_dir())]:
-            for file, killed in artifacts.unfinished(below):
+            for file, killed in disk.unfinished(below):
                 name = display_path(file)
                 if killed and not name.endswith(".lock"):
                     yield Finding(FAULT, "leftover", f"{name}, of a killed process", shlex.join(["rm", name]))

@@ -10,7 +10,7 @@ Nothing is drawn by hand: the picture is what happens to an image on its way thr
 
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli
+from pipeline.salt import cli, disk
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{macs / 1e9:.2f} G multiply-adds"
     )
     path = args.to or Path(f"{settings.name}.svg")
-    with artifacts.replacing(path) as tmp:
+    with disk.replacing(path) as tmp:
         tmp.write_text(draw(parts, title), encoding="utf-8")
     print(f"drawn    {path}")
 

@@ -13,8 +13,8 @@ Input `image` (B, 3, H, W), grey in three equal channels, 0..1; normalisation is
 import importlib.util
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli, published
-from pipeline.salt.artifacts import display_path
+from pipeline.salt import cli, disk, published
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 
 CHECKED = [(1, 101), (2, 128), (1, 224)]  # batch, and side in px: Kaggle's tile, the article's two sizes
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{TOLERANCE}; nothing was written"
             )
     path = args.to or Path(f"{run.profile.model.name}.onnx")
-    with artifacts.replacing(path) as tmp:
+    with disk.replacing(path) as tmp:
         tmp.write_bytes(onnx)
     print(f"export   {path}: {len(onnx) / 1e6:.1f} MB, {weights}")
 

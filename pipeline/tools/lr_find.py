@@ -9,7 +9,7 @@ writes  folds/<run>/fold_<k>/<phase>.lr_find.png
 
 import tempfile
 
-from pipeline.salt import artifacts, cli, stages
+from pipeline.salt import cli, disk, stages
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     plt.title(f"{run.files.run}, fold {fold}, phase {phase.name}: lr {phase.lr:g} is set")
     plt.axvline(phase.lr, color="0.5", linestyle=":")
     path = run.files.lr_find(fold, phase)
-    with artifacts.replacing(path) as tmp:
+    with disk.replacing(path) as tmp:
         plt.savefig(tmp, dpi=120)
     print(
-        f"lr_find  {artifacts.display_path(path)}: valley {rates.valley:.1e}, steepest {rates.steep:.1e}, "
+        f"lr_find  {disk.display_path(path)}: valley {rates.valley:.1e}, steepest {rates.steep:.1e}, "
         f"the profile has {phase.lr:g}"
     )
 

@@ -22,9 +22,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from pipeline.salt import artifacts, cli
-from pipeline.salt.artifacts import CODE, display_path
+from pipeline.salt import artifacts, cli, disk
+from pipeline.salt.artifacts import CODE
 from pipeline.salt.config import PROFILES
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import competition
 
@@ -221,7 +222,7 @@ def weights_at_hand(encoders: list[str], source: Path | None) -> list[Path]:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    with artifacts.replacing(path) as tmp:
+    with disk.replacing(path) as tmp:
         tmp.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, cli, published, stages
+from pipeline.salt import cli, disk, published, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import cache
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         }
     )
     path = args.to or Path(f"{run.files.run}.png")
-    with artifacts.replacing(path) as tmp:
+    with disk.replacing(path) as tmp:
         picture.save(tmp, "PNG", optimize=True)
     print(f"drawn    {path}")
 

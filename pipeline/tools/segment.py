@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.salt import artifacts, cli
-from pipeline.salt.artifacts import display_path
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.sections import reading, windows, writing

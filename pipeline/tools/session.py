@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.salt import artifacts, checks, cli, kaggle, stages
+from pipeline.salt import checks, cli, disk, kaggle, stages
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.checks import OK
 from pipeline.salt.errors import InputError, Stopped
@@ -128,7 +128,7 @@ class Session:
             )
         else:
             files, product = self._run().files, stages.submission(self._run())
-            with artifacts.replacing(files.kaggle_submission) as tmp:
+            with disk.replacing(files.kaggle_submission) as tmp:
                 tmp.write_bytes(gzip.decompress(product.file().read_bytes()))
             print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import make_folds, train
-from pipeline.salt import artifacts, distributed, launch
+from pipeline.salt import disk, distributed, launch
 from pipeline.salt.config import Model
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import local
@@ -274,7 +274,7 @@ def test_a_killed_worker_costs_no_result(untrained, out, straight, fast_clock, m
     assert len(killed) == 1
     capfd.readouterr()
     train.main(untrained.flags("--workers", "2"))
-    assert f"resume   {artifacts.display_path(state)}: " in capfd.readouterr().out
+    assert f"resume   {disk.display_path(state)}: " in capfd.readouterr().out
     assert_same(weights(out), straight)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pipeline import predict, prepare, train
-from pipeline.salt import artifacts, checks, cli, environment
+from pipeline.salt import artifacts, checks, cli, disk, environment
 from pipeline.salt.artifacts import sidecar_of
 from pipeline.salt.errors import Stopped
 from pipeline.salt.models.encoders import weights
@@ -178,7 +178,7 @@ def test_weights_of_another_recipe_are_a_fault_and_the_run_of_another_name_is_no
 def test_what_a_living_process_writes_is_no_fault(tiny):
     tmp = tiny.out / f"submissions/demo/.tmp-{os.uname().nodename}-{os.getpid()}-test.npy"
     tmp.write_text("half")
-    with artifacts.making(tiny.out / TEST):
+    with disk.making(tiny.out / TEST):
         status, lines = look(tiny)
     assert status == 0 and sum("of a process at work" in line for line in lines) == 2
 
@@ -269,7 +269,7 @@ def test_weights_have_the_sha256_of_their_name(empty, tmp_path, monkeypatch, sha
     if status:
         [(fault, remedy)] = faults(lines)
         assert "its SHA-256 begins with " in fault and "that of the right file with b627a593" in fault
-        assert remedy == f"curl -L -o {artifacts.display_path(file)} {url}"
+        assert remedy == f"curl -L -o {disk.display_path(file)} {url}"
     file.write_bytes(file.read_bytes()[:100])
     assert look(empty, *flags)[0] == 1, "cut short"
 

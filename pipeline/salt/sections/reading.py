@@ -15,7 +15,8 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.salt.artifacts import display_path, zeros_on_disk
+from pipeline.salt import disk
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError, reason
 
 PERCENTILES = (1, 99)
@@ -158,7 +159,7 @@ def _tiff(path: Path) -> np.ndarray | None:
             if page.is_memmappable:
                 array = tifffile.memmap(path, page=0, mode="r")
             else:  # strip by strip, or tile by tile
-                array = zeros_on_disk(page.shape, np.dtype(page.dtype))
+                array = disk.zeros(page.shape, np.dtype(page.dtype))
                 page.asarray(out=array, maxworkers=1)
             if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
                 array = np.moveaxis(array, 0, -1)

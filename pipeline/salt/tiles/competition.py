@@ -12,8 +12,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.salt import rle
-from pipeline.salt.artifacts import zeros_on_disk
+from pipeline.salt import disk, rle
 from pipeline.salt.errors import InputError, reason
 from pipeline.salt.tiles import Tiles, files
 from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
@@ -99,7 +98,7 @@ def _same_ids(place: str, ids: Iterable[str], table: str, expected: Iterable[str
 def _filled(ids: list[str], dtype: type, tiles: Iterator[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """(N, 101, 101) of N ids, in a temporary file, so that not all tiles need be in memory; (N,) bool, who has one."""
     rows = {tile: row for row, tile in enumerate(ids)}
-    array = zeros_on_disk((len(ids), SIDE, SIDE), dtype)
+    array = disk.zeros((len(ids), SIDE, SIDE), dtype)
     there = np.zeros(len(ids), bool)
     for tile, pixels in tiles:
         if tile in rows:

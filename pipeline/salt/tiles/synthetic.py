@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.salt import artifacts, rle
+from pipeline.salt import disk, rle
 from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.synthetic_section import make_section
 
@@ -26,7 +26,7 @@ def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
     images, masks = _tiles(rng, train + test)
     ids = [f"{number:010x}" for number in rng.choice(16**10, train + test, replace=False)]
     codes = list(zip(ids, rle.encode(masks), strict=True))
-    with artifacts.temporary(folder) as temporary:
+    with disk.temporary(folder) as temporary:
         made = temporary / "made"
         made.mkdir(parents=True)
         with zipfile.ZipFile(made / "train.zip", "w") as archive:

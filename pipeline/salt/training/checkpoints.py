@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.salt import environment
-from pipeline.salt.artifacts import display_path, read_sidecar
+from pipeline.salt.artifacts import read_sidecar
 from pipeline.salt.config import Model
+from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model, check_trainable
 

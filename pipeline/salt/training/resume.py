@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import get_model
 
-from pipeline.salt import artifacts, environment
+from pipeline.salt import artifacts, disk, environment
 from pipeline.salt.device import device_name
 from pipeline.salt.distributed import is_main_process, largest
 from pipeline.salt.errors import InputError, Stopped
@@ -54,7 +54,7 @@ class Resume(Callback):
         """
         if not self.path.exists():
             return 0
-        path = artifacts.display_path(self.path)
+        path = disk.display_path(self.path)
         try:
             state = checkpoints.load_state(self.path)
         except Exception as e:  # whatever torch makes of a damaged file
@@ -98,7 +98,7 @@ class Resume(Callback):
         if number or due:
             self.save(self.epoch, self.batch)
         if number:
-            done = f"{artifacts.display_path(self.path)} has epoch {self.epoch + 1} up to batch {self.batch} of "
+            done = f"{disk.display_path(self.path)} has epoch {self.epoch + 1} up to batch {self.batch} of "
             raise Stopped(f"{done}{len(self.dls.train)}; the same command goes on from there", 128 + int(number))
 
     def after_epoch(self):
@@ -127,7 +127,7 @@ class Resume(Callback):
             "callbacks": {callback.name: callback.state_dict() for callback in self._stateful()},
         }
         if is_main_process():
-            with artifacts.replacing(self.path) as tmp, open(tmp, "wb") as f:
+            with disk.replacing(self.path) as tmp, open(tmp, "wb") as f:
                 torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say of a full disk
         self.saved = time.perf_counter()
 

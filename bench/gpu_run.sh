@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every bench and one run on a GPU machine that has torch and Python 3.12 but no internet, in chunks of ten minutes.
+# A run, the GPU's tests and every bench on a GPU machine with torch and Python 3.12 but no internet, ten minutes a call.
 #
 #   bench/gpu_run.sh pack TILES [WEIGHTS]    on your machine: wheels into .whl/, the tiles of Kaggle's folder TILES into
 #                                     .tiles/, the file WEIGHTS (ImageNet's, of the profile's encoder) into .weights/
@@ -79,6 +79,7 @@ for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights "$weights" --workers "$workers" "${settings[@]}"
 done
+chunk tests "$python" -m pytest -W default tests/training/test_on_gpu.py
 chunk bench-operators "$python" -m bench.experiments.operators
 for bench in folds_at_once switches train_step whole_run; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 chunk bench-quick "$python" -m bench losses metric_rle loader

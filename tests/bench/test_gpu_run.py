@@ -51,7 +51,8 @@ def test_each_chunk_runs_once_and_what_failed_again(gpu_machine):
     (folder / "broken").touch()
     output, commands = run()
     stages = [f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report")]
-    assert [line.partition(" --")[0] for line in commands if "-m bench" not in line] == stages
+    others = [line.partition(" --")[0] for line in commands if "-m bench" not in line]
+    assert others == [*stages, "-m pytest -W default tests/training/test_on_gpu.py"]
     benches = [name for line in commands if "-m bench " in line for name in line.removeprefix("-m bench ").split()]
     assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise", "viewer"})
     experiments = [line for line in commands if "-m bench.experiments" in line]

@@ -19,11 +19,13 @@ pack() {
     local python=python3 platform tags=(--only-binary=:all: --python-version 3.12 --implementation cp --platform any)
     if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
     for platform in manylinux_2_{39,34,28,27,24,17} manylinux2014 manylinux1; do tags+=(--platform "${platform}_x86_64"); done
-    mkdir -p .whl .tiles .weights
+    rm -rf .whl .tiles .weights
+    mkdir .whl .tiles .weights
     echo '*' | tee .whl/.gitignore .weights/.gitignore > .tiles/.gitignore
-    # What is needed beside the packages that usually come with torch: pandas, matplotlib, scikit-learn, safetensors, httpx.
+    # Left out is what images for a GPU have beside torch: pandas, matplotlib, scikit-learn, safetensors, httpx, requests.
     local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch'
     names+='|python-fasthtml|starlette|itsdangerous|oauthlib|python-multipart|beautifulsoup4|soupsieve|uvicorn'
+    names+='|pytest|iniconfig|pluggy|hypothesis|sortedcontainers'
     grep -iE "^($names)==" constraints.txt > .whl/names.txt
     "$python" -m pip download -q --no-deps "${tags[@]}" -d .whl -r .whl/names.txt segmentation-models-pytorch
     "$python" -m pip wheel -q --no-deps -c constraints.txt -w .whl pretrainedmodels
@@ -64,10 +66,11 @@ work=$(realpath "$1") results=$(realpath "$2") failed=''
 limit=${LIMIT:-530} python=${PYTHON:-python3}       # seconds; less in a call that has less time
 profile=${PROFILE:-night} workers=${WORKERS:-5}      # of the run; EPOCHS and FOLDS in place of the profile's
 settings=(${EPOCHS:+--set "train.epochs=$EPOCHS"} ${FOLDS:+--set "run_folds=$FOLDS"})
-if compgen -G '.weights/*.safetensors' > /dev/null; then weights=.weights; else weights=none; fi
+weights=none
+if compgen -G '.weights/*' > /dev/null; then weights=.weights; else echo 'note: .weights/ is empty: training begins with random weights'; fi
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 if [ -e .gpu/done.txt ]; then
-    cp .gpu/nvidia-*.json "$work/results/" 2> /dev/null || true
+    cp .gpu/nvidia-* "$work/results/" 2> /dev/null || true
     while read -r name; do touch "$work/done/$name"; done < .gpu/done.txt
 fi
 cp "$work/results/"*.json bench/results/ 2> /dev/null || true       # of earlier calls, should the repository be a new copy
@@ -79,7 +82,7 @@ for stage in prepare make_folds train predict submit report; do
     chunk "$stage" "$python" -P -m "pipeline.$stage" --data "$SALT_TILES" --out "$work/out" --profile "$profile" \
         --weights "$weights" --workers "$workers" "${settings[@]}"
 done
-chunk tests "$python" -m pytest -W default tests/training/test_on_gpu.py
+chunk tests "$python" -m pytest tests/training/test_on_gpu.py
 chunk bench-operators "$python" -m bench.experiments.operators
 for bench in folds_at_once switches train_step whole_run; do chunk "bench-$bench" "$python" -m bench "$bench"; done
 chunk bench-quick "$python" -m bench losses metric_rle loader

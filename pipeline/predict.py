@@ -52,7 +52,7 @@ def predict(run: Run) -> None:
     ):
 
         def stop(done: str) -> None:
-            run.stop_if_asked(done, signalled(), run.is_late())
+            stopping.stop_if_asked(done, signalled(), run.is_late())
 
         settings = inference_settings(profile, profile.train.last)
         for product, images, rows_of, title in [
@@ -84,7 +84,7 @@ def predict(run: Run) -> None:
         product = stages.disagreement(run)
         with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last
             pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
-    run.stop_if_asked("all tiles are predicted", signalled(), late=False)
+    stopping.stop_if_asked("all tiles are predicted", signalled(), late=False)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.salt import artifacts, cli, disk, mosaic, published, stages, stopping
+from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     if not any(phase.pseudo for phase in run.profile.train.phases):
         print(f"skipped  pseudo_label: no phase of run {run.files.run} learns from pseudo-labels")
         return
+    run.refuse_forced_sessions()
     to_do = [fold for fold in run.folds if not stages.up_to_date(stages.pseudo_labels(run, fold), run.force)]
 
     def label_folds(folds) -> None:
@@ -39,9 +41,13 @@ def main(argv: list[str] | None = None) -> None:
             ):
 
                 def stop(done: str) -> None:
-                    run.stop_if_asked(done, signalled(), run.is_late())
+                    stopping.stop_if_asked(done, signalled(), run.is_late())
 
-                label_fold(run, fold, stop)
+                try:
+                    label_fold(run, fold, stop)
+                except Stopped as e:
+                    alone = f", given for this alone: --force --fold {fold}" * run.force
+                    raise Stopped(f"{e}{alone}", e.status) from e
                 stop(f"fold {fold} is labelled")
 
     fan_out("pipeline.pseudo_label", run, {f"fold {fold}": (fold,) for fold in to_do}, label_folds)

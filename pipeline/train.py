@@ -17,7 +17,6 @@ loses two minutes at most. With --max-hours H it stops by itself, after the epoc
 
 import argparse
 import contextlib
-import math
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -40,10 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if not phases:
         print(f"skipped  train --pseudo: no phase of run {run.files.run} learns from pseudo-labels")
         return
-    if run.force and run.deadline < math.inf:
-        raise InputError(
-            "--force with --max-hours would begin anew in each call; leave one of them out, or use --run NAME"
-        )
+    run.refuse_forced_sessions()
     for fold in run.folds:
         keep_first_weights(run, fold)
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
@@ -177,7 +173,7 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
             }
             publish(run, fold, phase, fitted, origin, extra)
         asked = largest(stop(), run.is_late())  # all processes end here, or none
-    run.stop_if_asked(f"{title} is trained", *asked)
+    stopping.stop_if_asked(f"{title} is trained", *asked)
 
 
 def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifacts.Origin, extra: dict) -> None:

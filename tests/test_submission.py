@@ -32,7 +32,7 @@ def test_a_pixel_is_salt_strictly_above_the_threshold(threshold):
     assert masks.dtype == bool and np.argwhere(masks[0]).tolist() == [[0, 0]]
 
 
-def test_rules_are_off_unless_asked_for():
+def test_without_its_rules_a_black_tile_and_a_full_mask_stay():
     probs = np.ones((2, 101, 101), np.float16)
     assert submission.masks(probs, 0.5, NO_RULES, np.ones(2, bool)).all()
 

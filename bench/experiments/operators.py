@@ -61,7 +61,7 @@ def main() -> None:
 def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> tuple[float, list[tuple[str, float, int]]]:
     """ms of a step by the clock; (operator, ms of its own in a step, calls in a step), most expensive first.
 
-    On a GPU an operator's ms are those of the kernels that it starts: what is missing to the clock's, the GPU was idle.
+    On a GPU an operator's ms are those of the kernels that it launches; the rest of the clock's the GPU was idle.
     """
     on_gpu = device.type == "cuda"
     step = training_step(model, *batch(px, BATCHES[device.type], device))
@@ -94,7 +94,7 @@ def table(name: str, device: torch.device, clock: float, rows: list[tuple[str, f
         "| operator | ms | share | calls |",
         "|---|--:|--:|--:|",
     ]
-    lines += [f"| {operator} | {ms:.1f} | {ms / total:.0%} | {calls} |" for operator, ms, calls in rows[:ROWS]]
+    lines += [f"| {operator} | {ms:.1f} | {ms / (total or 1):.0%} | {calls} |" for operator, ms, calls in rows[:ROWS]]
     return "\n".join(lines)
 
 

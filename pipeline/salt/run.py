@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.salt.config import Phase, Profile, Tiling
-from pipeline.salt.errors import Stopped
+from pipeline.salt.errors import InputError
 
 SAMPLE = "sample"
 TRACKERS = ("tensorboard", "wandb")  # packages that fastai has a callback for
@@ -194,12 +194,9 @@ class Run:
         """Whether the hours of --max-hours are over."""
         return time.monotonic() > self.deadline
 
-    def stop_if_asked(self, done: str, signal: float, late: float) -> None:
-        """Called after a piece of work: raises Stopped, with what is done, where something asks for an end.
-
-        signal  number of one that has come, else 0: stopping.noting gives it;  late  whether is_late() was true
-        """
-        if signal:
-            raise Stopped(f"{done}; the same command goes on from there", 128 + int(signal))
-        if late:
-            raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")
+    def refuse_forced_sessions(self) -> None:
+        """InputError for --force with --max-hours: each session would begin anew what the one before has finished."""
+        if self.force and self.deadline < math.inf:
+            raise InputError(
+                "--force with --max-hours would begin anew in each call; leave one of them out, or use --run NAME"
+            )

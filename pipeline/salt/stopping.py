@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from pipeline.salt.distributed import is_main_process, world_size
+from pipeline.salt.errors import Stopped
 
 
 class Terminated(KeyboardInterrupt):
@@ -54,6 +55,17 @@ def noting() -> Iterator[Callable[[], int]]:
 
     with _handling({signal.SIGTERM: note, signal.SIGINT: note}):
         yield lambda: noted[0] if noted else 0
+
+
+def stop_if_asked(done: str, number: float, late: float) -> None:
+    """Raises Stopped, with what is done, where a signal or the clock asks for an end; called after a piece of work.
+
+    number  of a signal that has come, else 0: what `noting` yields gives it;  late  whether the hours are over, or 0
+    """
+    if number:
+        raise Stopped(f"{done}; the same command goes on from there", 128 + int(number))
+    if late:
+        raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ def _print_earlier(run: Run) -> None:
     """What earlier sessions have made of this run."""
     outputs = kaggle.earlier_outputs(run.files.run)
     for out in outputs:
-        files = [*(out / "folds" / run.files.run).glob("fold_*/*")]
+        of_folds = (out / "folds" / run.files.run).glob("fold_*/*")
+        files = [path for path in of_folds if not path.name.startswith("pseudo_")]
         trained, states = (sum(path.name.endswith(end) for path in files) for end in (".csv.json", ".resume.pt"))
         print(f"earlier  {out}: run {run.files.run}, {trained} trainings finished, {states} under way")
     if not outputs:

@@ -52,19 +52,33 @@ def test_each_chunk_runs_once_and_what_failed_again(gpu_machine):
     output, commands = run()
     stages = [f"-P -m pipeline.{stage}" for stage in ("prepare", "make_folds", "train", "predict", "submit", "report")]
     others = [line.partition(" --")[0] for line in commands if "-m bench" not in line]
-    assert others == [*stages, "-m pytest -W default tests/training/test_on_gpu.py"]
+    assert others == [*stages, "-m pytest tests/training/test_on_gpu.py"]
     benches = [name for line in commands if "-m bench " in line for name in line.removeprefix("-m bench ").split()]
     assert sorted(benches) == sorted({*main.BENCHES} - {"cpu_depthwise", "viewer"})
     experiments = [line for line in commands if "-m bench.experiments" in line]
     assert experiments == ["-m bench.experiments.operators", "-m bench.experiments.models"]
     training = next(line for line in commands if "pipeline.train" in line)
     assert all(words in training for words in ("--profile night", "--set train.epochs=3", "--workers 5"))
-    assert "run_folds" not in training
+    assert "run_folds" not in training and "--weights none" in training
     assert "train ended with status 3" in output and output.splitlines()[-1].startswith("failed: train")
     (folder / "broken").unlink()
     output, commands = run()
     assert len(commands) == 1 and "pipeline.train" in commands[0] and output.splitlines()[-1] == "all is done"
     assert run()[1] == [] and (folder / "results" / "log").exists()
+
+
+def test_weights_of_any_kind_are_trained_from(gpu_machine):
+    folder, run = gpu_machine
+    copy = folder / "repository"
+    shutil.copytree(GPU_RUN.parent, copy / "bench")
+    (copy / ".weights").mkdir()
+    (copy / ".weights/.gitignore").write_text("*")
+    assert "random weights" in run(copy / "bench/gpu_run.sh")[0]
+    shutil.rmtree(folder / "work")
+    (copy / ".weights/se_resnext50_32x4d-a260b3a4.pth").touch()
+    output, commands = run(copy / "bench/gpu_run.sh")
+    assert "random weights" not in output
+    assert [line for line in commands if "pipeline.train" in line and "--weights .weights" in line]
 
 
 def test_benches_are_not_repeated_on_a_machine_that_has_lost_its_files(gpu_machine):

@@ -17,6 +17,7 @@ from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles, cache
 from pipeline.salt.training import checkpoints, pseudo
 from pipeline.salt.training.fold import set_up_fold
+from pipeline.tools import doctor
 
 LABELS = ("--add-phase=pseudo=true,size=48,epochs=1", "--set=pseudo.share=0.0")
 
@@ -130,6 +131,10 @@ def test_labelling_that_is_stopped_goes_on_where_it_was(labelled, tmp_path, monk
         patch.setattr(inference, "tile_logits", signalled)
         run(pseudo_label, extra=LABELS)
     assert e.value.status == 143 and not any(file.exists() for file in files)
+    [finding] = doctor.states(run.parse(*LABELS))
+    assert "pseudo_masks.resume: some tiles are predicted; goes on from there" in finding.text, finding
+    with pytest.raises(InputError, match="leave one of them out"):
+        run(pseudo_label, extra=(*LABELS, "--force", "--max-hours=8"))
     for done in ("fold 0, model 1, 8 tiles", "fold 0 is labelled"):
         with pytest.raises(Stopped, match=f"^{done}: the hours of --max-hours are over"):
             run(pseudo_label, extra=(*LABELS, "--max-hours=0"))

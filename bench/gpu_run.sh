@@ -19,8 +19,8 @@ pack() {
     local python=python3 platform tags=(--only-binary=:all: --python-version 3.12 --implementation cp --platform any)
     if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
     for platform in manylinux_2_{39,34,28,27,24,17} manylinux2014 manylinux1; do tags+=(--platform "${platform}_x86_64"); done
-    rm -rf .whl .tiles .weights
-    mkdir .whl .tiles .weights
+    rm -rf .whl     # two versions of one package stop the install; weights and tiles may be somebody's own
+    mkdir -p .whl .tiles .weights
     echo '*' | tee .whl/.gitignore .weights/.gitignore > .tiles/.gitignore
     # Left out is what images for a GPU have beside torch: pandas, matplotlib, scikit-learn, safetensors, httpx, requests.
     local names='fastai|fastcore|fasttransform|fastprogress|fastdownload|plum-dispatch|beartype|timm|munch'
@@ -67,7 +67,7 @@ limit=${LIMIT:-530} python=${PYTHON:-python3}       # seconds; less in a call th
 profile=${PROFILE:-night} workers=${WORKERS:-5}      # of the run; EPOCHS and FOLDS in place of the profile's
 settings=(${EPOCHS:+--set "train.epochs=$EPOCHS"} ${FOLDS:+--set "run_folds=$FOLDS"})
 weights=none
-if compgen -G '.weights/*' > /dev/null; then weights=.weights; else echo 'note: .weights/ is empty: training begins with random weights'; fi
+if compgen -G '.weights/*' > /dev/null; then weights=.weights; else echo 'note: no .weights/: it trains from random weights'; fi
 export SALT_TILES=${SALT_TILES:-$PWD/.tiles} PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1
 if [ -e .gpu/done.txt ]; then
     cp .gpu/nvidia-* "$work/results/" 2> /dev/null || true

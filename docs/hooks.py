@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline import __main__ as overview  # noqa: E402
 from pipeline.salt import cli, config, overrides, stages  # noqa: E402
 from pipeline.salt.config import PROFILES  # noqa: E402
+from pipeline.salt.product import Product  # noqa: E402
 
 PAGES = {
     "README.md": "index.md",
@@ -242,7 +243,7 @@ def artifacts() -> str:
     return _table(["file", "made by", "from the settings", "from"], [*rows.values()])
 
 
-def _ancestors(product: stages.Product) -> set[str]:
+def _ancestors(product: Product) -> set[str]:
     return {product.name}.union(*(_ancestors(before) for before in product.inputs))
 
 

@@ -19,8 +19,8 @@ from pipeline.salt import artifacts, cli, door, stages
 from pipeline.salt.artifacts import CODE, read_sidecar
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError, did_you_mean
+from pipeline.salt.product import Product, one_look
 from pipeline.salt.run import Run
-from pipeline.salt.stages import Product
 
 ALL = ("prepare", "make_folds", "train", "pseudo_label", "train --pseudo", "predict", "submit", "report")
 RUN = """All stages in order; one whose inputs and settings have not changed returns at once.
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"run      {run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})")
     print(f"data     {display_path(run.data) if run.data else 'the built-in sample'}")
     print(f"out      {run.files.out}\n")
-    with stages.one_look():
+    with one_look():
         for command, about, products in stages.table(run):
             print(f"{command:<24} {summarize(products):<22} {about}")
     print_runs(run)

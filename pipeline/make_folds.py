@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipeline.salt import artifacts, cli, disk, mosaic, stages
 from pipeline.salt.folds import split
+from pipeline.salt.product import keep_finished, up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache, own_folds
 
@@ -27,8 +28,8 @@ from pipeline.salt.tiles import Tiles, cache, own_folds
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     product, settings, pairs = stages.folds(run), run.profile.folds, stages.neighbours(run)
-    stages.keep([product], run.force)  # models may have been trained on it
-    if stages.up_to_date([*pairs, product], run.force):
+    keep_finished([product], run.force)  # models may have been trained on it
+    if up_to_date([*pairs, product], run.force):
         return
     with disk.making(product.path):
         for kind in ("csv", "png"):  # of another scheme

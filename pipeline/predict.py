@@ -20,13 +20,14 @@ import pandas as pd
 
 from pipeline.salt import artifacts, cli, disk, published, stages, stopping
 from pipeline.salt.launch import fan_out
+from pipeline.salt.product import up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    if not stages.up_to_date([stages.disagreement(run), *stages.predictions(run)], run.force):
+    if not up_to_date([stages.disagreement(run), *stages.predictions(run)], run.force):
         fan_out("pipeline.predict", run, {"all folds": run.folds}, lambda folds: predict(run))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.salt import cli, disk, kaggle, stages
 from pipeline.salt.disk import display_path
+from pipeline.salt.product import up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache, competition, folder
 
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     for out, count in (kaggle.adopt(run.files) if kaggle.on_kaggle() else {}).items():
         print(f"earlier  {out}: {count} files of run {run.files.run} are used where they lie")
     products = stages.tiles(run)
-    if stages.up_to_date(stages.decoded(run), run.force):
+    if up_to_date(stages.decoded(run), run.force):
         return
     if run.own_data and run.data:
         tiles, remarks = folder.read(run.data, run.profile.tiles)

@@ -18,6 +18,7 @@ import pandas as pd
 from pipeline.salt import artifacts, cli, disk, mosaic, published, stages, stopping
 from pipeline.salt.errors import Stopped
 from pipeline.salt.launch import fan_out
+from pipeline.salt.product import up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
 
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"skipped  pseudo_label: no phase of run {run.files.run} learns from pseudo-labels")
         return
     run.refuse_forced_sessions()
-    to_do = [fold for fold in run.folds if not stages.up_to_date(stages.pseudo_labels(run, fold), run.force)]
+    to_do = [fold for fold in run.folds if not up_to_date(stages.pseudo_labels(run, fold), run.force)]
 
     def label_folds(folds) -> None:
         from pipeline.salt.device import enough_memory

@@ -15,6 +15,7 @@ from pipeline.salt import artifacts, cli, disk, published, stages
 from pipeline.salt.config import profile_named
 from pipeline.salt.disk import display_path
 from pipeline.salt.overrides import named_settings
+from pipeline.salt.product import Product, command_of, up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
@@ -24,7 +25,7 @@ SEED = 0  # of the choice of test tiles
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    if not stages.up_to_date(stages.report(run), run.force):
+    if not up_to_date(stages.report(run), run.force):
         with disk.making(stages.report(run)[-1].path):
             write(run)
     print_summary(run, published.read_scores(run))
@@ -68,7 +69,7 @@ def write(run: Run) -> None:
             "precision": scores.distinct(each.get("precision") for each in trained),
             "commit": scores.distinct(each.get("commit") for each in trained),
             "code": scores.distinct(each.get("code") for each in trained),
-            "command": stages.command(run),
+            "command": command_of(run),
         },
         "data": {
             "source": files.source,
@@ -107,7 +108,7 @@ def write(run: Run) -> None:
         tmp.write_text(text, encoding="utf-8")
 
 
-def sidecars(products: Iterable[stages.Product]) -> list[dict]:
+def sidecars(products: Iterable[Product]) -> list[dict]:
     return [product.sidecar() for product in products]
 
 

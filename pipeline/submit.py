@@ -25,8 +25,8 @@ from pipeline.salt.config import Submit
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import changed
+from pipeline.salt.product import Product, up_to_date
 from pipeline.salt.run import Run
-from pipeline.salt.stages import Product
 from pipeline.salt.tiles import Tiles, cache, competition
 from pipeline.salt.tiles.cutting import whole_images
 
@@ -43,13 +43,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.run and args.run[1:]:
         runs, rules = runs_to_join(run, args)
         products = stages.ensemble(runs, rules)
-        if not stages.up_to_date(products, run.force):
+        if not up_to_date(products, run.force):
             with disk.making(products[-1].path):
                 write_ensemble(runs, rules)
         print_ensemble(products[-1])
     else:
         products = stages.submitted(run)
-        if not stages.up_to_date(products, run.force):
+        if not up_to_date(products, run.force):
             with disk.making(products[-1].path):
                 write(run)
     if args.upload:

@@ -27,6 +27,7 @@ from pipeline.salt.disk import display_path
 from pipeline.salt.distributed import is_main_process, largest, process_group
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.launch import fan_out
+from pipeline.salt.product import all_done, keep_finished, up_to_date
 from pipeline.salt.run import Run, RunFolder
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     for fold in to_do:  # errors come before any fold begins
         stages.trained(run, fold, phases[0])["history"].origin()
         for phase in phases:
-            keep(run, fold, phase)
+            keep_trained(run, fold, phase)
     with process_group() as wait_for_all:
 
         def train_folds(folds) -> None:
@@ -75,15 +76,15 @@ def chosen_phases(run: Run, args: argparse.Namespace) -> list[Phase]:
 
 
 def is_trained(run: Run, fold: int, phases: list[Phase]) -> bool:
-    return all(stages.all_done(stages.trained(run, fold, phase).values()) for phase in phases)
+    return all(all_done(stages.trained(run, fold, phase).values()) for phase in phases)
 
 
 def train_fold(run: Run, fold: int, phase: Phase) -> None:
     """One fold in one phase, unless its weights and history are there: they are never replaced without --force."""
     products = stages.trained(run, fold, phase)
-    if stages.up_to_date([*products.values()][::-1], run.force):
+    if up_to_date([*products.values()][::-1], run.force):
         return
-    keep(run, fold, phase)
+    keep_trained(run, fold, phase)
     from pipeline.salt.device import enough_memory  # torch takes seconds to import, so what is up to date does without
 
     with (
@@ -98,14 +99,14 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
             raise Stopped(f"{e}, given for this alone: --force --fold {fold} --phase {phase.name}", e.status) from e
 
 
-def keep(run: Run, fold: int, phase: Phase) -> None:
+def keep_trained(run: Run, fold: int, phase: Phase) -> None:
     """InputError where finished weights of fold k in this phase would be replaced, and others depend on them.
 
     Not with --force. A file that was deleted is made again, and with it all of its training; but where a phase that
     this command does not know was trained from the weights that are left, that file was never to be there.
     """
     products = stages.trained(run, fold, phase)
-    stages.keep(products.values(), run.force)
+    keep_finished(products.values(), run.force)
     states = {product.status() for product in products.values()}
     if run.force or products["history"].status() != "done" or "to do" not in states:
         return

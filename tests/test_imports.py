@@ -44,9 +44,11 @@ ROOMS = {
     "inspection": {"errors", "inspection", "models"},
     "reporting": {"config", "errors", "folds", "metrics", "reporting", "submission", "tiles"},
     "kaggle": {"artifacts", "disk", "errors", "run"},
-    "stages": {"artifacts", "config", "disk", "errors", "run", "tiles"},
-    "published": {"artifacts", "config", "door", "run", "stages", "tiles"},
-    "checks": {"artifacts", "device", "disk", "distributed", "environment", "errors", "models", "run", "stages"},
+    "product": {"artifacts", "disk", "errors", "run"},
+    "stages": {"artifacts", "config", "disk", "errors", "product", "run", "tiles"},
+    "published": {"artifacts", "config", "door", "product", "run", "stages", "tiles"},
+    "checks": {"artifacts", "device", "disk", "distributed", "environment", "errors", "models", "run", "stages"}
+    | {"product"},
     "logit_sums": {"artifacts", "disk", "environment"},
     "inference": {"artifacts", "config", "device", "errors", "logit_sums", "progress", "tiles"},
     "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}

@@ -10,8 +10,8 @@ from pipeline import __main__ as overview
 from pipeline import train
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.errors import InputError
+from pipeline.salt.product import Product, keep_finished
 from pipeline.salt.run import Run
-from pipeline.salt.stages import Product
 from pipeline.salt.tiles import competition
 
 FLAGS = ["--profile", "demo", "--set", "folds.k=3", "--set", "run_folds=2"]
@@ -291,10 +291,10 @@ def test_damaged_weights_are_kept_until_it_is_said_that_they_may_go(flags):
     product = stages.trained(run, 0, run.profile.train.last)["last"]
     product.path.write_text("x")
     with pytest.raises(InputError, match=r"last\.safetensors is damaged: .*train --fold 0 --phase 96 --force to make"):
-        stages.keep([product], force=False)
-    stages.keep([product], force=True)
+        keep_finished([product], force=False)
+    keep_finished([product], force=True)
     artifacts.discard(product.path)
-    stages.keep([product], force=False)
+    keep_finished([product], force=False)
 
 
 def test_one_look_sees_each_artifact_once_and_the_next_look_sees_what_has_changed(flags, monkeypatch):
@@ -317,14 +317,14 @@ def test_finished_weights_are_kept_from_another_recipe(flags):
     make_all(run)
     other = run_of([*flags, "--set", "train.96.lr=0.5"])
     for kind in ("best", "last", "history"):
-        stages.keep([stages.trained(run, 0, run.profile.train.last)[kind]], force=False)
+        keep_finished([stages.trained(run, 0, run.profile.train.last)[kind]], force=False)
         product = stages.trained(other, 0, other.profile.train.last)[kind]
         with pytest.raises(InputError) as e:
-            stages.keep([product], force=False)
+            keep_finished([product], force=False)
         text = str(e.value)
         assert f"{product.path.name} was made with other settings (train.phase.lr 0.0008 -> 0.5)" in text
         assert "--run NAME keeps it" in text and "--force replaces it" in text and "\n" not in text
-        stages.keep([product], force=True)
+        keep_finished([product], force=True)
 
 
 def test_one_of_several_that_would_be_replaced_is_enough_to_refuse(flags):
@@ -333,10 +333,10 @@ def test_one_of_several_that_would_be_replaced_is_enough_to_refuse(flags):
     products = [*stages.trained(other, 0, other.profile.train.last).values()]
     artifacts.discard(products[0].path)  # nothing to keep
     with pytest.raises(InputError, match=products[1].path.name):
-        stages.keep(products, force=False)
+        keep_finished(products, force=False)
     for product in products[1:]:
         artifacts.sidecar_of(product.path).unlink()  # not finished
-    stages.keep(products, force=False)
+    keep_finished(products, force=False)
 
 
 def test_a_training_of_before_a_setting_came_is_not_refused_for_it(flags):

@@ -19,6 +19,7 @@ from pipeline.salt.artifacts import CODE
 from pipeline.salt.disk import display_path
 from pipeline.salt.distributed import visible_gpus
 from pipeline.salt.errors import InputError
+from pipeline.salt.product import all_done
 from pipeline.salt.run import Run
 
 OK, NOTE, FAULT = "ok", "--", "!!"
@@ -122,7 +123,7 @@ def disk(run: Run) -> Iterator[Finding]:
     """Whether --out can be written to and, unless the run is finished, has room for all of it."""
     folder = next(path for path in (run.files.out, *run.files.out.parents) if path.exists())
     free, needed = shutil.disk_usage(folder).free, NEEDED_WITH_GPU if run.profile.needs_gpu else NEEDED
-    finished = all(stages.all_done(products) for _, _, products in stages.table(run))
+    finished = all(all_done(products) for _, _, products in stages.table(run))
     text = f"{run.files.out}: {free / 1e9:.1f} GB free"
     if not finished and not os.access(folder, os.W_OK):
         yield Finding(

@@ -2,7 +2,7 @@
 
 No other module reads one; tests/test_door.py walks the code. `maker` is the command that makes it. What is wrong is an
 InputError: one sentence with the file, what is wrong with it, and that command. For weights and for files that others
-read, `stages.Product.file` gives the checked path.
+read, `product.Product.file` gives the checked path.
 """
 
 import json

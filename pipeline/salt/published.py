@@ -7,8 +7,8 @@ import pandas as pd
 
 from pipeline.salt import artifacts, door, stages
 from pipeline.salt.config import Phase
+from pipeline.salt.product import Product
 from pipeline.salt.run import Run
-from pipeline.salt.stages import Product
 from pipeline.salt.tiles import Tiles
 
 

@@ -3,176 +3,19 @@
 Freshness, "run X first" and the state of a run are read from it. To add a stage, add its file and its line in `table`.
 """
 
-import contextlib
-import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.salt import artifacts
-from pipeline.salt.artifacts import Origin
 from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
+from pipeline.salt.product import Product
 from pipeline.salt.run import Run, source_name
 from pipeline.salt.tiles import cache, competition, folder
-
-RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """One artifact of a run; of what `per_run` marks there is one Product in a command, looked at once.
-
-    name      what it is called among the inputs of others: 'fold_0/128.safetensors'
-    maker     the command that makes it, after `python -m pipeline.`
-    settings  gives what of the run's settings it depends on, as JSON values
-    inputs    the artifacts it is made from
-    state     the state of an unfinished training or prediction
-    """
-
-    name: str
-    path: Path
-    maker: str
-    settings: Callable[[], dict]
-    inputs: "tuple[Product, ...]" = ()
-    state: Path | None = None
-
-    def origin(self) -> Origin:
-        """What it is to be made from. InputError if an input has not been made, or was made with other settings."""
-        with one_look() as seen:
-            if self not in seen.origins:
-                for product in self.inputs:
-                    product.require()
-                inputs = {product.name: product.path for product in self.inputs}
-                seen.origins[self] = artifacts.origin(self.settings(), inputs)
-            return seen.origins[self]
-
-    def require(self) -> None:
-        """InputError that names the command to run first, unless the artifact is whole and has this run's settings."""
-        with one_look() as seen:
-            if self in seen.good:
-                return
-            artifacts.check(self.path, self.maker)
-            if changes := artifacts.differences(self.path, self.origin()):
-                made = "made with other settings" if self.inputs else "made from other tiles than this command's"
-                raise InputError(
-                    f"{display_path(self.path)} was {made} ({'; '.join(changes)}); run python -m "
-                    f"pipeline.{self.maker} first, or give the same flags as then"
-                )
-            seen.good.add(self)
-
-    def file(self) -> Path:
-        """Its path, to load weights from or to hand on, its bytes hashed. InputError as `require` raises it."""
-        self.require()
-        artifacts.check(self.path, self.maker, hashed=True)
-        return self.path
-
-    def sidecar(self) -> dict:
-        """Its sidecar, to read. InputError as `require` raises it."""
-        self.require()
-        return artifacts.read_sidecar(self.path) or {}
-
-    def is_fresh(self) -> bool:
-        """Whether the artifact is whole and made from what this run would use; raises InputError as `origin` does."""
-        origin = self.origin()
-        return not artifacts.damage_of(self.path) and artifacts.is_fresh(self.path, origin)
-
-    def status(self) -> str:
-        """'done', 'waits' for an input, 'damaged', 'under way', 'out of date' or 'to do'."""
-        try:
-            if self.is_fresh():
-                return "done"
-        except InputError:
-            return "waits"
-        if artifacts.damage_of(self.path):
-            return "damaged"
-        if self.state and self.state.exists():
-            return "under way"
-        return "out of date" if artifacts.read_sidecar(self.path) else "to do"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one look at a run's artifacts has found: origins, and the products that are as they should be."""
-
-    origins: dict[Product, Origin] = field(default_factory=dict)
-    good: set[Product] = field(default_factory=set)
-
-
-_seen: ContextVar[Seen | None] = ContextVar("seen", default=None)
-
-
-@contextlib.contextmanager
-def one_look() -> Iterator[Seen]:
-    """Inside it each artifact is looked at once: not for code that makes one, or waits for somebody who does."""
-    seen = _seen.get() or Seen()
-    token = _seen.set(seen)
-    try:
-        yield seen
-    finally:
-        _seen.reset(token)
-
-
-def up_to_date(products: Sequence[Product], force: bool) -> bool:
-    """Whether a stage has nothing to do, which it then prints. InputError if an input is missing, with --force too."""
-    with one_look():
-        fresh = all([product.is_fresh() for product in products])
-    if force or not fresh:
-        for damage in filter(None, (artifacts.damage_of(product.path) for product in products)):
-            print(f"damaged  {damage}")
-        return False
-    artifacts.print_fresh(products[-1].path)
-    return True
-
-
-def all_done(products: Iterable[Product]) -> bool:
-    """Whether each of them is whole and made from what this run would use."""
-    return all(product.status() == "done" for product in products)
-
-
-def keep(products: Iterable[Product], force: bool) -> None:
-    """InputError where a finished artifact that is damaged, or was made with other settings, would be replaced.
-
-    Not with --force. What looks damaged may be good weights beside a spoilt sidecar.
-    """
-    for product in [] if force else products:
-        if artifacts.damage_of(product.path):
-            artifacts.check(product.path, product.maker)
-        try:
-            changes = artifacts.differences(product.path, product.origin())
-        except InputError:  # what it is made from has to be made first
-            continue
-        if changes:
-            raise InputError(
-                f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
-                "it and works beside it, --force replaces it"
-            )
-
-
-def command(run: Run, maker: str = "") -> str:
-    """The line that makes an artifact of this run, or all of them, given in the folder that this command was called in.
-
-    maker  a Product's; '': all stages, by the script of the clone that this code lies in, or else by `salt run`
-    """
-    script = artifacts.CODE.with_name("run_all.sh")
-    all_stages = [os.path.join(".", display_path(script))] if script.exists() else ["salt", "run"]
-    words = ["python", "-m", *f"pipeline.{maker}".split()] if maker else all_stages
-    defaults = {"out": str(Path.cwd()), "run": run.profile.name}
-    for flag in run.flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        if name in RECIPE and value != defaults.get(name):
-            words += [f"--{name}", display_path(Path(value)) if Path(value).is_absolute() else value]
-    if "--fold" not in words and run.folds != tuple(range(run.profile.run_folds)):
-        words += [word for fold in run.folds for word in ("--fold", str(fold))]
-    return shlex.join(words)
-
-
-# ---- products, in the order in which they are made
 
 per_run = lru_cache(1000)  # a Run is of one command, and what is made from what depends on nothing else
 

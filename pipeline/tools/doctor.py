@@ -20,9 +20,9 @@ from pipeline.salt.artifacts import Origin, sidecar_of
 from pipeline.salt.checks import FAULT, NOTE, OK, Finding
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
+from pipeline.salt.product import Product, all_done, command_of
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.run import Run
-from pipeline.salt.stages import Product
 from pipeline.salt.tiles import competition, folder
 
 KEPT = ("make_folds", "train")  # stages that replace a finished result of other settings only with --force
@@ -60,13 +60,13 @@ def data(run: Run) -> Iterator[Finding]:
     """The tiles' files: as they were when all of them were decoded and checked; if not, read and checked again."""
     if run.data is None:
         return
-    if stages.all_done(stages.decoded(run)):
+    if all_done(stages.decoded(run)):
         yield Finding(OK, "tiles", "unchanged since they were decoded, and without fault then")
         return
     try:
         tiles, _ = folder.read(run.data, run.profile.tiles) if run.own_data else competition.read(run.data)
     except InputError as e:
-        listed, again = str(e).replace("\n", "\n    "), stages.command(run, "prepare")
+        listed, again = str(e).replace("\n", "\n    "), command_of(run, "prepare")
         yield Finding(FAULT, "tiles", listed, f"as it says there; then {again}")
     else:
         text = f"{len(tiles.train_images)} with a mask, {len(tiles.test_images)} to predict; no file has a fault"
@@ -90,7 +90,7 @@ def made(run: Run) -> Iterator[Finding]:
 def fault_of(run: Run, product: Product) -> Finding | None:
     """How an artifact is damaged; None where it is whole, or was never made."""
     path, subject = product.path, product.maker.split()[0]
-    again = stages.command(run, product.maker)
+    again = command_of(run, product.maker)
     if not path.exists():
         if not sidecar_of(path).exists():
             return None
@@ -105,7 +105,7 @@ def fault_of(run: Run, product: Product) -> Finding | None:
 
 def summary(run: Run, maker: str, products: list[Product]) -> Finding:
     """What one command has made, whole as it is."""
-    subject, again = maker.split()[0], stages.command(run, maker)
+    subject, again = maker.split()[0], command_of(run, maker)
     for product in products:
         if changes := differences(product):
             text = f"{display_path(product.path)} was made with other settings ({'; '.join(changes)})"
@@ -145,7 +145,7 @@ def states(run: Run) -> Iterator[Finding]:
 
 def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[Origin, str]]) -> Finding:
     """The finding of one state; read(path) gives what it was made from and how far it is, or raises."""
-    subject, command, name = product.maker.split()[0], stages.command(run, product.maker), display_path(path)
+    subject, command, name = product.maker.split()[0], command_of(run, product.maker), display_path(path)
     if product.status() == "done":
         files = [display_path(file) for file in (path, sidecar_of(path)) if file.exists()]
         text = f"{name} is left of work that has ended, or of a --force that was stopped"

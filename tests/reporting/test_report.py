@@ -20,6 +20,7 @@ from pipeline import make_folds, report, submit
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError
+from pipeline.salt.product import Product, command_of
 from pipeline.salt.reporting import figures, scores
 from pipeline.salt.reporting.figures import HEAVIEST, LONGEST, OPACITY, heat, outline, picture, reduced
 from pipeline.salt.run import Run
@@ -113,7 +114,7 @@ def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.nd
     return run
 
 
-def publish(product: stages.Product, write: Callable[[Path], object], **extra) -> None:
+def publish(product: Product, write: Callable[[Path], object], **extra) -> None:
     with artifacts.publish(product.path, product.origin(), **extra) as tmp:
         write(tmp)
 
@@ -507,18 +508,18 @@ def test_the_command_repeats_the_run(tmp_path, monkeypatch):
     run, _ = cli.parse("", flags)
     root = artifacts.CODE.parent
     monkeypatch.chdir(root)
-    words = shlex.split(stages.command(run))
+    words = shlex.split(command_of(run))
     assert words[0] == "./run_all.sh" and "--force" not in words and "--workers" not in words
     again, _ = cli.parse("", words[1:])
     assert (again.profile, again.files, again.data, again.folds) == (run.profile, run.files, run.data, run.folds)
     run, flags = cli.parse("", ["--data=sample", "--profile=demo"])[0], "--data sample --profile demo"
-    assert stages.command(run) == f"./run_all.sh {flags}"
-    assert stages.command(run, "train --fold 0 --phase 64") == f"python -m pipeline.train --fold 0 --phase 64 {flags}"
+    assert command_of(run) == f"./run_all.sh {flags}"
+    assert command_of(run, "train --fold 0 --phase 64") == f"python -m pipeline.train --fold 0 --phase 64 {flags}"
     monkeypatch.chdir(tmp_path)
     run = cli.parse("", ["--data=sample", "--profile=demo"])[0]
-    assert stages.command(run) == f"{root}/run_all.sh {flags}", "from elsewhere, the clone's"
+    assert command_of(run) == f"{root}/run_all.sh {flags}", "from elsewhere, the clone's"
     monkeypatch.setattr(artifacts, "CODE", tmp_path / "site-packages" / "pipeline")
-    assert stages.command(run) == f"salt run {flags}", "an installed package has no script"
+    assert command_of(run) == f"salt run {flags}", "an installed package has no script"
 
 
 @pytest.mark.parametrize("folds", [1, 2, 10])

@@ -5,7 +5,7 @@
 #   ./run_all.sh                                  the built-in sample, minutes on a laptop
 #   ./run_all.sh --data DIR                       Kaggle's tiles; the profile is chosen by the machine
 #   ./run_all.sh --data DIR --profile blog        the article's recipe, on a GPU
-#   ./run_all.sh --run quick --set train.epochs=5   a changed number, beside what is there; --help lists the flags
+#   ./run_all.sh --run short --set train.epochs=5   a changed number, beside what is there; --help lists the flags
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/environment.sh"

@@ -34,6 +34,7 @@ PAGES = {
     "README.md": "index.md",
     "EXPERIMENTS.md": "experiments.md",
     "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
 }  # outside docs/, and what they are called inside
 NOUNS = (
     "trained",
@@ -91,8 +92,11 @@ def _tutorial() -> list[str]:
 
 
 def _how_to() -> list[str]:
+    """The pages of docs/how-to, in the order of the README's links; one that it does not name comes last."""
+    named = re.findall(r"docs/how-to/([\w-]+\.md)", (ROOT / "README.md").read_text().partition("## Documentation")[2])
     pages = sorted(path.name for path in (ROOT / "docs/how-to").glob("*.md"))
-    return [*(f"how-to/{name}" for name in sorted(pages, key=lambda name: (name != "install.md", name))), "scaling.md"]
+    pages.sort(key=lambda name: named.index(name) if name in named else len(named))
+    return [*(f"how-to/{name}" for name in pages), "scaling.md"]
 
 
 def notebook_page(path: Path) -> str:

@@ -364,7 +364,7 @@ def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggl
     assert "attach   Add Input > Competitions > TGS Salt Identification Challenge" in said, said
     assert "GPU T4 x2" in said and "GB free" in said and "this one begins it" in said
     assert "error: " in said and "make_folds first" in said and "waits    submit: predict has failed" in said
-    assert "mend it, and run the notebook again" in said and "Traceback" not in said
+    assert "fix it, and run the notebook again" in said and "Traceback" not in said
 
 
 def test_the_tutorial_runs(kaggle):

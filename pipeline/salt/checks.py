@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     """What a check has found.
 
     mark  OK, NOTE (no fault, but worth a look) or FAULT;  subject  'gpu', or the command that makes it
-    remedy  what mends a fault, a command where there is one; of a note what goes on from there, if anything does
+    remedy  what fixes a fault, a command where there is one; of a note what goes on from there, if anything does
     """
 
     mark: str

@@ -50,7 +50,7 @@ class Folds:
     """Which fold holds out which tile."""
 
     file: str = ""  # csv with id and fold, in place of a scheme
-    scheme: Literal["kfold", "coverage", "mosaic"] = "kfold"  # keys of salt.folds.SCHEMES
+    scheme: Literal["kfold", "coverage", "mosaic"] = "kfold"  # random; even shares of salt; neighbours together
     k: Annotated[int, Limits(2, 10**4)] = 10
     seed: Seed = 42
 
@@ -103,7 +103,7 @@ class Train:
     """Phases, loss, schedule and optimizer."""
 
     phases: tuple[Phase, ...]
-    loss: Loss = "symmetric_lovasz"
+    loss: Loss = "symmetric_lovasz"  # symmetric: the mean of salt's and rock's; _relu: the paper's, else elu + 1
     schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"  # fastai's; fine_tune: an epoch more, encoder frozen
     wd: Annotated[float, Limits(0, 10)] = 1e-7  # weight decay, apart from the gradient; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: the fastest the machine has in hardware

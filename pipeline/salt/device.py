@@ -120,7 +120,8 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def forget_peak(device: torch.device) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 
 class InputError(Exception):
-    """Something the user can mend. Its text names the file or value, the rule, and what to do; it is shown alone."""
+    """Something the user can fix. Its text names the file or value, the rule, and what to do; it is shown alone."""
 
 
 class Stopped(Exception):

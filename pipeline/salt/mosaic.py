@@ -57,7 +57,7 @@ def groups(n: int, pairs: Sequence[Pair] | np.ndarray) -> np.ndarray:
 
 
 def sheet(images: np.ndarray, pairs: list[Pair], rows: int = 4, columns: int = 6) -> np.ndarray:
-    """(H', W') uint8: pairs drawn by lot and put together, those side by side above those one below the other."""
+    """(H', W') uint8: random pairs and put together, those side by side above those one below the other."""
     height, width = images.shape[1:3]
     lots, bands = np.random.RandomState(0), []
     for after, axis, each in (("right", 1, columns), ("below", 0, 2 * columns)):

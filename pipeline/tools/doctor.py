@@ -1,9 +1,9 @@
-"""Check everything that a run needs and has made: what is wrong, and the command that mends it. Changes nothing.
+"""Check everything that a run needs and has made: what is wrong, and the command that fixes it. Changes nothing.
 
     python -m pipeline.tools.doctor                  with the flags of the run, as on every stage
     python -m pipeline.tools.doctor --data DIR --profile blog --run NAME
 
-prints  a line for each thing: ok, -- (no fault: not made yet, or worth a look) or !! (wrong); below it what mends it
+prints  a line for each thing: ok, -- (no fault: not made yet, or worth a look) or !! (wrong); below it what fixes it
 Looks at the packages, the GPUs (one real convolution on each), the disk, the tiles (every file, unless they are decoded
 and unchanged since), ImageNet weights, every artifact (its bytes, its settings), saved states, and what killed
 processes have left. The exit status is 0 when nothing is wrong, else 1.
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
             faults += finding.mark == FAULT
             print(f"{finding.mark}  {finding.subject:<10} {finding.text}", flush=True)
             if finding.remedy:
-                print(f"    {'mend' if finding.mark == FAULT else 'next':<10} {finding.remedy}", flush=True)
+                print(f"    {'fix' if finding.mark == FAULT else 'next':<10} {finding.remedy}", flush=True)
     if faults:
         print(f"\n{faults} fault{'s' * (faults > 1)}; start with the first: what comes after may follow from it")
         sys.exit(1)

@@ -49,7 +49,7 @@ INTRO = """# Salt segmentation: {what}
 GO_ON = (
     f"A session lasts 12 hours at most. After {HOURS} the work ends by itself, and everything is saved in the "
     "output of this notebook. In the next session add that output to the input, and run it again: it is found, and "
-    "gone on from."
+    "continues where it stopped."
 )
 SETUP = """import shutil
 import sys

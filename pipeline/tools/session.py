@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     for finding in checks.of_machine(run):
         print(f"{finding.subject:<8} {finding.text}")
         if finding.mark != OK:
-            print(ON_KAGGLE.get(finding.subject, f"mend     {finding.remedy}"))
+            print(ON_KAGGLE.get(finding.subject, f"fix      {finding.remedy}"))
     _print_earlier(run)
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason}); folds {', '.join(map(str, run.folds))}")
 
@@ -121,7 +121,7 @@ class Session:
     def finish(self) -> None:
         """The submission where Kaggle looks for it, or what to do next."""
         if self.failed:
-            print(f"failed   {self.failed}: what is wrong stands above; mend it, and run the notebook again")
+            print(f"failed   {self.failed}: what is wrong stands above; fix it, and run the notebook again")
         elif self.late:
             print(
                 "stopped  The time of this session is over; all that is done is in its output. To go on: Save Version, "

@@ -39,7 +39,7 @@ def faults(folder: Path) -> list[str]:
     with pytest.raises(InputError) as caught:
         competition.read(folder)
     first, *lines = str(caught.value).split("\n")
-    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(folder))}: mend or download again what is named here\.", first)
+    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(folder))}: fix or download again what is named here\.", first)
     assert "0x" not in str(caught.value) and "Errno" not in str(caught.value), "an address or a number helps nobody"
     return [line.strip() for line in lines]
 
@@ -226,7 +226,7 @@ def test_a_stray_link_is_a_fault_and_does_not_stop_what_only_looks(folder):
     assert competition.inputs(folder) == competition.inputs(folder)
     assert faults(folder) == [
         "train/images: stray has no row in train.csv",
-        "train/images: stray.png is a link to gone.png, which is not there; mend or remove it",
+        "train/images: stray.png is a link to gone.png, which is not there; fix or remove it",
     ]
 
 

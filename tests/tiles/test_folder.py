@@ -90,7 +90,7 @@ def faults(data: Path, tiling: Tiling = WHOLE) -> list[str]:
     with pytest.raises(InputError) as caught:
         folder.read(data, tiling)
     first, *lines = str(caught.value).split("\n")
-    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(data))}: mend or download again what is named here\.", first)
+    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(data))}: fix or download again what is named here\.", first)
     assert "0x" not in str(caught.value) and "Errno" not in str(caught.value)
     return [line.strip() for line in lines]
 

@@ -1,4 +1,4 @@
-"""tools.doctor: a fault is one line with the command that mends it; that command does; looking changes nothing."""
+"""tools.doctor: a fault is one line with the command that fixes it; that command does; looking changes nothing."""
 
 import contextlib
 import importlib
@@ -49,9 +49,9 @@ def look(run, *extra: str) -> tuple[int, list[str]]:
 
 
 def faults(lines: list[str]) -> list[tuple[str, str]]:
-    """(what is wrong, what mends it) of each fault."""
+    """(what is wrong, what fixes it) of each fault."""
     rows = zip(lines, lines[1:], strict=False)
-    return [(line, below.removeprefix("    mend").strip()) for line, below in rows if line.startswith("!!")]
+    return [(line, below.removeprefix("    fix").strip()) for line, below in rows if line.startswith("!!")]
 
 
 def carry_out(command: str) -> None:

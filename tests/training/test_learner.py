@@ -548,7 +548,7 @@ def test_a_state_of_other_versions_is_gone_on_from_and_said(fit, monkeypatch, tm
         assert_same(fit(), straight)
         assert (said := capsys.readouterr().out).count("note") == 1 and named in said
     content = torch.load(io.BytesIO(before), weights_only=True)
-    assert content.pop("made_with")["device"].startswith(f"{torch.get_num_threads()} CPU threads")
+    assert content.pop("made_with")["device"].startswith(f"{torch.get_num_threads()} CPU thread")
     torch.save(content, state)  # of an earlier version of the code
     assert_same(fit(), straight)
     assert "resume   " in (said := capsys.readouterr().out) and "note" not in said

@@ -2,7 +2,7 @@
 
 What is uint8 stays as it is. Other numbers become grey by percentiles of up to 4 million evenly spread pixels: the
 1st is black and the 99th white, what lies beyond is clipped, NaN is black. Amplitudes of SEG-Y keep their sign:
-0 is grey 128, the 99th percentile of their size white, and its negative black.
+0 is grey 128, the 99th percentile of their absolute value white, and its negative black.
 """
 
 import contextlib
@@ -223,7 +223,7 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
         section = np.ascontiguousarray(lines[number].T, np.float32)  # traces across, samples down
     name = f"{path.stem}_{kind}_{number}"
     [high] = _percentiles(name, np.abs(section), PERCENTILES[1:])
-    return _scaled(name, section, -high, high, "99th percentile of their size")
+    return _scaled(name, section, -high, high, "99th percentile of their absolute value")
 
 
 def _range(numbers: np.ndarray) -> str:

@@ -53,7 +53,7 @@ class Faults:
         """Raise one InputError with all of them."""
         if not (total := self.total()):
             return
-        lines = [f"{total} fault{'s' * (total > 1)} in {folder}: mend or download again what is named here."]
+        lines = [f"{total} fault{'s' * (total > 1)} in {folder}: fix or download again what is named here."]
         for place, faults in self.faults.items():
             most_first = sorted(faults, key=lambda fault: -len(faults[fault]))
             lines += [f"  {place}: {self._sentence(place, fault)}" for fault in most_first[:LINES]]
@@ -200,7 +200,7 @@ def not_a_file(path: Path) -> str:
     if path.is_file():
         return ""
     if path.is_symlink() and not path.exists():
-        return f"is a link to {quoted(os.readlink(path))}, which is not there; mend or remove it"
+        return f"is a link to {quoted(os.readlink(path))}, which is not there; fix or remove it"
     return "is no file; remove it" if path.exists() else ""
 
 

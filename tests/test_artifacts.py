@@ -4,22 +4,18 @@ import errno
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 
-from pipeline.salt import artifacts, disk
+from pipeline.salt import artifacts
 from pipeline.salt.artifacts import Origin, differences, is_fresh, origin, publish
-from pipeline.salt.disk import replacing
 from pipeline.salt.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -198,56 +194,6 @@ def test_what_dead_processes_left_goes_with_the_next_write_and_what_living_ones_
     assert not theirs.exists()
 
 
-def test_what_one_makes_no_other_makes_at_the_same_time(tmp_path):
-    path = tmp_path / "fold_0" / "64.csv"
-    other = rf"64\.csv is being made by process {os.getpid()} on {platform.node()}, since .*; wait until that has ended"
-    with disk.making(path), disk.making(path.with_name("96.csv")):
-        with pytest.raises(InputError, match=other), disk.making(path):
-            pass
-        assert names(path.parent) == [".64.csv.lock", ".96.csv.lock"], "the one that was refused has taken nothing"
-    assert names(path.parent) == []
-    with disk.making(path):
-        pass
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
-    path = tmp_path / "64.csv"
-    program = f"""
-        import time
-        from pathlib import Path
-        from pipeline.salt.disk import making
-        with making(Path({str(path)!r})):
-            print("at it", flush=True)
-            time.sleep(600)
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as owner:
-        assert owner.stdout.readline() == "at it\n"
-        with pytest.raises(InputError, match=f"being made by process {owner.pid} on"), disk.making(path):
-            pass
-        owner.kill()
-        owner.wait()
-    assert names(tmp_path) == [".64.csv.lock"]
-    with disk.making(path):
-        pass
-    assert names(tmp_path) == []
-
-
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
-    def none(*args) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(disk.fcntl, "flock", none)
-    with disk.making(tmp_path / "64.csv"):
-        pass
-    assert "knows no locks: let no other command work there" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -279,14 +225,6 @@ def test_a_disk_that_is_full_only_when_the_file_is_put_in_place_leaves_the_old_a
         put(path, TWO, "new")
     assert path.read_text() == "old" and (call == "replace" or is_fresh(path, ONE))
     assert not is_fresh(path, TWO) and not list(tmp_path.glob(".tmp*"))
-
-
-def test_a_full_disk_behind_another_error_is_found(tmp_path):
-    with pytest.raises(InputError, match="no space left"), replacing(tmp_path / "x.pt"):
-        try:
-            raise OSError(errno.ENOSPC, "full")
-        except OSError:
-            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904  torch.save says this, and no more
 
 
 def test_a_full_disk_while_the_sidecar_is_written_is_said_and_the_artifact_is_not_done(tmp_path, monkeypatch):
@@ -390,17 +328,6 @@ def test_a_change_of_the_code_is_said_and_costs_nothing(tmp_path, monkeypatch, c
     assert "earlier version of the code; --force" in capsys.readouterr().out
 
 
-def test_a_full_folder_for_temporary_files_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(disk, "reserve", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
-    words = f"no space left for 80 MB in {tmp_path}; set TMPDIR to another folder"
-    with pytest.raises(InputError, match=re.escape(words)):
-        disk.zeros((20, 1000, 1000), np.float32)
-    with pytest.raises(OSError, match="No space left"):
-        disk.zeros((20, 1000, 1000), np.float32, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_differences_are_said_by_name(tmp_path):
     path = tmp_path / "x.txt"
     put(path, Origin({"train": {"lr": 1, "wd": 0, "old": 1}, "fold": 0}, {"a.npy": "1", "b.npy": "1"}))
@@ -422,17 +349,3 @@ def test_keys_depend_on_values_and_not_on_order_or_container():
         o.key() for o in [ONE, TWO, Origin({"lr": 1}, {"x": "1"}), Origin({"lr": "1"}, {}), Origin({"lr": 1.5}, {})]
     }
     assert len(keys) == 5
-
-
-@pytest.mark.parametrize("path, displayed", [("x.npy", "x.npy"), ("/a/b/x.npy", "/a/b/x.npy")])
-def test_paths_are_shown_as_a_person_types_them(path, displayed):
-    assert disk.display_path(Path(path)) == displayed
-
-
-def test_space_is_claimed_for_a_file_that_is_to_be_mapped(tmp_path):
-    with open(tmp_path / "x", "w+b") as f:
-        f.truncate(1 << 20)
-        disk.reserve(f.fileno())
-        assert os.fstat(f.fileno()).st_size == 1 << 20
-        if hasattr(os, "posix_fallocate"):
-            assert os.fstat(f.fileno()).st_blocks * 512 >= 1 << 20

@@ -279,18 +279,6 @@ class RandomState(Stateful):
         self.dls.train.rng.setstate(shuffle_state(state["shuffle"]))
 
 
-class FrozenFirst(Callback):
-    """Freezes all but the last group of parameters for one epoch; BatchNorm goes on learning, as in fastai."""
-
-    order = KeepBest.order + 2  # Resume has put the state back before unfreezing resets the optimizer's, as fastai does
-
-    def before_train(self):
-        if self.epoch == 0:
-            self.learn.freeze_to(-2)  # the last group is two: with weight decay and without
-        elif self.epoch == 1:
-            self.learn.unfreeze()
-
-
 def shuffle_state(saved) -> tuple:
     """The state of a random.Random from what a saved training has of it: lists for tuples."""
     version, internal, gauss = saved

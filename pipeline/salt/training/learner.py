@@ -36,15 +36,7 @@ from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import flip_tta
 from pipeline.salt.losses import LOSSES, composite
 from pipeline.salt.tiles.geometry import to_tile
-from pipeline.salt.training.callbacks import (
-    Autocast,
-    BatchShard,
-    EpochLog,
-    FrozenFirst,
-    KeepBest,
-    RandomState,
-    WeightAverage,
-)
+from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, KeepBest, RandomState, WeightAverage
 from pipeline.salt.training.depthwise import speed_up_depthwise_
 from pipeline.salt.training.resume import Resume
 
@@ -253,6 +245,18 @@ def fine_tune(learn: TileLearner, epochs: int, lr: float, start_epoch: int = 0) 
             ),
         ],
     )
+
+
+class FrozenFirst(Callback):
+    """Freezes all but the last group of parameters for one epoch; BatchNorm goes on learning, as in fastai."""
+
+    order = Resume.order + 1  # the state is back before unfreezing resets the optimizer's, as fastai does
+
+    def before_train(self):
+        if self.epoch == 0:
+            self.learn.freeze_to(-2)  # the last group is two: with weight decay and without
+        elif self.epoch == 1:
+            self.learn.unfreeze()
 
 
 @contextlib.contextmanager

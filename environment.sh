@@ -9,7 +9,8 @@ extra=${extra:-}
 if [ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]; then
     python=python
 elif active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} && [ -n "$active" ] && [ "$active" != "$here/.venv" ] &&
-    "$active/bin/python" -c "import fastai, timm, safetensors${extra:+, pytest}" 2>/dev/null; then
+    "$active/bin/python" -c "import sys; assert sys.version_info >= (3, 11)
+import fastai, jinja2, packaging, safetensors, tifffile, timm, torch; assert torch.__version__ >= '2.6'${extra:+; import pytest}" 2>/dev/null; then
     python=$active/bin/python
 else
     python=$here/.venv/bin/python

@@ -116,7 +116,8 @@ def keep_trained(run: Run, fold: int, phase: Phase) -> None:
         if weights.fold == fold and weights.phase not in known and best.name in inputs:
             raise InputError(
                 f"{display_path(path)} was trained from {best.path.name} in a phase that this command does not have; "
-                "give the same flags as then (--add-phase ...), or --run NAME, or --force to train anew"
+                "give the same flags as then (--add-phase ...), or --run NAME; or, to train it anew, "
+                f"python -m pipeline.{best.maker} --force, with these flags"
             )
 
 
@@ -125,14 +126,15 @@ def keep_first_weights(run: Run, fold: int) -> None:
 
     What a file holds is no setting: predictions are made where it is not.
     """
-    if run.weights is None or not run.weights.is_file() or run.force:
+    from_scratch = run.profile.model.weights == "none"
+    if run.weights is None or not run.weights.is_file() or from_scratch or run.force:
         return
     first = stages.trained(run, fold, run.profile.train.phases[0])["best"].path
     began = (artifacts.read_sidecar(first) or {}).get("init_from", run.weights.name)
     if began != run.weights.name:
         raise InputError(
             f"{display_path(first)} was trained from {began}, and --weights names {run.weights.name}; --run NAME keeps "
-            "it and works beside it, --force replaces it"
+            f"it and works beside it; python -m pipeline.train --force --fold {fold}, with the same flags, replaces it"
         )
 
 

@@ -160,6 +160,15 @@ def test_weights_are_a_path(parse, tmp_path):
     assert parse("--data", "sample", "--weights", str(tmp_path / "w")).weights == tmp_path / "w"
 
 
+def test_a_file_of_weights_is_used_where_the_profile_trains_from_scratch(parse, tmp_path):
+    """Of the demo, say: nobody names a file for nothing. A folder may serve every run of a machine."""
+    (tmp_path / "w.safetensors").write_text("")
+    for place, wanted in [(tmp_path / "w.safetensors", "imagenet"), (tmp_path, "none")]:
+        assert parse("--data", "sample", "--weights", str(place)).profile.model.weights == wanted
+    scratch = ("--weights", str(tmp_path / "w.safetensors"), "--set", "model.weights=none")
+    assert parse("--data", "sample", *scratch).profile.model.weights == "none"
+
+
 def test_a_stage_adds_flags_of_its_own(tmp_path):
     _, args = cli.parse(
         "doc", ["--out", str(tmp_path), "--data", "sample", "--to", "x"], lambda p: p.add_argument("--to")

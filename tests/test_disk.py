@@ -65,6 +65,20 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_lock_of_another_machine_or_user_is_a_lock(tmp_path, monkeypatch):
+    """NFS refuses a lock that is held with EACCES; a killed process's lock file may be another user's."""
+    path, lock = tmp_path / "64.csv", tmp_path / ".64.csv.lock"
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.fcntl, "flock", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(InputError, match="is being made by another process"), disk.making(path):
+            pass
+    lock.write_text("process 7 on there, since 2026-11-20 10:00")
+    monkeypatch.setattr(os, "access", lambda file, mode: Path(file) != lock)
+    words = r"64\.csv\.lock is another user's: process 7 on there, since .* where it has ended, delete that file"
+    with pytest.raises(InputError, match=words), disk.making(path):
+        pass
+
+
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
     def none(*args) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

@@ -226,7 +226,11 @@ def test_push_hands_data_set_and_notebook_to_the_client(client, tmp_path, monkey
     metadata = json.loads((tmp_path / "kaggle/kernel-metadata.json").read_text())
     assert metadata["id"] == "somebody/tgs-salt" and metadata["dataset_sources"] == ["somebody/tgs-salt-code"]
     assert json.loads((tmp_path / "kaggle/dataset/dataset-metadata.json").read_text())["id"] == "somebody/tgs-salt-code"
-    assert (tmp_path / "kaggle/dataset/weights/resnet34-b627a593.pth").read_bytes() == b"of ImageNet"
+    built = tmp_path / "kaggle/dataset/weights/resnet34-b627a593.pth"
+    assert built.read_bytes() == b"of ImageNet"
+    built.with_name("other.pth").write_bytes(b"of an earlier profile")
+    notebook.main(["--weights", str(built), "--profile", "attention"])  # built again, from its own copy
+    assert [file.read_bytes() for file in built.parent.iterdir()] == [b"of ImageNet"]
     assert "--profile attention" in (tmp_path / "kaggle/tgs_salt.ipynb").read_text()
 
 

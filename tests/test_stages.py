@@ -10,7 +10,7 @@ from pipeline import __main__ as overview
 from pipeline import train
 from pipeline.salt import artifacts, cli, stages
 from pipeline.salt.errors import InputError
-from pipeline.salt.product import Product, keep_finished
+from pipeline.salt.product import Product, keep_finished, up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import competition
 
@@ -103,7 +103,7 @@ def test_after_a_run_everything_is_fresh(flags):
         ("train.96.lr=0.5", "train --phase 96"),
         ("train.96.name=fine", "train --phase fine"),
         ("predict.flip=False", "predict"),
-        ("predict.batch=3", "predict"),
+        ("predict.batch=3", "report"),  # it lists all settings; the probabilities are the same
         ("submit.threshold=0.4", "submit"),
         ("submit.black_empty=False", "submit"),
         ("workers=2", "report"),
@@ -323,7 +323,9 @@ def test_finished_weights_are_kept_from_another_recipe(flags):
             keep_finished([product], force=False)
         text = str(e.value)
         assert f"{product.path.name} was made with other settings (train.phase.lr 0.0008 -> 0.5)" in text
-        assert "--run NAME keeps it" in text and "--force replaces it" in text and "\n" not in text
+        assert (
+            "--run NAME keeps it" in text and "--force, with the same flags, replaces it" in text and "\n" not in text
+        )
         keep_finished([product], force=True)
 
 
@@ -354,6 +356,45 @@ def test_a_training_of_before_a_setting_came_is_not_refused_for_it(flags):
             needed = isinstance(value, dict) or name in ("size", "batch", "epochs", "lr", "name")  # it always had them
             changes = artifacts.differences(product.path, now)
             assert needed or all("unset" not in change for change in changes), (section, name)
+
+
+def test_predictions_of_before_are_not_made_anew_for_what_changes_none(flags):
+    """An earlier version recorded the batch; the report of one that did not know a setting yet lacks that."""
+    run = run_of(flags)
+    make_all(run)
+    now = stages.predictions(run)[0].origin()
+    before = {**now.settings, "predict": {**now.settings["predict"], "batch": 64}}
+    assert artifacts.changes(replace(now, settings=before), now) == []
+    scores = stages.report(run)[0].origin()
+    settings = json.loads(json.dumps(scores.settings))
+    del settings["profile"]["train"]["compile"], settings["profile"]["predict"]["flip"]
+    assert artifacts.changes(replace(scores, settings=settings), scores) == []
+    settings["profile"]["predict"]["checkpoint"] = "average"
+    assert artifacts.changes(replace(scores, settings=settings), scores) == [
+        "profile.predict.checkpoint average -> last"
+    ]
+
+
+def test_a_result_names_the_code_as_its_stage_began(flags, monkeypatch, tmp_path):
+    """Whoever changes the code during a training of hours must not find the new one beside the weights."""
+    run, code = run_of(flags), tmp_path / "code"
+    code.mkdir()
+    (code / "a.py").write_text("1")
+    monkeypatch.setattr(artifacts, "CODE", code)
+    caches = artifacts.code_version, artifacts.commit
+    try:
+        for cached in caches:
+            cached.cache_clear()
+        product = stages.decoded(run)[0]
+        assert not up_to_date([product], force=False)
+        (code / "a.py").write_text("2")
+        make(product)
+        of_its_stage = product.sidecar()["code"]
+        artifacts.code_version.cache_clear()
+        assert of_its_stage != artifacts.code_version()
+    finally:
+        for cached in caches:
+            cached.cache_clear()
 
 
 def test_another_run_keeps_both(flags):

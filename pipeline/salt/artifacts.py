@@ -29,6 +29,7 @@ from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
+FORGOTTEN = {"predict.batch"}  # settings that earlier versions recorded, though they change no result
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
@@ -125,10 +126,14 @@ def differences(path: Path, origin: Origin) -> list[str]:
 def changes(was: Origin, now: Origin) -> list[str]:
     """What has changed from one to the other: 'train.epochs 60 -> 5', 'images.npy changed'.
 
-    A setting that was not there yet counts as its default.
+    A setting that was not there yet counts as its default; a report has all settings, below `profile`.
     """
     old, new = _flat(was.settings), _flat(now.settings)
-    old |= {name: DEFAULTS[name] for name in new.keys() - old if name in DEFAULTS}
+    for name in new.keys() - old:
+        if (setting := name.removeprefix("profile.")) in DEFAULTS:
+            old[name] = DEFAULTS[setting]
+    for name in FORGOTTEN - new.keys():
+        old.pop(name, None)
     settings = [
         f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]
@@ -209,6 +214,11 @@ def _parse(sidecar: Path, version: tuple[int, int, int]) -> dict:
     if f"{name}.json" != sidecar.name or key != content["key"] or checksum not in (None, hash_of(content)):
         raise ValueError("another's, or changed")
     return content
+
+
+def note_code() -> None:
+    """Sidecars name the code as it is now: in hours, when they are written, another may lie there."""
+    code_version(), commit()
 
 
 @cache

@@ -25,9 +25,10 @@ from pipeline.salt.run import Run
 OK, NOTE, FAULT = "ok", "--", "!!"
 SPARE = {"pretrainedmodels", "six"}  # without them timm's copy of the same encoders is used
 IMPORTED = ("torch", "torchvision", "timm", "fastai.learner")
-# Bytes that a run may take: of profiles made for a GPU the weights of ten folds (three files of 0.4 GB each),
-# the states of two trainings under way, and the predictions.
-NEEDED, NEEDED_WITH_GPU = 2e9, 18e9
+# Bytes that a run may take: the weights of a fold that is not trained yet (of profiles made for a GPU three files of
+# 0.4 GB), and all else: the states of trainings under way, the predictions.
+OF_FOLD, ELSE = 0.1e9, 1.5e9
+OF_FOLD_WITH_GPU, ELSE_WITH_GPU = 1.2e9, 6e9
 
 
 class Finding(NamedTuple):
@@ -122,7 +123,10 @@ def gpus() -> Iterator[Finding]:
 def disk(run: Run) -> Iterator[Finding]:
     """Whether --out can be written to and, unless the run is finished, has room for all of it."""
     folder = next(path for path in (run.files.out, *run.files.out.parents) if path.exists())
-    free, needed = shutil.disk_usage(folder).free, NEEDED_WITH_GPU if run.profile.needs_gpu else NEEDED
+    free, last = shutil.disk_usage(folder).free, run.profile.train.last
+    of_fold, otherwise = (OF_FOLD_WITH_GPU, ELSE_WITH_GPU) if run.profile.needs_gpu else (OF_FOLD, ELSE)
+    untrained = sum(not all_done(stages.trained(run, fold, last).values()) for fold in run.folds)
+    needed = otherwise + untrained * of_fold
     finished = all(all_done(products) for _, _, products in stages.table(run))
     text = f"{run.files.out}: {free / 1e9:.1f} GB free"
     if not finished and not os.access(folder, os.W_OK):
@@ -130,7 +134,7 @@ def disk(run: Run) -> Iterator[Finding]:
             FAULT, "disk", f"{run.files.out}: cannot be written to", "choose a folder of yours with --out DIR"
         )
     elif not finished and free < needed:
-        text += f"; a run of profile {run.profile.name} may take {needed / 1e9:.0f}"
+        text += f"; this run may take {needed / 1e9:.1f}"
         yield Finding(FAULT, "disk", text, "free some, or choose another disk with --out DIR")
     else:
         yield Finding(OK, "disk", text)

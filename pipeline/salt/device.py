@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from torch import nn
 from pipeline.salt.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+CUDNN_IS_FULL = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED")
 OUT_OF_MEMORY = (RuntimeError, MemoryError)  # torch's for a GPU is a RuntimeError, and so is its for the CPU
 
 
@@ -20,6 +22,7 @@ def pick_device() -> torch.device:
     A GPU too old for this build of torch (Kaggle's P100) answers is_available() with True and dies at the first
     operation, so one real convolution is run; InputError says what to choose instead.
     """
+    gc.collect()  # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
     if not torch.cuda.is_available():
         keep_freed_memory()
         return torch.device("cpu")
@@ -76,9 +79,11 @@ def enough_memory(title: str, setting: str, batch: int) -> Iterator[None]:
     try:
         yield
     except OUT_OF_MEMORY as e:
-        if not is_out_of_memory(e):
+        # cuDNN leaves out what has too little room to work in, and may find no way at all then. To `try_out` the same
+        # words mean a GPU that torch has no code for. https://github.com/pytorch/pytorch/issues/108645
+        on_gpu = is_full(e) or any(word in str(e) for word in CUDNN_IS_FULL)
+        if not (on_gpu or is_out_of_memory(e)):
             raise
-        on_gpu = is_full(e)
         smaller = f"try --set {setting}={batch // 2}" if batch >= 4 else "use a smaller model or size"
         raise InputError(
             f"{title}: {'the GPU has' if on_gpu else 'there is'} too little memory for batches of {batch} tiles; "

@@ -84,13 +84,18 @@ def making(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if lock.exists() and not os.access(lock, os.W_OK) and os.access(path.parent, os.W_OK):
+            raise InputError(
+                f"{display_path(lock)} is another user's: {_text(lock) or 'a process of theirs'} makes {path.name}, or "
+                "was killed; where it has ended, delete that file"
+            )
         file = open(lock, "a+", encoding="utf-8")  # noqa: SIM115    closed below
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(file.fileno()).st_nlink:  # of another process, which ended just now
                 raise BlockingIOError
-        except BlockingIOError as e:
+        except (BlockingIOError, PermissionError) as e:  # the second one is NFS's way to say it
             file.seek(0)
             raise InputError(
                 f"{display_path(path)} is being made by {file.read() or 'another process'}; wait until that has ended"

@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 
 from pipeline.salt.errors import InputError
 
@@ -74,3 +75,11 @@ def visible_gpus() -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (named.split(",") if named else [str(i) for i in range(count.value)])[: count.value]
+
+
+def usable_gpus() -> list[str]:
+    """`visible_gpus`, or none where torch is a build for the CPU."""
+    try:
+        return [] if metadata.version("torch").endswith("+cpu") else visible_gpus()
+    except metadata.PackageNotFoundError:  # installed in another way
+        return visible_gpus()

@@ -116,6 +116,7 @@ def up_to_date(products: Sequence[Product], force: bool) -> bool:
     with one_look():
         fresh = all([product.is_fresh() for product in products])
     if force or not fresh:
+        artifacts.note_code()
         for damage in filter(None, (artifacts.damage_of(product.path) for product in products)):
             print(f"damaged  {damage}")
         return False
@@ -143,7 +144,7 @@ def keep_finished(products: Iterable[Product], force: bool) -> None:
         if changes:
             raise InputError(
                 f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
-                "it and works beside it, --force replaces it"
+                f"it and works beside it; python -m pipeline.{product.maker} --force, with the same flags, replaces it"
             )
 
 

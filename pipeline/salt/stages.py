@@ -122,7 +122,9 @@ def predictions(run: Run) -> tuple[Product, ...]:
     """oof.npy and test.npy, of run.folds."""
     train, cached = run.profile.train, tiles(run)
     weights = [trained(run, fold, train.last)[run.profile.predict.checkpoint] for fold in run.folds]
-    settings = {"predict": asdict(run.profile.predict), "folds": list(run.folds)}
+    predict = asdict(run.profile.predict)
+    del predict["batch"]  # what fits into memory: it changes no probability by more than rounding
+    settings = {"predict": predict, "folds": list(run.folds)}
     inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
     paths = [run.files.oof, run.files.result("test.npy")]
     return tuple(

@@ -195,16 +195,20 @@ def _cell(i: int, text: str) -> dict:
 
 
 def _write_dataset(folder: Path, weights: list[Path], user: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "code").mkdir(parents=True)
+    shutil.rmtree(folder / "code", ignore_errors=True)
+    for old in (folder / "weights").glob("*"):
+        if not any(file.samefile(old) for file in weights):
+            old.unlink()
+    for name in ("code", "weights"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for name in CODE_FILES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(ROOT / name, folder / "code")
     for file in weights:
-        (folder / "weights").mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / "weights" / file.name)
+        if not (copy := folder / "weights" / file.name).exists() or not file.samefile(copy):
+            shutil.copyfile(file, copy)
     metadata = {"title": "TGS salt code", "id": f"{user}/{DATASET}", "licenses": [{"name": "other"}]}
     _write_json(folder / "dataset-metadata.json", metadata)
     print(

@@ -102,7 +102,7 @@ print(said, "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ
 
 
 def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-7"])
+    monkeypatch.setattr(local, "usable_gpus", lambda: ["3", "GPU-7"])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
     in_processes(toy, {f"fold {k}": [f"fold={k}"] for k in range(5)}, None)
     first, *lines = capfd.readouterr().out.splitlines()
@@ -115,8 +115,15 @@ def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
         assert len(times) >= 2 and all(a[1] <= b[0] for a, b in zip(times, times[1:], strict=False)), "one at a time"
 
 
+@pytest.mark.parametrize("version, gpus", [("2.15.0", ["0"]), ("2.15.0+cu128", ["0"]), ("2.15.0+cpu", [])])
+def test_a_build_of_torch_for_the_cpu_has_no_use_for_a_gpu(monkeypatch, version, gpus):
+    monkeypatch.setattr(distributed, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(distributed.metadata, "version", lambda name: version)
+    assert distributed.usable_gpus() == gpus
+
+
 def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(local, "usable_gpus", lambda: ["0"])
     in_processes(toy, {"a": ["a"], "b": ["b"]}, 2)
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == "engine   2 processes on 1 GPU: a, b" and all(" gpu 0 " in line for line in lines[1:])
@@ -217,7 +224,7 @@ def test_jobs_run_here_or_in_the_engine(empty, monkeypatch):
         (0, "ray", None, 1, False),
         (0, "ray", None, 0, True),
     ]:
-        monkeypatch.setattr(launch, "visible_gpus", lambda n=gpus: [str(i) for i in range(n)])
+        monkeypatch.setattr(launch, "usable_gpus", lambda n=gpus: [str(i) for i in range(n)])
         assert done_here(replace(run, engine=engine, workers=workers), jobs, monkeypatch) == here, (gpus, workers, jobs)
     assert not done_here(replace(run, profile=replace(run.profile, workers=2)), 5, monkeypatch), "no GPU, two at once"
     monkeypatch.setenv("WORLD_SIZE", "2")

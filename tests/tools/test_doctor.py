@@ -286,7 +286,7 @@ def test_a_right_sha256_is_found_right(empty, tmp_path, monkeypatch):
 def test_a_disk_too_small_is_a_fault_while_there_is_something_to_write(empty, finished, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1.4e9))
     [(fault, remedy)] = faults(look(empty)[1])
-    assert "1.4 GB free; a run of profile demo may take 2" in fault and "--out DIR" in remedy
+    assert "1.4 GB free; this run may take 1.7" in fault and "--out DIR" in remedy
     assert look(finished[0])[0] == 0
 
 

@@ -7,7 +7,7 @@ called with the stage's module, each job by its title, and how many may run at o
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.salt.distributed import visible_gpus, world_size
+from pipeline.salt.distributed import usable_gpus, world_size
 from pipeline.salt.errors import InputError
 from pipeline.salt.launch.local import in_processes
 from pipeline.salt.launch.ray_cluster import on_ray
@@ -24,10 +24,10 @@ def fan_out(stage: str, run: Run, jobs: Mapping[str, Sequence[int]], work: Calla
     """
     if world_size() > 1 and stage != "pipeline.train":
         raise InputError(f"{stage} runs in one process: start it with python -m, without accelerate launch or torchrun")
-    workers = run.workers
-    if workers is None and run.engine == "local" and not visible_gpus():
+    workers, gpus = run.workers, usable_gpus()
+    if workers is None and run.engine == "local" and not gpus:
         workers = run.profile.workers
-    alone = run.engine == "local" and (len(jobs) == 1 or (workers or len(visible_gpus())) <= 1)
+    alone = run.engine == "local" and (len(jobs) == 1 or (workers or len(gpus)) <= 1)
     if alone or world_size() > 1:
         for folds in jobs.values():
             work(folds)

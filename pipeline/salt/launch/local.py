@@ -9,7 +9,7 @@ import time
 from threading import Thread
 
 from pipeline.salt.artifacts import CODE
-from pipeline.salt.distributed import visible_gpus
+from pipeline.salt.distributed import usable_gpus
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.progress import MARK, RELAY, StatusLine
 from pipeline.salt.stopping import terminating_like_ctrl_c
@@ -23,7 +23,7 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
     The first job that fails stops the others and is an InputError; run again, they go on from what they have saved.
     After one that --max-hours ends no other begins, and what is raised is Stopped.
     """
-    gpus = visible_gpus()
+    gpus = usable_gpus()
     workers = min(workers or len(gpus) or 1, len(jobs))
     where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
     print(f"engine   {workers} processes on {where}: {', '.join(jobs)}", flush=True)

@@ -3,13 +3,13 @@
 All maps are bilinear with pixel areas aligned (align_corners=False), as PIL's resize is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-AT_ONCE = 512  # tiles: as floats all of a large set would take four times its memory
+AT_ONCE = 512  # tiles: as floats all of a large set would take four times its memory, and on a GPU there may be little
 
 
 def channels_first(tiles: Tensor) -> Tensor:
@@ -17,20 +17,36 @@ def channels_first(tiles: Tensor) -> Tensor:
     return tiles.unsqueeze(1) if tiles.ndim == 3 else tiles.permute(0, 3, 1, 2).contiguous()
 
 
-def to_square(tiles: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) uint8 -> (B, C, size, size) uint8, within rounding of PIL's bilinear resize."""
+def to_square(tiles: Tensor, size: int, device: torch.device | None = None) -> Tensor:
+    """(B, C, H, W) uint8 -> (B, C, size, size) uint8, within rounding of PIL's bilinear resize.
+
+    device  where they are resized, and stay; None: where they are
+    """
+
+    def square(some: Tensor) -> Tensor:
+        return F.interpolate(some.float(), size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255)
+
+    return _in_parts(square, tiles, size, device)
+
+
+def mask_to_square(masks: Tensor, size: int, device: torch.device | None = None) -> Tensor:
+    """(B, 1, H, W) bool -> (B, 1, size, size) bool, nearest pixel; device as in `to_square`."""
+
+    def square(some: Tensor) -> Tensor:
+        return F.interpolate(some.byte(), size=(size, size), mode="nearest-exact")
+
+    return _in_parts(square, masks, size, device)
+
+
+def _in_parts(square: Callable[[Tensor], Tensor], tiles: Tensor, size: int, device: torch.device | None) -> Tensor:
+    """square(some tiles) of all, on the device, which never holds all of them at their own size: they may be large."""
+    device = device or tiles.device
     if tuple(tiles.shape[-2:]) == (size, size):
-        return tiles
-    squares = tiles.new_empty((*tiles.shape[:2], size, size))
+        return tiles.to(device)
+    squares = tiles.new_empty((*tiles.shape[:2], size, size), device=device)
     for some, into in zip(tiles.split(AT_ONCE), squares.split(AT_ONCE), strict=True):
-        square = F.interpolate(some.float(), size=(size, size), mode="bilinear", antialias=True)
-        into.copy_(square.round_().clamp_(0, 255))
+        into.copy_(square(some.to(device)))
     return squares
-
-
-def mask_to_square(masks: Tensor, size: int) -> Tensor:
-    """(B, 1, H, W) bool -> (B, 1, size, size) bool, nearest pixel."""
-    return F.interpolate(masks.byte(), size=(size, size), mode="nearest-exact").bool()
 
 
 def to_tile(logits: Tensor, shape: Sequence[int]) -> Tensor:

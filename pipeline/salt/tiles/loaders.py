@@ -35,10 +35,10 @@ class TileDataset:
 
     def __init__(self, images, masks, ids, size: int, *, resize_masks: bool = False, device=None):
         self.size, self.ids, self.shape = size, list(ids), images.shape[1:]
-        self.images = to_square(_tensor(images, device), size)
-        self.masks = None if masks is None else _tensor(masks, device)
-        if resize_masks and self.masks is not None:
-            self.masks = mask_to_square(self.masks, size)
+        self.images = to_square(_tensor(images), size, device)
+        self.masks = None
+        if masks is not None:
+            self.masks = mask_to_square(_tensor(masks), size, device) if resize_masks else _tensor(masks).to(device)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -177,9 +177,9 @@ def get_data(
     )
 
 
-def _tensor(tiles: np.ndarray, device) -> Tensor:
-    """(N, H, W) or (N, H, W, 3) -> (N, C, H, W) on the device."""
-    return channels_first(torch.from_numpy(np.ascontiguousarray(tiles))).to(device or "cpu")
+def _tensor(tiles: np.ndarray) -> Tensor:
+    """(N, H, W) or (N, H, W, 3) -> (N, C, H, W) in the machine's memory."""
+    return channels_first(torch.from_numpy(np.ascontiguousarray(tiles)))
 
 
 def _draw(samples: Sequence[tuple[np.ndarray, ...]], columns: int, predicted: Sequence[np.ndarray] = ()):

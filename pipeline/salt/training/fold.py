@@ -1,6 +1,5 @@
 """Setup of a fold's training: the model with its first weights, and the tiles."""
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,7 +39,6 @@ def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
 
     InputError where the profile needs a GPU and torch cannot use the one that is there.
     """
-    gc.collect()  # a Learner and its callbacks hold each other, and with them the last training's memory on the GPU
     profile, device = run.profile, pick_device()
     if profile.needs_gpu and device.type == "cpu" and visible_gpus():
         raise InputError(

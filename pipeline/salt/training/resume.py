@@ -64,7 +64,7 @@ class Resume(Callback):
             if not force:
                 raise InputError(
                     f"{path} has {state['epochs']} epochs of a training with other settings ({'; '.join(changes)}); "
-                    "--run NAME keeps it and works beside it, --force gives it up"
+                    "--run NAME keeps it and works beside it, --force with --fold and --phase for it alone gives it up"
                 )
             print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
             return 0

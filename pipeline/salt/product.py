@@ -75,6 +75,13 @@ class Product:
         origin = self.origin()
         return not artifacts.damage_of(self.path) and artifacts.is_fresh(self.path, origin)
 
+    def changes(self) -> list[str]:
+        """How its origin differs from what this run would make it from; [] where its inputs have to be made first."""
+        try:
+            return artifacts.differences(self.path, self.origin())
+        except InputError:
+            return []
+
     def status(self) -> str:
         """'done', 'waits' for an input, 'damaged', 'under way', 'out of date' or 'to do'."""
         try:
@@ -137,11 +144,7 @@ def keep_finished(products: Iterable[Product], force: bool) -> None:
     for product in [] if force else products:
         if artifacts.damage_of(product.path):
             artifacts.check(product.path, product.maker)
-        try:
-            changes = artifacts.differences(product.path, product.origin())
-        except InputError:  # what it is made from has to be made first
-            continue
-        if changes:
+        if changes := product.changes():
             raise InputError(
                 f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
                 f"it and works beside it; python -m pipeline.{product.maker} --force, with the same flags, replaces it"

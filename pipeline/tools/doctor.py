@@ -107,7 +107,7 @@ def summary(run: Run, maker: str, products: list[Product]) -> Finding:
     """What one command has made, whole as it is."""
     subject, again = maker.split()[0], command_of(run, maker)
     for product in products:
-        if changes := differences(product):
+        if changes := product.changes():
             text = f"{display_path(product.path)} was made with other settings ({'; '.join(changes)})"
             if subject not in KEPT:
                 return Finding(NOTE, subject, f"{text}: {again}")
@@ -125,14 +125,6 @@ def summary(run: Run, maker: str, products: list[Product]) -> Finding:
     if subject == "train" and others:
         return Finding(NOTE, subject, f"{text}; made with {others}")
     return Finding(OK, subject, text)
-
-
-def differences(product: Product) -> list[str]:
-    """How its origin differs from what this run would make it from; [] where its inputs have to be made first."""
-    try:
-        return artifacts.differences(product.path, product.origin())
-    except InputError:
-        return []
 
 
 def states(run: Run) -> Iterator[Finding]:

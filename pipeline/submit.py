@@ -25,6 +25,7 @@ from pipeline.salt.config import Submit
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import changed
+from pipeline.salt.parts import slices
 from pipeline.salt.product import Product, up_to_date
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache, competition
@@ -90,8 +91,7 @@ def masks_of(
         return names, images
     black = tiles.test_table["black"].to_numpy()
     masks = disk.zeros(tiles.test_images.shape[:3], np.bool_)
-    for start in range(0, len(masks), submission.TILES_AT_ONCE):
-        part = slice(start, start + submission.TILES_AT_ONCE)
+    for part in slices(len(masks), masks.shape[1:]):
         mixed = ensemble.blend([test[part] for _, test in predictions], weights)
         masks[part] = submission.masks(mixed, threshold, rules, black[part])
     return tiles.test_table["id"].tolist(), masks

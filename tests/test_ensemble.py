@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline import make_folds, predict, report, submit, train
-from pipeline.salt import artifacts, ensemble, rle, stages, submission
+from pipeline.salt import artifacts, ensemble, parts, rle, stages, submission
 from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
@@ -52,7 +52,7 @@ def test_a_blend_is_the_weighted_mean_and_one_run_alone_stays_what_it_is(truth):
 
 
 def test_scores_are_those_of_the_masks_that_would_be_submitted(truth, monkeypatch):
-    monkeypatch.setattr(submission, "TILES_AT_ONCE", 7)
+    monkeypatch.setattr(parts, "PIXELS", 7 * truth[0].size)
     probs = [probabilities(truth, 0.3, 1), probabilities(truth, 0.2, 2), probabilities(truth, 0.4, 3)]
     table = pd.DataFrame({"black": np.arange(60) % 11 == 1}).iloc[5:50]  # some of the tiles
     tried = ensemble.choices(3, [0.4, 0.5])

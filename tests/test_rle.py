@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.salt import rle
+from pipeline.salt import parts, rle
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 7), st.integers(1, 7))
 
@@ -47,9 +47,17 @@ def test_codes_are_those_of_a_walk_over_the_pixels_and_decode_to_the_mask(masks)
         np.testing.assert_array_equal(rle.decode(code, mask.shape), mask)
 
 
-def test_tiles_do_not_mix_where_one_chunk_ends_and_the_next_begins():
-    masks = np.random.default_rng(0).random((2 * rle.TILES_AT_ONCE + 1, 3, 3)) < 0.5
+def test_tiles_do_not_mix_where_one_part_ends_and_the_next_begins(monkeypatch):
+    monkeypatch.setattr(parts, "PIXELS", 10 * 9)
+    masks = np.random.default_rng(0).random((21, 3, 3)) < 0.5
     assert rle.encode(masks) == [_walk(mask) for mask in masks]
+
+
+def test_large_masks_get_no_table_of_all_numbers(monkeypatch):
+    masks = np.random.default_rng(0).random((5, 20, 30)) < 0.5
+    codes = rle.encode(masks)
+    monkeypatch.setattr(rle, "TABLE", 599)
+    assert rle.encode(masks) == codes == [_walk(mask) for mask in masks]
 
 
 def test_runs_that_touch_are_valid():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.salt import rle, submission
+from pipeline.salt import parts, rle, submission
 from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import meanap
@@ -66,9 +66,10 @@ def score_at(
     return submission.score_thresholds(table, probs, truth, rules)
 
 
-def test_the_scores_of_thresholds_are_those_of_the_masks_that_would_be_submitted():
+def test_the_scores_of_thresholds_are_those_of_the_masks_that_would_be_submitted(monkeypatch):
     rng = np.random.default_rng(0)
-    truth = rng.random((submission.TILES_AT_ONCE + 7, 9, 9)) < 0.5  # more than are scored at once
+    monkeypatch.setattr(parts, "PIXELS", 100 * 81)
+    truth = rng.random((257, 9, 9)) < 0.5  # more than are scored at once
     probs = np.clip(0.1 + 0.5 * truth + rng.normal(0, 0.08, truth.shape), 0, 1).astype(np.float16)
     scores = score_at(probs, truth, Submit())
     black = np.zeros(len(probs), bool)

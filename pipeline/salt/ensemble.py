@@ -17,6 +17,7 @@ import pandas as pd
 from pipeline.salt import submission
 from pipeline.salt.config import Submit
 from pipeline.salt.metrics import tile_scores
+from pipeline.salt.parts import slices
 from pipeline.salt.progress import progress_bar
 
 PARTS = 10  # weights are tenths
@@ -75,15 +76,15 @@ def score_choices(
     """
     tenths = np.empty((len(tried), len(table)), np.uint8)
     with progress_bar(len(table), "weights") as bar:
-        for start in range(0, len(table), submission.TILES_AT_ONCE):
-            part = table.iloc[start : start + submission.TILES_AT_ONCE]
+        for rows in slices(len(table), truth.shape[1:]):
+            part = table.iloc[rows]
             some, some_truth = [p[part.index] for p in probs], truth[part.index]
             mixed, weights = some[0], None
             for i, choice in enumerate(tried):
                 if choice.weights != weights:
                     mixed, weights = blend(some, choice.weights), choice.weights
                 salt = submission.masks(mixed, choice.threshold, rules, part["black"].to_numpy())
-                tenths[i, start : start + len(part)] = np.rint(10 * tile_scores(salt, some_truth))
+                tenths[i, rows] = np.rint(10 * tile_scores(salt, some_truth))
             bar.update(len(part))
     return tenths
 

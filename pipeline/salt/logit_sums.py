@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.salt import artifacts, disk, environment
-
-TILES_AT_ONCE = 256  # 10 MB of logits
+from pipeline.salt.parts import slices
 
 
 class LogitSums:
@@ -49,8 +48,7 @@ class LogitSums:
         out = np.lib.format.open_memmap(path, "w+", np.float16, self.sums.shape)
         with open(path, "r+b") as f:
             disk.reserve(f.fileno())
-        for start in range(0, len(self.sums), TILES_AT_ONCE):
-            part = slice(start, start + TILES_AT_ONCE)
+        for part in slices(len(self.sums), self.sums.shape[1:]):
             with np.errstate(invalid="ignore"):  # 0 / 0 where no model predicted
                 out[part] = probabilities(self.sums[part] / self.models[part, None, None])
                 if self.count_votes:

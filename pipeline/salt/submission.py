@@ -14,9 +14,9 @@ from pipeline.salt import rle
 from pipeline.salt.config import Submit
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
+from pipeline.salt.parts import slices
 
 THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # on the probability: 0.30, 0.32 .. 0.70, what a search tries
-TILES_AT_ONCE = 256  # 5 MB of float16 probabilities
 
 
 def masks(probs: np.ndarray, threshold: float, rules: Submit, black: np.ndarray) -> np.ndarray:
@@ -42,8 +42,8 @@ def score_thresholds(
     """
     thresholds = list(thresholds)
     totals = np.zeros(len(thresholds))
-    for start in range(0, len(table), TILES_AT_ONCE):
-        part = table.iloc[start : start + TILES_AT_ONCE]
+    for some_rows in slices(len(table), truth.shape[1:]):
+        part = table.iloc[some_rows]
         some, some_truth = probs[part.index], truth[part.index]
         for i, threshold in enumerate(thresholds):
             totals[i] += tile_scores(masks(some, threshold, rules, part["black"].to_numpy()), some_truth).sum()

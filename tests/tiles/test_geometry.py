@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from pipeline.salt.tiles import geometry
+from pipeline.salt import parts
 from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.geometry import mask_to_square, to_model_input, to_square, to_tile
 
@@ -48,7 +48,7 @@ def test_a_square_is_pils_bilinear_resize_within_rounding(size):
 @pytest.mark.parametrize("resize, tiles", [(to_square, noise()), (mask_to_square, blobs(4, 0))])
 def test_tiles_go_to_the_device_and_are_resized_there_part_by_part(monkeypatch, resize, tiles):
     whole = resize(tiles, 64)
-    monkeypatch.setattr(geometry, "AT_ONCE", 2)
+    monkeypatch.setattr(parts, "PIXELS", 2 * tiles[0].numel())
     assert torch.equal(resize(tiles, 64), whole) and whole.dtype == tiles.dtype
     assert resize(tiles, 64, torch.device("meta")).device.type == "meta"
 

@@ -15,6 +15,7 @@ from pipeline.salt import submission
 from pipeline.salt.config import Submit
 from pipeline.salt.folds import class_label, coverage_class
 from pipeline.salt.metrics import iou, overlap, tile_scores
+from pipeline.salt.parts import slices
 
 # What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
 ARTICLE: dict[str, Any] = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
@@ -47,8 +48,8 @@ def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
     """
     assert predictions.truth is not None
     parts = []
-    for start in range(0, len(table), submission.TILES_AT_ONCE):  # the arrays are larger than memory should be
-        part = table.iloc[start : start + submission.TILES_AT_ONCE]
+    for some in slices(len(table), predictions.truth.shape[1:]):  # the arrays are larger than memory should be
+        part = table.iloc[some]
         truth, masks = predictions.truth[part.index], predictions.masks(part)
         raw = predictions.probs[part.index] > predictions.threshold
         parts.append(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-AT_ONCE = 512  # tiles: as floats all of a large set would take four times its memory, and on a GPU there may be little
+from pipeline.salt.parts import slices
 
 
 def channels_first(tiles: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def _in_parts(square: Callable[[Tensor], Tensor], tiles: Tensor, size: int, devi
     if tuple(tiles.shape[-2:]) == (size, size):
         return tiles.to(device)
     squares = tiles.new_empty((*tiles.shape[:2], size, size), device=device)
-    for some, into in zip(tiles.split(AT_ONCE), squares.split(AT_ONCE), strict=True):
-        into.copy_(square(some.to(device)))
+    for some in slices(len(tiles), tiles.shape[1:]):  # as floats they take four times as much
+        squares[some] = square(tiles[some].to(device)).to(tiles.dtype)
     return squares
 
 

@@ -10,16 +10,17 @@ import pandas as pd
 from pipeline.salt import door
 from pipeline.salt.artifacts import Origin, publish
 from pipeline.salt.config import Pseudo
+from pipeline.salt.parts import slices
 from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles
-
-TILES_AT_ONCE = 1024
 
 
 def sure_share(probs: np.ndarray, rule: Pseudo) -> np.ndarray:
     """(N,) share of the pixels of each tile whose probability is below rule.low or above rule.high; probs (N, H, W)."""
-    parts = np.array_split(probs, max(len(probs) // TILES_AT_ONCE, 1))
-    return np.concatenate([((part < rule.low) | (part > rule.high)).mean(axis=(1, 2)) for part in parts])
+    share = np.empty(len(probs))
+    for part in slices(len(probs), probs.shape[1:]):
+        share[part] = ((probs[part] < rule.low) | (probs[part] > rule.high)).mean(axis=(1, 2))
+    return share
 
 
 def write(

@@ -10,9 +10,9 @@ from pipeline.salt.config import Submit
 from pipeline.salt.door import ONE
 from pipeline.salt.folds import coverage_class
 from pipeline.salt.metrics import score_of_counts
+from pipeline.salt.parts import slices
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.run import Run
-from pipeline.salt.submission import TILES_AT_ONCE
 from pipeline.salt.tiles import cache
 
 THRESHOLDS = tuple(k / 100 for k in range(1, 100))
@@ -152,8 +152,8 @@ def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float
     with progress_bar(len(table), "counting") as bar:
         for name, rows in table.groupby("split", sort=False)["row"]:
             split = splits[name]
-            for start in range(0, len(rows), TILES_AT_ONCE):
-                some = rows.iloc[start : start + TILES_AT_ONCE].to_numpy()
+            for part in slices(len(rows), split.probs.shape[1:]):
+                some = rows.iloc[part].to_numpy()
                 bits = np.asarray(split.probs[some]).view(np.uint16).reshape(len(some), -1)
                 truth = np.zeros(bits.shape, bool) if split.truth is None else split.truth[some].reshape(bits.shape)
                 group = (2 * np.arange(len(some))[:, None] + truth) * levels + exceeded[bits]

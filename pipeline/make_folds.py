@@ -8,8 +8,8 @@ With folds.scheme=mosaic tiles that continue one another at their borders, test 
 neighbour of a tile that is predicted out of fold has been trained on.
 
 reads   data/cache/<source>/tiles.csv; with mosaic images.npy, test.npy
-writes  folds/<run>/folds.csv: id, fold, coverage, z; with mosaic neighbours.csv (first, second, after: right or below,
-        clearness), and neighbours.png with some of them, to look at
+writes  folds/<run>/folds.csv: id, fold, coverage, z; with mosaic neighbours.csv (first, second, after: right, below or
+        same, clearness), and neighbours.png with some of them, to look at
 """
 
 from pathlib import Path

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_real_tiles_choose_the_profile_by_the_machine(parse, made_once, monkeypa
     assert run.profile == PROFILES[name] and run.data == made_once and run.files.source == "tiny"
     assert "GPU" in run.reason
     assert parse("--data", str(made_once), "--profile", "demo").profile == PROFILES["demo"]
+
+
+def test_kaggles_zip_of_zips_is_not_passed_over_in_silence(tmp_path, monkeypatch):
+    """As its client fetches it: without a word the demo would be trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with zipfile.ZipFile(tmp_path / "data/tgs-salt-identification-challenge.zip", "w") as archive:
+        for name in ("train.zip", "train.csv", "test.zip"):
+            archive.writestr(name, "")
+    run, _ = cli.parse("doc", [])
+    unpack = "unpack tgs-salt-identification-challenge.zip there"
+    assert run.data is None and f"no tiles of Kaggle's were found in data/: {unpack}; --data names them" in run.reason
+    with pytest.raises(InputError, match=unpack):
+        cli.parse("doc", ["--data", "data"])
 
 
 def without_truth(competition: Path) -> Path:

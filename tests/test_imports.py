@@ -83,7 +83,7 @@ ROOMS = {
     | {"disk", "environment", "inference", "parts", "progress", "published", "stages", "tiles", "training"},
     "trained": {"artifacts", "config", "device", "door", "errors", "inference", "logit_sums", "overrides", "run"}
     | {"disk", "tiles", "training"},
-    "sections": {"disk", "errors", "sections"},
+    "sections": {"disk", "errors", "parts", "sections"},
     "cli": {"config", "disk", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}
     | {"stopping"},
 }

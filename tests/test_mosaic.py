@@ -61,6 +61,15 @@ def test_black_and_flat_tiles_and_single_ones_have_no_neighbours(section):
     assert neighbours(flat) == [] and neighbours(tiles[:1]) == [] and neighbours(tiles[:0]) == []
 
 
+def test_a_picture_that_is_there_twice_is_with_its_neighbours_both_times(section):
+    """It would be the best rival of itself, and hide them."""
+    tiles, _ = cut(section, 0)
+    n, found = len(tiles), neighbours(tiles)
+    both = neighbours(np.concatenate([tiles, tiles[3:5]]))
+    assert {pair[:3] for pair in both} == {pair[:3] for pair in found} | {(3, n, "same"), (4, n + 1, "same")}
+    assert {*groups(n + 2, both)} == {0}
+
+
 @pytest.mark.parametrize("at_once", [1, 7, 34])
 def test_blocks_of_the_matrix_give_what_the_whole_gives(section, at_once, monkeypatch):
     tiles, _ = cut(section, 1)

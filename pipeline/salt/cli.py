@@ -297,5 +297,6 @@ def _data(named: str | None, out: Path) -> Path | None:
 
 def _default_profile(data: Path | None) -> tuple[str, str]:
     if data is None:
-        return "demo", "no tiles of Kaggle's were found; --data names them"
+        unpack = competition.packed(Path("data"))
+        return "demo", f"no tiles of Kaggle's were found{f' in data/: {unpack}' * bool(unpack)}; --data names them"
     return ("blog", "there is a GPU") if visible_gpus() else ("cpu", "there is no GPU")

@@ -3,6 +3,8 @@
 Random folds train on the neighbours of validation tiles, so their score flatters; folds of whole groups do not.
 """
 
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ ROWS_AT_ONCE = 1024  # of the matrix of all pairs: 90 MB where there are 22,000 
 class Pair(NamedTuple):
     """Two neighbours: rows of the tiles, and how many times clearer their match is than the next best.
 
-    after  "right" or "below": where the second lies
+    after  "right" or "below": where the second lies; "same": the same picture
     """
 
     first: int
@@ -28,22 +30,30 @@ class Pair(NamedTuple):
 
 
 def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
-    """Pairs of tiles (N, H, W) uint8 grey that continue one another, right and below.
+    """Pairs of tiles (N, H, W) uint8 grey that continue one another, right and below, or are the same picture.
 
     Each tile's last two lines are drawn out to the next one, which is correlated with the first line of every other
     tile, and the other way round; the two are averaged. Correlated, as each tile's contrast was stretched on its own.
     A pair are neighbours if each is the other's best match, a good one, and the next best of either is `clearly` times
     as far from a correlation of 1: two smooth tiles match well and mean nothing, the one good match of a rich one does.
     """
-    pairs: list[Pair] = []
-    if len(images) < 2:
+    rows: dict[bytes, int] = {}  # of a picture that is there more than once the first; it would be its own best rival
+    pairs = [
+        Pair(first, i, "same", math.inf)
+        for i, image in enumerate(images)
+        if (first := rows.setdefault(hashlib.sha256(image).digest(), i)) < i and np.ptp(image)
+    ]
+    once = np.fromiter(rows.values(), int)
+    if len(once) < 2:
         return pairs
+    images = images[once]
     for after, lines in (("right", images), ("below", images.transpose(0, 2, 1))):
         last, before_last = (lines[:, :, i].astype(np.float32) for i in (-1, -2))
         first, second = (lines[:, :, i].astype(np.float32) for i in (0, 1))
         drawn_on = _normed(2 * last - before_last), _normed(last)
         continued = _normed(first), _normed(2 * first - second)
-        pairs += [Pair(i, j, after, clear) for i, j, clear in _clear_matches(drawn_on, continued) if clear >= clearly]
+        matches = ((int(once[i]), int(once[j]), clear) for i, j, clear in _clear_matches(drawn_on, continued))
+        pairs += [Pair(i, j, after, clear) for i, j, clear in matches if clear >= clearly]
     return pairs
 
 

@@ -57,18 +57,30 @@ def main(argv: list[str] | None = None) -> None:
     to = args.to or run.files.result("segment")
     for path in args.images:
         with reading.open_picture(path, args.inline, args.crossline) as picture:
-            segment(picture, trained, (tile[0], tile[1]), to / picture.name)
+            segment(picture, trained, (tile[0], tile[1]), to / picture.name, str(path.resolve()))
 
 
-def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], folder: Path) -> None:
-    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px."""
+def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], folder: Path, source: str = "") -> None:
+    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px.
+
+    source  the picture's file. InputError where the folder has the results of another file of that name
+    """
     from pipeline.salt.logit_sums import probabilities
 
     height, width = picture.shape[:2]
     shape = height, width
     if picture.scale:
         print(f"scale    {picture.name}: {picture.scale}")
-    settings = {"picture": picture.name, "shape": picture.shape, "scale": picture.scale, "window": window}
+    before = artifacts.read_sidecar(folder / "mask.png")
+    if before and (other := before["settings"].get("source", source)) != source:
+        raise InputError(f"{display_path(folder)} has the results of {other}; name another folder with --to")
+    settings = {
+        "source": source,
+        "picture": picture.name,
+        "shape": picture.shape,
+        "scale": picture.scale,
+        "window": window,
+    }
     origin = artifacts.Origin(settings | {"threshold": trained.threshold}, trained.weights)
     salt_pixels = 0
 

@@ -223,6 +223,46 @@ def test_a_picture_has_no_lines(tmp_path):
         whole(save(tmp_path / "a.png", GREY), inline=3)
 
 
+def test_a_photograph_is_upright_as_other_programs_show_it(tmp_path):
+    """Turned by 180 degrees it would fit its mask in size, and in nothing else."""
+    image = np.zeros((40, 60), np.uint8)
+    image[:20] = 200
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(image).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=[(274, 3, 1, 3, True)])
+    for name in ("a.jpg", "a.tif"):
+        turned = whole(tmp_path / name)
+        assert turned[:15].max() < 30 and turned[25:].min() > 170, name
+
+
+def test_a_phones_jpg_of_two_pictures_is_the_first(tmp_path):
+    first, second = (Image.fromarray(np.full((32, 32, 3), grey, np.uint8)) for grey in (200, 20))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert abs(int(whole(tmp_path / "a.jpg").mean()) - 200) < 3
+
+
+def test_of_a_tiff_with_its_thumbnail_first_the_whole_is_read(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
+    for compression in (None, "zlib"):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+            file.write(image[::5, ::5], subfiletype=1, compression=compression)
+            file.write(image, compression=compression)
+        assert np.array_equal(whole(tmp_path / "a.tif"), image), compression
+
+
+def test_gdals_number_for_nothing_measured_is_no_amplitude(tmp_path):
+    section = np.random.default_rng(0).normal(size=(100, 80)).astype(np.float32)
+    expected = section.copy()
+    section[:10], expected[:10] = -9999, np.nan
+    tifffile.imwrite(tmp_path / "a.tif", section, extratags=[(42113, "s", 0, "-9999", True)])
+    tifffile.imwrite(tmp_path / "b.tif", expected)
+    assert (
+        np.array_equal(whole(tmp_path / "a.tif"), whole(tmp_path / "b.tif"))
+        and not whole(tmp_path / "a.tif")[:10].any()
+    )
+
+
 # ---- SEG-Y
 
 
@@ -248,6 +288,23 @@ def test_a_line_has_traces_across_samples_down_and_keeps_its_zero(volume, line):
     with open_picture(path, **line) as picture:
         [(kind, number)] = line.items()
         assert picture.name == f"cube_{kind}_{number}" and "99th percentile" in picture.scale
+
+
+def test_a_line_of_few_live_traces_keeps_its_zero_grey(tmp_path):
+    segyio = pytest.importorskip("segyio")
+    values = np.zeros((2, 300, 40), np.float32)
+    values[0, 7, :20], values[0, 7, 20:] = 2, -2
+    segyio.tools.from_array3D(tmp_path / "cube.sgy", values)
+    image = whole(tmp_path / "cube.sgy", inline=1)
+    assert (image[:20, 7] == 255).all() and (image[20:, 7] == 0).all() and (np.delete(image, 7, axis=1) == 128).all()
+    assert (whole(tmp_path / "cube.sgy", inline=2) == 128).all()
+
+
+def test_gathers_are_not_taken_for_their_first_offset(tmp_path):
+    segyio = pytest.importorskip("segyio")
+    segyio.tools.from_array4D(tmp_path / "cube.sgy", np.ones((3, 4, 2, 20), np.float32))
+    with pytest.raises(InputError, match="is not stacked: it has 2 offsets; stack it first"):
+        whole(tmp_path / "cube.sgy", inline=1)
 
 
 def test_the_range_of_lines_is_said(volume):

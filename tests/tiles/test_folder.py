@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,55 @@ def test_255_beside_1_is_not_labelled_in_any_mask_and_nan_never_is(arrays):
     assert remarks == ["3 images are labelled in part: the tiles with a pixel that is not are predicted"]
 
 
+def test_a_stray_1_among_masks_of_255_does_not_make_all_salt_unlabelled(arrays):
+    for i in range(8):
+        mask = (scene(40, 56, i)[1] if i < 6 else np.zeros((40, 56))) * np.uint8(255)
+        mask[0, 0] = 1 if i == 3 else mask[0, 0]
+        save(arrays / f"train/masks/{i:03}.npy", mask.astype(np.uint8))
+    [fault] = faults(arrays)
+    assert fault.startswith("train/masks: 003.npy has a 1, where most masks have 0 and 255 alone: make it 0 or 255")
+
+
+@pytest.mark.parametrize("alpha, refused", [(255, False), (0, False), ("salt", True)])
+def test_a_mask_that_may_lie_in_its_transparency_is_refused(rgb, alpha, refused):
+    """Painted on a transparent layer, all of it is of one colour."""
+    for i in range(8):
+        salt = scene(48, 48, i)[1]
+        grey = salt * np.uint8(255)
+        layer = salt * np.uint8(200) if alpha == "salt" else np.full((48, 48), alpha, np.uint8)
+        save(rgb / f"masks/p{i}.png", np.stack([grey, grey, grey, layer], axis=-1))
+    if refused:
+        assert "has transparency, which may be the mask or not; save it without" in faults(rgb)[0]
+    else:
+        np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], scene(48, 48, 0)[1])
+
+
+def test_images_below_a_folder_are_not_left_out_in_silence(arrays):
+    (arrays / "test/images/008.npy").rename(arrays / "test/008.npy")
+    (arrays / "test/images").rename(arrays / "test/siteA")
+    (arrays / "train/images/more").mkdir()
+    shutil.copy(arrays / "train/images/000.npy", arrays / "train/images/more/x.npy")
+    assert sorted(faults(arrays)) == [
+        "test: siteA holds a folder of images; move what is in test/siteA up into test",
+        "train/images: more holds a folder of images; move what is in train/images/more up into train/images",
+    ]
+    shutil.rmtree(arrays / "train/images/more")
+    (arrays / "test").rename(arrays / "Test")
+    assert faults(arrays) == ["test: missing; rename Test to test"]
+
+
+def test_a_name_is_one_however_a_system_writes_its_accents(arrays):
+    for kind, form in (("images", "NFD"), ("masks", "NFC")):
+        name = unicodedata.normalize(form, "é.npy")
+        (arrays / f"train/{kind}/000.npy").rename(arrays / f"train/{kind}/{name}")
+    (arrays / "depths.csv").write_text("id,z\n" + unicodedata.normalize("NFD", "é") + ",7\n")
+    (arrays / "depths.csv").write_text(
+        (arrays / "depths.csv").read_text() + "".join(f"{i:03},{500 + i}\n" for i in range(1, 10))
+    )
+    table = folder.read(arrays, WHOLE)[0].table.set_index("id")
+    assert table.loc["é", "z"] == 7
+
+
 def test_depths_are_optional(arrays):
     (arrays / "depths.csv").write_text("id,z\n" + "".join(f"{i:03},{500 + i}\n" for i in range(10)))
     assert list(folder.read(arrays, WHOLE)[0].table["z"]) == [500 + i for i in range(10)]
@@ -261,8 +311,10 @@ def test_all_faults_in_one_list_and_what_is_wrong_alike_in_one_line(arrays):
 def test_empty_folders_and_subfolders(tmp_path):
     (tmp_path / "images/deep").mkdir(parents=True)
     (tmp_path / "masks").mkdir()
+    assert faults(tmp_path)[0] == "images: has no files; put .png, .jpg, .jpeg, .tif, .tiff, .npy files there"
+    save(tmp_path / "images/deep/a.npy", scene(40, 56, 0)[0])
     assert faults(tmp_path) == [
-        "images: has no files; move what is in images/deep up into it",
+        "images: deep holds a folder of images; move what is in images/deep up into images",
         "masks: has no files; put .png, .jpg, .jpeg, .tif, .tiff, .npy files there",
     ]
 

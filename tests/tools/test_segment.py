@@ -54,6 +54,17 @@ def test_from_the_command_line_to_the_three_files(tiny, image, tmp_path, capsys)
     assert f"230 x 310 px, folds 0, 1, {(mask > 0).mean():.1%} salt" in capsys.readouterr().out
 
 
+def test_results_of_another_picture_of_that_name_are_kept(tiny, image, tmp_path):
+    for survey in "ab":
+        (tmp_path / survey).mkdir()
+        Image.fromarray(image).save(tmp_path / survey / "line.png")
+    flags = [*tiny.flags()[:3], f"--to={tmp_path / 'to'}"]
+    for _ in range(2):
+        main([*flags, str(tmp_path / "a/line.png")])
+    with pytest.raises(InputError, match=r"to/line has the results of .*a/line\.png; name another folder with --to"):
+        main([*flags, str(tmp_path / "b/line.png")])
+
+
 def test_one_tile_is_predicted_as_the_stage_predicts_it(tiny, tmp_path):
     tiles = np.load(tiny.out / "data/cache/sample/test.npy")
     np.save(tmp_path / "tile.npy", tiles[2])

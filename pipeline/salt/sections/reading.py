@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.salt import disk
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError, reason
+from pipeline.salt.parts import slices
 
 PERCENTILES = (1, 99)
 PIXELS_LOOKED_AT = 4_000_000  # percentiles of more take long, and tell no more
@@ -146,23 +148,29 @@ def _tiff(path: Path) -> np.ndarray | None:
         with tifffile.TiffFile(path) as tiff:
             pages = range(len(tiff.pages))  # which ends where the pages go round in a circle; iterating would not
             kinds = [tiff.pages[i].aspage().subfiletype for i in pages]
-            if (count := sum(not kind & 1 for kind in kinds)) != 1:  # the others are smaller copies
-                raise InputError(f"has {count} pages; a file is one image")
-            page = tiff.pages.first
+            full = [i for i in pages if not kinds[i] & 1]  # the others are smaller copies
+            if len(full) != 1:
+                raise InputError(f"has {len(full)} pages; a file is one image")
+            page = tiff.pages[full[0]].aspage()
             check_size(path, page.shape)
-            if (shape := tiff.series[0].shape) != page.shape:  # ImageJ's stacks are one page
-                raise InputError(f"has the shape {shape}; a file is one image")
+            shapes = [series.shape for series in tiff.series if page.index in {p.index for p in series.pages if p}]
+            if shapes != [page.shape]:  # ImageJ's stacks are one page
+                raise InputError(f"has the shape {shapes[0] if shapes else '()'}; a file is one image")
+            if _tag(page, "Orientation") not in (None, 1):
+                return None
             white_first = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and np.dtype(page.dtype).kind in "bu"
             if not white_first and page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
                 return None
             array: np.ndarray
             if page.is_memmappable:
-                array = tifffile.memmap(path, page=0, mode="r")
+                array = tifffile.memmap(path, page=full[0], mode="r")
             else:  # strip by strip, or tile by tile
                 array = disk.zeros(page.shape, np.dtype(page.dtype))
                 page.asarray(out=array, maxworkers=1)
             if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
                 array = np.moveaxis(array, 0, -1)
+            if (nodata := _tag(page, "GDAL_NODATA")) is not None and array.dtype.kind == "f":
+                array = _with_nan(array, float(nodata))
             return ~array if white_first else array
     except ValueError as e:
         # Of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones.
@@ -171,12 +179,27 @@ def _tiff(path: Path) -> np.ndarray | None:
         return None
 
 
+def _tag(page: tifffile.TiffPage, name: str) -> Any:
+    tag = page.tags.get(name)
+    return None if tag is None else tag.value
+
+
+def _with_nan(array: np.ndarray, nodata: float) -> np.ndarray:
+    """The floats, in a temporary file, with NaN where they are `nodata`: GDAL's number for what was not measured."""
+    copy = disk.zeros(array.shape, array.dtype)
+    for rows in slices(len(array), array.shape[1:]):
+        copy[rows] = np.where(array[rows] == array.dtype.type(nodata), np.nan, array[rows])
+    return copy
+
+
 def _pillow(path: Path, labels: bool) -> np.ndarray:
     # Only by these: of others some call a program, EPS Ghostscript.
     with any_size(), open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG", "TIFF"]) as image:
         check_size(path, image.size)
-        if (frames := getattr(image, "n_frames", 1)) > 1:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a phone's JPG: the others are its thumbnail, or its depths
             raise InputError(f"has {frames} frames; a file is one image")
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))
         if image.mode not in ("P", "PA"):
@@ -211,6 +234,10 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
             f"193 of its trace headers ({reason(e)})"
         ) from e
     with volume:
+        if len(volume.offsets) > 1:
+            raise InputError(
+                f"{display_path(path)} is not stacked: it has {len(volume.offsets)} offsets; stack it first"
+            )
         kinds = {"inline": (inline, volume.ilines, volume.iline), "crossline": (crossline, volume.xlines, volume.xline)}
         ranges = " and ".join(f"--{kind} {_range(numbers)}" for kind, (_, numbers, _) in kinds.items())
         asked = [(kind, number) for kind, (number, _, _) in kinds.items() if number is not None]
@@ -222,8 +249,11 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
             raise InputError(f"{display_path(path)} has no {kind} {number}; there is --{kind} {_range(numbers)}")
         section = np.ascontiguousarray(lines[number].T, np.float32)  # traces across, samples down
     name = f"{path.stem}_{kind}_{number}"
-    [high] = _percentiles(name, np.abs(section), PERCENTILES[1:])
-    return _scaled(name, section, -high, high, "99th percentile of their absolute value")
+    [high], words = _percentiles(name, np.abs(section), PERCENTILES[1:]), "99th percentile of their absolute value"
+    if not high:  # all but a few are 0
+        [high], words = _percentiles(name, np.abs(section), (100,)), "greatest absolute value"
+    high = high or 1.0
+    return _scaled(name, section, -high, high, words)
 
 
 def _range(numbers: np.ndarray) -> str:

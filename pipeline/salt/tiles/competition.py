@@ -15,9 +15,9 @@ from tqdm import tqdm
 from pipeline.salt import disk, rle
 from pipeline.salt.errors import InputError, reason
 from pipeline.salt.tiles import Tiles, files
-from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample
+from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample, packed
 
-__all__ = ["find", "hint", "inputs", "is_sample", "read"]
+__all__ = ["find", "hint", "inputs", "is_sample", "packed", "read"]
 
 SIDE = 101  # px, of every image and mask
 SLUG = "tgs-salt-identification-challenge"

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -94,7 +95,16 @@ def hint(folder: Path) -> str:
         return ""
     if below := next((path for path in sorted(folder.iterdir()) if path.is_dir() and find(path)), None):
         return f"{below} has them: name that folder"
-    return "; ".join(filter(None, (_misplaced(folder, split) for split in ("train", "test"))))
+    return packed(folder) or "; ".join(filter(None, (_misplaced(folder, split) for split in ("train", "test"))))
+
+
+def packed(folder: Path) -> str:
+    """'unpack X.zip', where the competition's files lie in one zip, as Kaggle's client fetches them; else ''."""
+    for path in sorted(folder.glob("*.zip")):
+        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if {"train.zip", "train.csv"} <= {*archive.namelist()}:
+                return f"unpack {path.name} there"
+    return ""
 
 
 def inputs(folder: Path) -> list[tuple[str, int, str]]:
@@ -144,7 +154,8 @@ def csv_rows(path: Path, column: str, faults: Faults) -> dict[str, str]:
     for number, line in enumerate(lines, 2):
         if line and len(line) != len(header):
             faults.add(path.name, f"has {len(line)} fields, not {len(header)}", f"line {number}")
-    pairs = [(line[header.index("id")], line[header.index(column)]) for line in lines if len(line) == len(header)]
+    ids = [unicodedata.normalize("NFC", line[header.index("id")]) for line in lines if len(line) == len(header)]
+    pairs = [*zip(ids, (line[header.index(column)] for line in lines if len(line) == len(header)), strict=True)]
     for tile, count in Counter(tile for tile, _ in pairs).items():
         if count > 1:
             faults.add(path.name, f"has {count} rows; an id may have one", tile)

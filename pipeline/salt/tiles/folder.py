@@ -8,6 +8,7 @@ grey by percentiles, as sections.reading says. A mask is 0 and one value for sal
 mask has NaN, or 255 beside 0 and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.salt.config import Tiling
 from pipeline.salt.errors import InputError
+from pipeline.salt.parts import slices
 from pipeline.salt.tiles import Tiles, competition, cutting, files
 from pipeline.salt.tiles.files import Faults
 
@@ -146,14 +148,19 @@ def image_of(pixels: np.ndarray) -> np.ndarray:
         raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
         raise InputError("has no finite value")
-    pixels = from_array("", pixels).rows(0, len(pixels))  # as tools.segment has it, which a model may meet later
-    grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
-    return pixels[..., 0].copy() if grey else pixels
+    picture = from_array("", pixels)  # as tools.segment has it, which a model may meet later
+    image = np.empty(picture.shape, np.uint8)
+    for rows in slices(len(image), image.shape[1:]):  # of floats, and the file may be as large as half of the memory
+        image[rows] = picture.rows(rows.start, rows.stop)
+    grey = image.ndim == 3 and (image == image[..., :1]).all()
+    return image[..., 0].copy() if grey else image
 
 
 def _mask_of(pixels: np.ndarray) -> Mask:
     """(H, W) uint8 of 0, 1 (salt) and UNLABELLED, and the values other than 0 that the file has."""
     if pixels.ndim == 3:
+        if pixels.shape[2] in (2, 4) and (pixels[..., -1] != pixels.flat[-1]).any():
+            raise InputError("has transparency, which may be the mask or not; save it without")
         colours = pixels[..., : 1 if pixels.shape[2] in (1, 2) else 3]
         if pixels.shape[2] > 4 or (colours != colours[..., :1]).any():
             raise InputError("has colours; a mask is 0 and one value for salt")
@@ -182,7 +189,14 @@ def _mask_of(pixels: np.ndarray) -> Mask:
 
 def _settle_values_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
     """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them. Salt then is one value in all of them."""
-    if any(salt == {1, 255} for _, salt in masks.values()):
+    values = Counter(salt for _, salt in masks.values())
+    if values[frozenset({255})] > values[frozenset({1, 255})] > 0 == values[frozenset({1})]:
+        for name, (_, salt) in masks.items():
+            if salt == {1, 255}:
+                fault = "has a 1, where most masks have 0 and 255 alone: make it 0 or 255; or NaN where not labelled"
+                faults.add(place, fault, paths[name].name)
+        return
+    if values[frozenset({1, 255})]:
         for name, (labels, salt) in masks.items():
             masks[name] = labels * np.uint8(UNLABELLED) if salt == {255} else labels, salt - {255}
     counts = Counter(value for _, salt in masks.values() for value in salt)
@@ -219,24 +233,30 @@ def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Pa
         if kind != "test":
             more = _renaming(place.parent)
             faults.add(name, f"missing; there is no such folder{f': {more}' * bool(more)}")
+        for path in _listed(folder) if kind == "test" else ():
+            if path.is_dir() and path.name.lower() == kind:
+                faults.add(name, f"missing; rename {path.name} to {name}")
         return {}
-    paths = _listed(place)
-    for path in paths:
+    before = faults.total()
+    for path in _listed(place):
         ending = path.suffix.lower()
+        if (
+            path.is_dir()
+            and (kind, path.name) != ("test", "masks")
+            and any(p.suffix.lower() in ENDINGS for p in _listed(path))
+        ):
+            faults.add(name, f"holds a folder of images; move what is in {name}/{path.name} up into {name}", path.name)
         if ending in ENDINGS and not path.name.isprintable():
             faults.add(name, "has a name with characters that cannot be printed; rename it", path.name)
         elif ending in ENDINGS:
-            if path.stem in found:
-                faults.add(
-                    name, f"is there twice, {found[path.stem].suffix} and {path.suffix}; an id is one file", path.stem
-                )
-            found.setdefault(path.stem, path)
+            stem = unicodedata.normalize("NFC", path.stem)  # a Mac writes é as two characters
+            if stem in found:
+                faults.add(name, f"is there twice, {found[stem].suffix} and {path.suffix}; an id is one file", stem)
+            found.setdefault(stem, path)
         elif ending in OTHER_ENDINGS:
             faults.add(name, f"ends in {path.suffix}; save it as one of {', '.join(ENDINGS)}", path.name)
-    if not found and kind != "test" and not any(path.suffix.lower() in OTHER_ENDINGS for path in paths):
-        inner = next((path.name for path in paths if path.is_dir()), None)
-        more = f"; move what is in {name}/{inner} up into it" if inner else f"; put {', '.join(ENDINGS)} files there"
-        faults.add(name, f"has no files{more}")
+    if not found and kind != "test" and faults.total() == before:
+        faults.add(name, f"has no files; put {', '.join(ENDINGS)} files there")
     faults.files[name] = {path.name for path in found.values()}
     return found
 
@@ -253,12 +273,12 @@ def _decoded(
 
 
 def _pixels(path: Path, labels: bool = False) -> np.ndarray:
-    """What sections.reading.pixels has, in memory. InputError: the end of a sentence about the file."""
+    """What sections.reading.pixels has. InputError: the end of a sentence about the file."""
     from pipeline.salt.sections.reading import pixels  # as above
 
     if fault := files.not_a_file(path):
         raise InputError(fault)
-    return np.array(pixels(path, labels))
+    return np.asarray(pixels(path, labels))
 
 
 def _depths(folder: Path, names: list[str], faults: Faults) -> dict[str, float]:

@@ -224,8 +224,8 @@ def night() -> Profile:
     """Profile cpu with more of everything: a larger model, warped tiles, twice the epochs, five folds, a night.
 
     ./run_all.sh --data DIR --profile night
-    48 epochs of 135 s a fold on each core of a Xeon, 5.6 hours on two; 10 minutes on an H100 with
-    --workers 5, extrapolated from 45 epochs. .8338 on folds 0 to 2, the only ones trained to their end.
+    48 epochs of 131 s a fold on each core of a Xeon, 5.5 hours on two; 10 minutes on an H100 with
+    --workers 5, extrapolated from 45 epochs. .8336 out of fold.
     """
     less = cpu()
     return replace(

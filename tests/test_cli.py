@@ -52,11 +52,10 @@ def test_kaggles_zip_of_zips_is_not_passed_over_in_silence(tmp_path, monkeypatch
     with zipfile.ZipFile(tmp_path / "data/tgs-salt-identification-challenge.zip", "w") as archive:
         for name in ("train.zip", "train.csv", "test.zip"):
             archive.writestr(name, "")
-    run, _ = cli.parse("doc", [])
-    unpack = "unpack tgs-salt-identification-challenge.zip there"
-    assert run.data is None and f"no tiles of Kaggle's were found in data/: {unpack}; --data names them" in run.reason
-    with pytest.raises(InputError, match=unpack):
-        cli.parse("doc", ["--data", "data"])
+    for flags in ([], ["--profile=cpu"], ["--data=data"], [f"--out={tmp_path}"]):
+        with pytest.raises(InputError, match=r"unpack tgs-salt-identification-challenge\.zip there"):
+            cli.parse("doc", flags)
+    assert cli.parse("doc", ["--data=sample"])[0].data is None
 
 
 def without_truth(competition: Path) -> Path:

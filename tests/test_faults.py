@@ -235,7 +235,8 @@ NO_MEMORY = [
 
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_too_little_memory_is_a_sentence_with_the_batch_to_try(error):
-    words = r"^fold 0: .* too little memory for batches of 33 .* --set train.batch=16"
+    whose = "there is" if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) else "the GPU has"
+    words = rf"^fold 0: {whose} too little memory for batches of 33 .* --set train.batch=16"
     with pytest.raises(InputError, match=words), enough_memory("fold 0", "train.batch", 33):
         raise error
     with pytest.raises(InputError, match="use a smaller model or size"), enough_memory("fold 0", "train.batch", 3):

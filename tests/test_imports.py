@@ -52,34 +52,10 @@ ROOMS = {
     | {"product"},
     "logit_sums": {"parts", "artifacts", "disk", "environment"},
     "inference": {"artifacts", "config", "device", "errors", "logit_sums", "progress", "tiles"},
-    "viewer": {
-        "parts",
-        "artifacts",
-        "config",
-        "door",
-        "folds",
-        "metrics",
-        "progress",
-        "run",
-        "stages",
-        "submission",
-        "tiles",
-    }
+    "viewer": {"artifacts", "config", "door", "folds", "metrics", "progress", "run", "stages", "submission", "tiles"}
     | {"parts", "published", "viewer"},
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
-    "training": {
-        "parts",
-        "artifacts",
-        "config",
-        "device",
-        "distributed",
-        "door",
-        "errors",
-        "losses",
-        "metrics",
-        "models",
-        "run",
-    }
+    "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
     | {"disk", "environment", "inference", "parts", "progress", "published", "stages", "tiles", "training"},
     "trained": {"artifacts", "config", "device", "door", "errors", "inference", "logit_sums", "overrides", "run"}
     | {"disk", "tiles", "training"},

@@ -292,11 +292,15 @@ def _data(named: str | None, out: Path) -> Path | None:
     places = [out / "data", Path("data").resolve(), *(competition_mounts() if on_kaggle() else [])]
     # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
     found = (path for path in places if competition.find(path) or folder.find(path))
-    return next((path for path in found if not competition.is_sample(path)), None)
+    if data := next((path for path in found if not competition.is_sample(path)), None):
+        return data
+    for path in places[:2]:
+        if unpack := competition.packed(path):
+            raise InputError(f"{path}: {unpack}; or give --data sample, for the built-in tiles")
+    return None
 
 
 def _default_profile(data: Path | None) -> tuple[str, str]:
     if data is None:
-        unpack = competition.packed(Path("data"))
-        return "demo", f"no tiles of Kaggle's were found{f' in data/: {unpack}' * bool(unpack)}; --data names them"
+        return "demo", "no tiles of Kaggle's were found; --data names them"
     return ("blog", "there is a GPU") if visible_gpus() else ("cpu", "there is no GPU")

@@ -46,10 +46,8 @@ def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
     once = np.fromiter(rows.values(), int)
     if len(once) < 2:
         return pairs
-    images = images[once]
     for after, lines in (("right", images), ("below", images.transpose(0, 2, 1))):
-        last, before_last = (lines[:, :, i].astype(np.float32) for i in (-1, -2))
-        first, second = (lines[:, :, i].astype(np.float32) for i in (0, 1))
+        first, second, before_last, last = (lines[:, :, i][once].astype(np.float32) for i in (0, 1, -2, -1))
         drawn_on = _normed(2 * last - before_last), _normed(last)
         continued = _normed(first), _normed(2 * first - second)
         matches = ((int(once[i]), int(once[j]), clear) for i, j, clear in _clear_matches(drawn_on, continued))
@@ -67,7 +65,7 @@ def groups(n: int, pairs: Sequence[Pair] | np.ndarray) -> np.ndarray:
 
 
 def sheet(images: np.ndarray, pairs: list[Pair], rows: int = 4, columns: int = 6) -> np.ndarray:
-    """(H', W') uint8: random pairs and put together, those side by side above those one below the other."""
+    """(H', W') uint8: pairs of neighbours chosen at random, side by side, and below them those one below the other."""
     height, width = images.shape[1:3]
     lots, bands = np.random.RandomState(0), []
     for after, axis, each in (("right", 1, columns), ("below", 0, 2 * columns)):

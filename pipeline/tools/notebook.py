@@ -197,9 +197,9 @@ def _cell(i: int, text: str) -> dict:
 def _write_dataset(folder: Path, weights: list[Path], user: str) -> None:
     shutil.rmtree(folder / "code", ignore_errors=True)
     for old in (folder / "weights").glob("*"):
-        if not any(file.samefile(old) for file in weights):
+        if old.is_file() and not any(file.samefile(old) for file in weights):
             old.unlink()
-    for name in ("code", "weights"):
+    for name in ["code", *["weights"] * bool(weights)]:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in CODE_FILES:
         if (ROOT / name).is_dir():

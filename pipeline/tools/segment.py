@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.side is not None and args.side < 2:
         raise InputError(f"--side {args.side}: a window has 2 px or more")
     if len({path.stem for path in args.images}) < len(args.images):
-        raise InputError("two pictures have the same name, by which their results are called; give them one at a time")
+        raise InputError(
+            "two pictures have the same name, by which their results are called; give them one at a time, each with a "
+            "--to of its own"
+        )
 
     from pipeline.salt.trained import load_run
 
@@ -71,9 +74,12 @@ def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], fo
     shape = height, width
     if picture.scale:
         print(f"scale    {picture.name}: {picture.scale}")
-    before = artifacts.read_sidecar(folder / "mask.png")
-    if before and (other := before["settings"].get("source", source)) != source:
-        raise InputError(f"{display_path(folder)} has the results of {other}; name another folder with --to")
+    of = source
+    with contextlib.suppress(InputError):  # what is damaged is made anew
+        if before := artifacts.read_sidecar(folder / "mask.png"):
+            of = before["settings"].get("source", source)
+    if of != source:
+        raise InputError(f"{display_path(folder)} has the results of {of}; name another folder with --to, or delete it")
     settings = {
         "source": source,
         "picture": picture.name,

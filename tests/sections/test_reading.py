@@ -225,15 +225,24 @@ def test_a_picture_has_no_lines(tmp_path):
 
 def test_a_photograph_is_upright_as_other_programs_show_it(tmp_path):
     """Turned by 180 degrees it would fit its mask in size, and in nothing else."""
-    image = np.zeros((40, 60), np.uint8)
-    image[:20] = 200
-    exif = Image.Exif()
-    exif[274] = 3
-    Image.fromarray(image).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    tifffile.imwrite(tmp_path / "a.tif", image, extratags=[(274, 3, 1, 3, True)])
-    for name in ("a.jpg", "a.tif"):
-        turned = whole(tmp_path / name)
-        assert turned[:15].max() < 30 and turned[25:].min() > 170, name
+    image = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) // 12
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+        upright = whole(tmp_path / "a.png")
+        assert upright.shape == ((40, 60) if orientation < 5 else (60, 40))
+        assert np.array_equal(upright, image) == (orientation == 1)
+        for kind in (np.uint8, np.uint16, np.float64):
+            tag = (274, 3, 1, orientation, True)
+            tifffile.imwrite(tmp_path / "a.tif", image.astype(kind), extratags=[tag])
+            assert np.array_equal(reading.pixels(tmp_path / "a.tif"), upright), (orientation, kind)
+
+
+def test_exif_that_is_none_costs_no_picture(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png", exif=b"Exif\0\0no such thing")
+    assert np.array_equal(whole(tmp_path / "a.png"), image)
 
 
 def test_a_phones_jpg_of_two_pictures_is_the_first(tmp_path):
@@ -255,6 +264,12 @@ def test_gdals_number_for_nothing_measured_is_no_amplitude(tmp_path):
     section = np.random.default_rng(0).normal(size=(100, 80)).astype(np.float32)
     expected = section.copy()
     section[:10], expected[:10] = -9999, np.nan
+    for odd in ("-1.#IND", "nan", "-1.797e308", "", "inf"):  # as some programs write it: it says nothing
+        tifffile.imwrite(tmp_path / "a.tif", section, extratags=[(42113, "s", 0, odd, True)])
+        assert np.array_equal(reading.pixels(tmp_path / "a.tif"), section), odd
+    mask = (section > 1).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", mask, extratags=[(42113, "s", 0, "0", True)])
+    assert np.array_equal(reading.pixels(tmp_path / "a.tif", labels=True), mask), "rock, and not unlabelled"
     tifffile.imwrite(tmp_path / "a.tif", section, extratags=[(42113, "s", 0, "-9999", True)])
     tifffile.imwrite(tmp_path / "b.tif", expected)
     assert (

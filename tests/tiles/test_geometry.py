@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.salt import parts
+from pipeline.salt.tiles import geometry
 from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.geometry import mask_to_square, to_model_input, to_square, to_tile
 
@@ -50,7 +51,15 @@ def test_tiles_go_to_the_device_and_are_resized_there_part_by_part(monkeypatch, 
     whole = resize(tiles, 64)
     monkeypatch.setattr(parts, "PIXELS", 2 * tiles[0].numel())
     assert torch.equal(resize(tiles, 64), whole) and whole.dtype == tiles.dtype
+    seen, interpolate = [], geometry.F.interpolate
+
+    def noting(x, **how):
+        seen.append((x.device.type, len(x)))
+        return interpolate(x, **how)
+
+    monkeypatch.setattr(geometry.F, "interpolate", noting)
     assert resize(tiles, 64, torch.device("meta")).device.type == "meta"
+    assert len(seen) == -(-len(tiles) // 2) and {*seen} <= {("meta", 2), ("meta", 1)}
 
 
 def test_at_its_own_size_a_tile_is_left_alone():

@@ -61,8 +61,12 @@ def test_results_of_another_picture_of_that_name_are_kept(tiny, image, tmp_path)
     flags = [*tiny.flags()[:3], f"--to={tmp_path / 'to'}"]
     for _ in range(2):
         main([*flags, str(tmp_path / "a/line.png")])
-    with pytest.raises(InputError, match=r"to/line has the results of .*a/line\.png; name another folder with --to"):
+    with pytest.raises(
+        InputError, match=r"to/line has the results of .*a/line\.png; name another folder with --to, or delete"
+    ):
         main([*flags, str(tmp_path / "b/line.png")])
+    (tmp_path / "to/line/mask.png.json").write_text("{")  # damaged: made anew
+    main([*flags, str(tmp_path / "b/line.png")])
 
 
 def test_one_tile_is_predicted_as_the_stage_predicts_it(tiny, tmp_path):

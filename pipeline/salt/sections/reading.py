@@ -67,7 +67,7 @@ def pixels(path: Path, labels: bool = False) -> np.ndarray:
     """The numbers in a PNG, JPG, TIFF or .npy: (H, W) or (H, W, channels), as other programs show them.
 
     labels  of a palette its numbers, where its colours are no greys: these are for the eye
-    What lies in the file as it is, is mapped; a compressed TIFF is unpacked into a temporary file.
+    What lies in the file as it is, is mapped. A compressed TIFF, or one with GDAL's nodata, goes to a temporary file.
     InputError, the end of a sentence about the file, for what is none of these, is damaged or holds several images.
     """
     if not path.stat().st_size:
@@ -79,7 +79,7 @@ def pixels(path: Path, labels: bool = False) -> np.ndarray:
             if not isinstance(array, np.ndarray):
                 raise InputError("holds several arrays; a file is one image")
             return array
-        if path.suffix.lower() in TIFF and (tiff := _tiff(path)) is not None:
+        if path.suffix.lower() in TIFF and (tiff := _tiff(path, labels)) is not None:
             return tiff
         return _pillow(path, labels)
     except InputError:
@@ -141,7 +141,7 @@ def _scaled(name: str, array: np.ndarray, low: float, high: float, words: str) -
 # ---- formats
 
 
-def _tiff(path: Path) -> np.ndarray | None:
+def _tiff(path: Path, labels: bool) -> np.ndarray | None:
     """The one image of a TIFF; None where Pillow is to read it: its colours are other ones, or packed as it knows."""
     tifffile.logger().disabled = True  # it would print warnings of what is refused here
     try:
@@ -156,8 +156,6 @@ def _tiff(path: Path) -> np.ndarray | None:
             shapes = [series.shape for series in tiff.series if page.index in {p.index for p in series.pages if p}]
             if shapes != [page.shape]:  # ImageJ's stacks are one page
                 raise InputError(f"has the shape {shapes[0] if shapes else '()'}; a file is one image")
-            if _tag(page, "Orientation") not in (None, 1):
-                return None
             white_first = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and np.dtype(page.dtype).kind in "bu"
             if not white_first and page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
                 return None
@@ -169,9 +167,9 @@ def _tiff(path: Path) -> np.ndarray | None:
                 page.asarray(out=array, maxworkers=1)
             if array.ndim == 3 and page.axes.startswith("S"):  # a plane for each colour
                 array = np.moveaxis(array, 0, -1)
-            if (nodata := _tag(page, "GDAL_NODATA")) is not None and array.dtype.kind == "f":
-                array = _with_nan(array, float(nodata))
-            return ~array if white_first else array
+            if (nodata := _nodata(page, array.dtype)) is not None and not (labels and nodata == 0):
+                array = _with_nan(array, nodata)
+            return _upright(~array if white_first else array, _tag(page, "Orientation"))
     except ValueError as e:
         # Of some compressions tifffile leaves the decoding to a large package; Pillow knows the common ones.
         if not any(words in str(e) for words in ("imagecodecs", "not supported")):
@@ -184,11 +182,30 @@ def _tag(page: tifffile.TiffPage, name: str) -> Any:
     return None if tag is None else tag.value
 
 
-def _with_nan(array: np.ndarray, nodata: float) -> np.ndarray:
-    """The floats, in a temporary file, with NaN where they are `nodata`: GDAL's number for what was not measured."""
+def _upright(array: np.ndarray, orientation: int | None) -> np.ndarray:
+    """A view of the rows and columns as a TIFF's tag says that they are to be shown."""
+    if orientation in (3, 4, 7):
+        array = array[::-1]
+    if orientation in (2, 3, 7):
+        array = array[:, ::-1]
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    return array[:, ::-1] if orientation == 6 else array[::-1] if orientation == 8 else array
+
+
+def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> Any:
+    """GDAL's number for what was not measured, as one of the page's floats; None where there is none."""
+    with contextlib.suppress(ValueError, TypeError), np.errstate(over="ignore"):
+        nodata = dtype.type(float(_tag(page, "GDAL_NODATA")))
+        return nodata if dtype.kind == "f" and np.isfinite(nodata) else None
+    return None
+
+
+def _with_nan(array: np.ndarray, nodata: Any) -> np.ndarray:
+    """The floats, in a temporary file, with NaN in the place of `nodata`."""
     copy = disk.zeros(array.shape, array.dtype)
     for rows in slices(len(array), array.shape[1:]):
-        copy[rows] = np.where(array[rows] == array.dtype.type(nodata), np.nan, array[rows])
+        copy[rows] = np.where(array[rows] == nodata, np.nan, array[rows])
     return copy
 
 
@@ -199,7 +216,8 @@ def _pillow(path: Path, labels: bool) -> np.ndarray:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # a phone's JPG: the others are its thumbnail, or its depths
             raise InputError(f"has {frames} frames; a file is one image")
-        ImageOps.exif_transpose(image, in_place=True)
+        with contextlib.suppress(Exception):  # of EXIF that is no such thing whatever it comes upon: then as it lies
+            ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))
         if image.mode not in ("P", "PA"):

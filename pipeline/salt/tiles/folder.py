@@ -32,6 +32,7 @@ OTHER_NAMES = {
 }
 LARGE = 512  # px: an image with a longer side is rather to be cut than resized as a whole
 UNLABELLED = 2  # in a decoded mask, beside 0 and 1
+STRAY = 100  # times as many 255s as 1s
 
 T = TypeVar("T")
 Mask = tuple[np.ndarray, frozenset[float]]  # (H, W) uint8 of 0, 1 and UNLABELLED; its file's values other than 0
@@ -188,15 +189,18 @@ def _mask_of(pixels: np.ndarray) -> Mask:
 
 
 def _settle_values_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
-    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them. Salt then is one value in all of them."""
-    values = Counter(salt for _, salt in masks.values())
-    if values[frozenset({255})] > values[frozenset({1, 255})] > 0 == values[frozenset({1})]:
-        for name, (_, salt) in masks.items():
-            if salt == {1, 255}:
-                fault = "has a 1, where most masks have 0 and 255 alone: make it 0 or 255; or NaN where not labelled"
+    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them. Salt then is one value in all of them.
+
+    But a few stray 1s, in masks of which most have 0 and 255 alone, and none 0 and 1, are a fault.
+    """
+    both = {name: labels for name, (labels, salt) in masks.items() if salt == {1, 255}}
+    alone = Counter(value for _, salt in masks.values() if len(salt) == 1 for value in salt)
+    if alone[255] > len(both) and not alone[1]:
+        for name, labels in both.items():
+            if 0 < STRAY * (labels == 1).sum() < (labels == UNLABELLED).sum():
+                fault = "has a few 1s, where other masks have 0 and 255 alone: make them 0 or 255"
                 faults.add(place, fault, paths[name].name)
-        return
-    if values[frozenset({1, 255})]:
+    if both:
         for name, (labels, salt) in masks.items():
             masks[name] = labels * np.uint8(UNLABELLED) if salt == {255} else labels, salt - {255}
     counts = Counter(value for _, salt in masks.values() for value in salt)

@@ -44,7 +44,8 @@ def _in_parts(square: Callable[[Tensor], Tensor], tiles: Tensor, size: int, devi
     if tuple(tiles.shape[-2:]) == (size, size):
         return tiles.to(device)
     squares = tiles.new_empty((*tiles.shape[:2], size, size), device=device)
-    for some in slices(len(tiles), tiles.shape[1:]):  # as floats they take four times as much
+    _, channels, height, width = tiles.shape
+    for some in slices(len(tiles), (channels, max(height * width, size * size))):  # as floats, four times as much
         squares[some] = square(tiles[some].to(device)).to(tiles.dtype)
     return squares
 

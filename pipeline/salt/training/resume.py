@@ -64,7 +64,8 @@ class Resume(Callback):
             if not force:
                 raise InputError(
                     f"{path} has {state['epochs']} epochs of a training with other settings ({'; '.join(changes)}); "
-                    "--run NAME keeps it and works beside it, --force with --fold and --phase for it alone gives it up"
+                    "--run NAME keeps it and works beside it; python -m pipeline.train --force, with these flags "
+                    "and its --fold and --phase, gives it up"
                 )
             print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
             return 0

@@ -65,7 +65,7 @@ def predict(run: Run) -> None:
                 continue
             start, origin, state = time.perf_counter(), product.origin(), run.files.resume_of(product.path)
             jobs = ((with_weights(fold), rows_of(fold)) for fold in run.folds)
-            with artifacts.publish(product.path, origin) as tmp:
+            with artifacts.publish(product.path, origin, batch=run.profile.predict.batch) as tmp:
                 disagreement = predict_to_file(
                     tmp,
                     images,

@@ -203,7 +203,9 @@ def test_finished_weights_are_kept_from_other_first_weights(tiny, tmp_path):
     flags, before = ("--weights", str(other)), tree(tiny.out)
     text = refused(train, run=tiny, extra=flags)
     assert "fold_0/32.safetensors was trained from random weights, and --weights names other.pth; --run NAME" in text
-    assert tree(tiny.out) == before and "fresh" in tiny(predict, extra=flags), "which is made of what is there"
+    assert tree(tiny.out) == before
+    scratch = (*flags, "--set=model.weights=none")
+    assert "fresh" in tiny(train, predict, extra=scratch), "which has no use for the file"
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)])

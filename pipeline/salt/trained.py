@@ -172,7 +172,8 @@ def _no_weights(folder: Path) -> str:
 def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[str, Predict]:
     """Name of the phase whose weights predict, and section predict of the profile."""
     if oof := artifacts.read_sidecar(place.oof):
-        predict = section_from(Predict, oof["settings"]["predict"], display_path(place.oof))
+        batch = {"batch": oof["batch"]} if "batch" in oof else {}  # with the same one the same bits come out
+        predict = section_from(Predict, oof["settings"]["predict"] | batch, display_path(place.oof))
         [phase] = {used.phase for name in oof["inputs"] if (used := Weights.parse(name))}
         return phase, predict
     earlier = {

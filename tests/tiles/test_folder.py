@@ -214,11 +214,11 @@ def test_a_mask_that_may_lie_in_its_transparency_is_refused(rgb, alpha, refused)
     """Painted on a transparent layer, all of it is of one colour."""
     for i in range(8):
         salt = scene(48, 48, i)[1]
-        grey = salt * np.uint8(255)
+        grey = np.full((48, 48), 255, np.uint8) if alpha == "salt" else salt * np.uint8(255)
         layer = salt * np.uint8(200) if alpha == "salt" else np.full((48, 48), alpha, np.uint8)
         save(rgb / f"masks/p{i}.png", np.stack([grey, grey, grey, layer], axis=-1))
     if refused:
-        assert "has transparency, which may be the mask or not; save it without" in faults(rgb)[0]
+        assert "is of one colour, and salt may be what is not transparent; save the mask without" in faults(rgb)[0]
     else:
         np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], scene(48, 48, 0)[1])
 

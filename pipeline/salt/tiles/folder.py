@@ -160,9 +160,9 @@ def image_of(pixels: np.ndarray) -> np.ndarray:
 def _mask_of(pixels: np.ndarray) -> Mask:
     """(H, W) uint8 of 0, 1 (salt) and UNLABELLED, and the values other than 0 that the file has."""
     if pixels.ndim == 3:
-        if pixels.shape[2] in (2, 4) and (pixels[..., -1] != pixels.flat[-1]).any():
-            raise InputError("has transparency, which may be the mask or not; save it without")
         colours = pixels[..., : 1 if pixels.shape[2] in (1, 2) else 3]
+        if (colours == colours[:1, :1]).all() and (pixels != pixels[:1, :1]).any():
+            raise InputError("is of one colour, and salt may be what is not transparent; save the mask without")
         if pixels.shape[2] > 4 or (colours != colours[..., :1]).any():
             raise InputError("has colours; a mask is 0 and one value for salt")
         pixels = colours[..., 0]

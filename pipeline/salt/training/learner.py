@@ -90,7 +90,7 @@ def fit_fold(
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, origin, save_every, deadline, stop)
     average = WeightAverage(train.average)
-    averaging = [average] * ("average" in train.epochs_kept(phase))
+    averaging = [average] * (train.average > 0)
     learn = build_learner(model, dls, phase, train, [log, best, *averaging, RandomState(), state, *trackers])
     done = state.load(force)
     with _as_raised(), learn.no_bar(), data_parallel(learn, phase, train):

@@ -216,6 +216,7 @@ def _pillow(path: Path, labels: bool) -> np.ndarray:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # a phone's JPG: the others are its thumbnail, or its depths
             raise InputError(f"has {frames} frames; a file is one image")
+        image.load()  # or say what is wrong with it
         with contextlib.suppress(Exception):  # of EXIF that is no such thing whatever it comes upon: then as it lies
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):

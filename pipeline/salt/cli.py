@@ -127,9 +127,7 @@ def run_from(args: argparse.Namespace) -> Run:
         weights = _folder("--weights", args.weights)
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
-        if (
-            weights.is_file()
-        ):  # meant for this run, also where its profile trains from scratch; a folder serves all runs
+        if weights.is_file():  # a file is meant for this run, even if its profile trains from scratch; a folder for all
             settings.insert(0, "model.weights=imagenet")
     own_data = data is not None and folder.find(data)
     profile = changed(appended(profile_named(name, own_data), *args.add_phase), *settings)

@@ -8,6 +8,7 @@ grey by percentiles, as sections.reading says. A mask is 0 and one value for sal
 mask has NaN, or 255 beside 0 and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
 """
 
+import contextlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -226,6 +227,13 @@ def _listed(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def _holds_images(folder: Path) -> bool:
+    """False too for a folder that cannot be looked into."""
+    with contextlib.suppress(OSError):
+        return folder.is_dir() and any(path.suffix.lower() in ENDINGS for path in _listed(folder))
+    return False
+
+
 def _name(folder: Path, place: Path) -> str:
     return place.relative_to(folder).as_posix()
 
@@ -244,11 +252,7 @@ def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Pa
     before = faults.total()
     for path in _listed(place):
         ending = path.suffix.lower()
-        if (
-            path.is_dir()
-            and (kind, path.name) != ("test", "masks")
-            and any(p.suffix.lower() in ENDINGS for p in _listed(path))
-        ):
+        if (kind, path.name) != ("test", "masks") and _holds_images(path):
             faults.add(name, f"holds a folder of images; move what is in {name}/{path.name} up into {name}", path.name)
         if ending in ENDINGS and not path.name.isprintable():
             faults.add(name, "has a name with characters that cannot be printed; rename it", path.name)

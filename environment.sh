@@ -16,7 +16,8 @@ else
     python=$here/.venv/bin/python
     packages=$(cat "$here/pyproject.toml" "$here/constraints.txt" | cksum | cut -d' ' -f1)
     stamp=$here/.venv/installed-$extra-$packages
-    if [ ! -e "$stamp" ] && [ ! -e "$here/.venv/installed-test-$packages" ]; then      # the extra test has all the others
+    if ! "$python" -c '' 2>/dev/null || # no .venv, or one whose Python the system has replaced
+        { [ ! -e "$stamp" ] && [ ! -e "$here/.venv/installed-test-$packages" ]; }; then # the extra test has all the others
         python3=
         for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
             if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python3=$candidate; break; fi
@@ -24,7 +25,7 @@ else
         if [ -z "$python3" ]; then
             echo "error: Python 3.11 or later is needed; install it, or name it: PYTHON=/path/to/python3 $0" >&2; exit 1
         fi
-        if [ ! -x "$here/.venv/bin/pip" ] && ! "$python3" -m venv "$here/.venv"; then
+        if ! "$python" -m pip --version >/dev/null 2>&1 && ! "$python3" -m venv --clear "$here/.venv"; then
             echo "error: $python3 cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1
         fi
         echo "install  packages into .venv, once (about 3 GB to fetch, 6 GB on disk; less without a GPU: docs/how-to/install.md)"

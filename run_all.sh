@@ -13,7 +13,8 @@ started=$(date +%s)       # from here on count the hours of --max-hours; a stage
 stage() { # beside this script, which so can pass SIGTERM on (from `docker stop`, say) and waits until all is saved
     PYTHONPATH=$here "$python" -P -m "pipeline.$1" --started "$started" "${@:2}" &
     child=$!
-    while kill -0 "$child" 2>/dev/null; do status=0 && wait "$child" || status=$?; done
+    status=0; wait "$child" || status=$?
+    while kill -0 "$child" 2>/dev/null; do status=0; wait "$child" || status=$?; done    # a signal ends `wait`, too
     return "$status"
 }
 trap 'kill -TERM "$child"' TERM

@@ -185,7 +185,11 @@ if sys.argv[3] == "pipeline.train":
 
 def test_run_all_ends_with_the_status_of_the_stage_that_fails(tmp_path):
     shutil.copy(ROOT / "run_all.sh", tmp_path)
+    script = tmp_path / "run_all.sh"
     (tmp_path / "environment.sh").write_text("python=false\n")
-    assert subprocess.run([tmp_path / "run_all.sh"], check=False).returncode == 1
+    assert subprocess.run([script], check=False).returncode == 1
+    # a busy machine: the stage has ended before the shell looks at it
+    (tmp_path / "environment.sh").write_text('python=false\nkill() { sleep 0.2; command kill "$@"; }\n')
+    assert subprocess.run([script], check=False).returncode == 1
     (tmp_path / "environment.sh").write_text("python=true\n")
     assert subprocess.run([tmp_path / "run_all.sh"], check=False).returncode == 0

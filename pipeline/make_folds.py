@@ -27,26 +27,32 @@ from pipeline.salt.tiles import Tiles, cache, own_folds
 
 def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
-    product, settings, pairs = stages.folds(run), run.profile.folds, stages.neighbours(run)
-    keep_finished([product], run.force)  # models may have been trained on it
-    if up_to_date([*pairs, product], run.force):
+    product, settings, neighbours = stages.folds(run), run.profile.folds, stages.neighbours(run)
+    if up_to_date([*neighbours, product], run.force):
         return
     with disk.making(product.path):
-        for kind in ("csv", "png"):  # of another scheme
-            artifacts.discard(run.files.neighbours(kind))
         decoded = cache.read(run.files)
         tiles = decoded.train_table
         table = tiles[["id", "coverage", "z"]].copy()
+        if neighbours:
+            images = grey_images(decoded)
+            pairs = mosaic.neighbours(images)
+            tiles["group"] = mosaic.groups(len(images), pairs)[: len(tiles)]
         if settings.file:
             fold, how = own_folds.read(Path(settings.file), tiles, settings.k), f"by {settings.file}"
         else:
-            if pairs:
-                tiles["group"] = group_neighbours(run, decoded)[: len(tiles)]
             fold = split(tiles, settings.scheme, settings.k, settings.seed)
             how = f"scheme {settings.scheme}, seed {settings.seed}"
         table.insert(1, "fold", fold)
+        csv = table.to_csv(index=False).encode()
+        if artifacts.damage_of(product.path) or not product.path.exists() or product.path.read_bytes() != csv:
+            keep_finished([product], run.force)  # models may have been trained on it
+        for kind in ("csv", "png"):  # of another scheme
+            artifacts.discard(run.files.neighbours(kind))
+        if neighbours:
+            publish_neighbours(run, decoded.table["id"].to_numpy(), images, pairs)
         with artifacts.publish(product.path, product.origin(), profile=run.profile.name) as tmp:
-            table.to_csv(tmp, index=False)
+            tmp.write_bytes(csv)
     sizes = table["fold"].value_counts()
     print(
         f"split    {disk.display_path(product.path)}: {settings.k} folds of {sizes.min()} to {sizes.max()} tiles, "
@@ -54,11 +60,14 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def group_neighbours(run: Run, tiles: Tiles) -> np.ndarray:
-    """The group (N + M,) of each tile, train then test; the pairs that join them are published."""
+def grey_images(tiles: Tiles) -> np.ndarray:
+    """All tiles, train then test: (N + M, H, W) uint8."""
     images = np.concatenate([tiles.train_images, tiles.test_images])
-    grey = images if images.ndim == 3 else images.mean(axis=-1).astype(np.uint8)
-    pairs, ids = mosaic.neighbours(grey), tiles.table["id"].to_numpy()
+    return images if images.ndim == 3 else images.mean(axis=-1).astype(np.uint8)
+
+
+def publish_neighbours(run: Run, ids: np.ndarray, images: np.ndarray, pairs: list[mosaic.Pair]) -> None:
+    """The pairs of neighbours as a table and as a picture; images (N + M, H, W) uint8, with their ids (N + M,)."""
     found = pd.DataFrame(pairs, columns=mosaic.Pair._fields)
     in_table, in_picture = stages.neighbours(run)
     with artifacts.publish(in_table.path, in_table.origin()) as tmp:
@@ -66,13 +75,12 @@ def group_neighbours(run: Run, tiles: Tiles) -> np.ndarray:
             tmp, index=False, float_format="%.3g"
         )
     with artifacts.publish(in_picture.path, in_picture.origin()) as tmp:
-        Image.fromarray(mosaic.sheet(grey, pairs)).save(tmp, "PNG")
-    group = mosaic.groups(len(grey), pairs)
+        Image.fromarray(mosaic.sheet(images, pairs)).save(tmp, "PNG")
+    groups = mosaic.groups(len(images), pairs).max(initial=-1) + 1
     print(
-        f"mosaic   {disk.display_path(in_picture.path)}: {len(pairs)} pairs of neighbours join {len(grey)} tiles "
-        f"to {group.max(initial=-1) + 1} groups"
+        f"mosaic   {disk.display_path(in_picture.path)}: {len(pairs)} pairs of neighbours join {len(images)} tiles "
+        f"to {groups} groups"
     )
-    return group
 
 
 if __name__ == "__main__":

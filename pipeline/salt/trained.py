@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import nn
 
 from pipeline.salt import artifacts, door
@@ -30,7 +29,7 @@ from pipeline.salt.inference import InferenceSettings, inference_settings, mean_
 from pipeline.salt.logit_sums import probabilities
 from pipeline.salt.overrides import named_settings
 from pipeline.salt.run import RunFolder, Weights
-from pipeline.salt.tiles.folder import read_image
+from pipeline.salt.tiles.folder import read_image, with_channels
 from pipeline.salt.training import checkpoints
 
 Source = str | Path | np.ndarray
@@ -105,10 +104,7 @@ class TrainedRun:
 
     def with_channels(self, image: np.ndarray) -> np.ndarray:
         """(H, W) grey or (H, W, 3) RGB, uint8 -> whichever the models were trained on."""
-        is_rgb, trained_on_rgb = image.ndim == 3, self.tile is not None and len(self.tile) == 3
-        if is_rgb and not trained_on_rgb:
-            return np.asarray(Image.fromarray(image).convert("L"))
-        return np.repeat(image[..., None], 3, axis=-1) if trained_on_rgb and not is_rgb else image
+        return with_channels(image, colour=self.tile is not None and len(self.tile) == 3)
 
 
 def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedRun:

@@ -110,6 +110,17 @@ def test_colour_images_keep_their_channels(rgb):
     assert tiles.table["z"].isna().all() and tiles.train_table["coverage"][3] == scene(48, 48, 3)[1].mean()
 
 
+def test_an_image_in_colour_to_predict_becomes_grey_as_the_labelled_ones(arrays):
+    """The weights that were trained on them can go on."""
+    before = folder.read(arrays, WHOLE)[0]
+    some = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    save(arrays / "test/images/x.png", some)
+    tiles, remarks = folder.read(arrays, WHOLE)
+    np.testing.assert_array_equal(tiles.train_images, before.train_images)
+    np.testing.assert_array_equal(tiles.test_images[-1], np.asarray(Image.fromarray(some).convert("L")))
+    assert remarks == ["1 images in test/ are in colour and become grey, as the labelled ones are"]
+
+
 def test_equal_channels_are_grey_and_a_grey_image_among_colours_gets_three(rgb):
     some = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
     save(rgb / "images/p0.png", some)

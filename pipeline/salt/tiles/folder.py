@@ -112,12 +112,16 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     if tiling.side == "whole":
         _check_one_size({**images, **test}, faults)
     faults.raise_if_any(folder)
+    turned_grey = sum(image.ndim == 3 for image in test.values()) if all(i.ndim == 2 for i in images.values()) else 0
     pixels = {**images, **test}
     del images, test  # so that `_tiles_` can let go of what it has copied
     tiles = _tiles_(pixels, {name: labels for name, (labels, _) in masks.items()}, z, tiling)
     if not len(tiles.train_images):
         raise InputError(f"{folder}: no tile is wholly labelled; label more of the masks, or take a smaller tiles.side")
-    return tiles, _remarks(folder, tiles, masks, tiling)
+    remarks = _remarks(folder, tiles, masks, tiling)
+    if turned_grey:
+        remarks.append(f"{turned_grey} images in test/ are in colour and become grey, as the labelled ones are")
+    return tiles, remarks
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -338,7 +342,7 @@ def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict
             rows.append((name if tiling.side == "whole" else f"{name}_{top:05}_{left:05}", name, top, left, labelled))
     table = pd.DataFrame(rows, columns=["id", "image", "top", "left", "labelled"])
     table = table.sort_values(["labelled", "id"], ascending=[False, True], ignore_index=True)
-    colour = any(image.ndim == 3 for image in images.values())
+    colour = any(images[name].ndim == 3 for name in masks)  # of what is trained on
     height, width = next(iter(images.values())).shape[:2] if isinstance(tiling.side, str) else (tiling.side,) * 2
     n = int(table["labelled"].sum())
     stack = np.empty((len(table), height, width, *[3] * colour), np.uint8)
@@ -346,7 +350,7 @@ def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict
     for i, (name, top, left) in enumerate(zip(table["image"], table["top"], table["left"], strict=True)):
         part = slice(top, top + height), slice(left, left + width)
         tile = images.pop(name) if tiling.side == "whole" else images[name][part]
-        stack[i] = tile[..., None] if colour and tile.ndim == 2 else tile
+        stack[i] = with_channels(tile, colour)
         if i < n:
             salt[i] = masks[name][part] == 1
     columns = {
@@ -359,6 +363,17 @@ def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict
     if tiling.side != "whole":
         columns |= {name: table[name] for name in ("image", "top", "left")}
     return Tiles(stack[:n], salt, stack[n:], pd.DataFrame(columns))
+
+
+def with_channels(image: np.ndarray, colour: bool) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) RGB, uint8 -> RGB where `colour`, else grey."""
+    if image.ndim == 3:
+        if colour:
+            return image
+        from PIL import Image  # not needed by --help
+
+        return np.asarray(Image.fromarray(image).convert("L"))
+    return np.repeat(image[..., None], 3, axis=-1) if colour else image
 
 
 def _parts(shape: tuple[int, ...], tiling: Tiling) -> Iterator[tuple[int, int, tuple[slice, slice]]]:

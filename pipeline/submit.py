@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
         lambda p: p.add_argument("--upload", action="store_true", help="submit to Kaggle through its own client"),
         several_runs=True,
     )
-    if run.own_data and args.upload:
-        raise InputError("--upload: these are images of your own, and Kaggle scores its own tiles alone")
+    if args.upload and (run.own_data or run.data is None):
+        whose = "images of your own" if run.own_data else "the built-in sample's tiles"
+        raise InputError(f"--upload: these are {whose}, and Kaggle scores only its own; --data names them")
     if args.run and args.run[1:]:
         runs, rules = runs_to_join(run, args)
         products = stages.ensemble(runs, rules)

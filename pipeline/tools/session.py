@@ -128,10 +128,16 @@ class Session:
                 "open the notebook again, Add Input > Your Work > this notebook's output, Run All."
             )
         else:
-            files, product = self._run().files, stages.submission(self._run())
-            with disk.replacing(files.kaggle_submission) as tmp:
-                tmp.write_bytes(gzip.decompress(product.file().read_bytes()))
-            print(f"ready    {files.kaggle_submission}: Save Version, then Submit to Competition")
+            run = self._run()
+            if run.data is None:
+                print(
+                    "ready    the demo. Its tiles are generated, and Kaggle scores only the competition's: Add Input > "
+                    "the competition, then Run All"
+                )
+                return
+            with disk.replacing(run.files.kaggle_submission) as tmp:
+                tmp.write_bytes(gzip.decompress(stages.submission(run).file().read_bytes()))
+            print(f"ready    {run.files.kaggle_submission}: Save Version, then Submit to Competition")
 
     def is_done(self) -> bool:
         """Whether each stage so far has ended well."""

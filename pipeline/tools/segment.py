@@ -27,6 +27,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.progress import progress_bar
 from pipeline.salt.sections import reading, windows, writing
 from pipeline.salt.sections.reading import Picture
+from pipeline.salt.tiles import files
 
 if TYPE_CHECKING:
     from pipeline.salt.trained import TrainedRun
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--side", type=int, metavar="PX", help="side of a window (default: of the run's tiles)")
         parser.add_argument("--to", type=Path, metavar="DIR", help="where results go (default: below submissions/)")
 
-    run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run"))
+    run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run", "force"))
     if args.side is not None and args.side < 2:
         raise InputError(f"--side {args.side}: a window has 2 px or more")
     if len({path.stem for path in args.images}) < len(args.images):
@@ -60,13 +61,22 @@ def main(argv: list[str] | None = None) -> None:
     to = args.to or run.files.result("segment")
     for path in args.images:
         with reading.open_picture(path, args.inline, args.crossline) as picture:
-            segment(picture, trained, (tile[0], tile[1]), to / picture.name, str(path.resolve()))
+            source = {"source": str(path.resolve()), "version": [*files.size_and_time(path)], "run": run.files.run}
+            segment(picture, trained, (tile[0], tile[1]), to / picture.name, source, run.force)
 
 
-def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], folder: Path, source: str = "") -> None:
-    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px.
+def segment(
+    picture: Picture,
+    trained: "TrainedRun",
+    window: tuple[int, int],
+    folder: Path,
+    source: dict | None = None,
+    force: bool = False,
+) -> None:
+    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px, unless they are there.
 
-    source  the picture's file. InputError where the folder has the results of another file of that name
+    source  the picture's file with its version, and the name of the run: InputError where the folder has the results of
+            another file of that name, or of another run
     """
     from pipeline.salt.logit_sums import probabilities
 
@@ -74,20 +84,20 @@ def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], fo
     shape = height, width
     if picture.scale:
         print(f"scale    {picture.name}: {picture.scale}")
-    of = source
-    with contextlib.suppress(InputError):  # what is damaged is made anew
-        if before := artifacts.read_sidecar(folder / "mask.png"):
-            of = before["settings"].get("source", source)
-    if of != source:
-        raise InputError(f"{display_path(folder)} has the results of {of}; name another folder with --to, or delete it")
-    settings = {
-        "source": source,
+    source = source or {}
+    settings = source | {
         "picture": picture.name,
-        "shape": picture.shape,
+        "shape": [*picture.shape],
         "scale": picture.scale,
-        "window": window,
+        "window": [*window],
+        "threshold": trained.threshold,
     }
-    origin = artifacts.Origin(settings | {"threshold": trained.threshold}, trained.weights)
+    origin = artifacts.Origin(settings, trained.weights)
+    outputs = [folder / name for name in ("mask.png", "overlay.png", "probability.tif")]
+    refuse_others(outputs[0], source)
+    if not force and all(not artifacts.damage_of(path) and artifacts.is_fresh(path, origin) for path in outputs):
+        artifacts.print_fresh(outputs[0])
+        return
     salt_pixels = 0
 
     def rows(top: int, bottom: int) -> np.ndarray:
@@ -112,8 +122,7 @@ def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], fo
             yield probs
 
     with contextlib.ExitStack() as stack:
-        names = ("mask.png", "overlay.png", "probability.tif")
-        paths = [stack.enter_context(artifacts.publish(folder / name, origin)) for name in names]
+        paths = [stack.enter_context(artifacts.publish(path, origin)) for path in outputs]
         mask = stack.enter_context(writing.MaskPng(paths[0], shape))
         overlay = writing.Overlay(shape)
         writing.write_probability(paths[2], probability_bands(), shape)
@@ -122,6 +131,20 @@ def segment(picture: Picture, trained: "TrainedRun", window: tuple[int, int], fo
         f"segment  {display_path(folder)}: {height:,} x {width:,} px, folds {', '.join(map(str, trained.models))}, "
         f"{salt_pixels / (height * width):.1%} salt"
     )
+
+
+def refuse_others(mask: Path, source: dict) -> None:
+    """InputError where this mask is of another file, or another run's, than `source` says."""
+    try:
+        before = (artifacts.read_sidecar(mask) or {}).get("settings", {})
+    except InputError:  # what is damaged is made anew
+        return
+    for key, what in (("source", "{}"), ("run", "run {}")):
+        if key in before and key in source and before[key] != source[key]:
+            raise InputError(
+                f"{display_path(mask.parent)} has the results of {what.format(before[key])}; name another folder with "
+                "--to, or delete it"
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """python -m pipeline.tools.segment: a trained run over pictures larger than its tiles."""
 
+import shutil
 import tracemalloc
 from types import SimpleNamespace
 
@@ -59,14 +60,40 @@ def test_results_of_another_picture_of_that_name_are_kept(tiny, image, tmp_path)
         (tmp_path / survey).mkdir()
         Image.fromarray(image).save(tmp_path / survey / "line.png")
     flags = [*tiny.flags()[:3], f"--to={tmp_path / 'to'}"]
-    for _ in range(2):
-        main([*flags, str(tmp_path / "a/line.png")])
+    main([*flags, str(tmp_path / "a/line.png")])
     with pytest.raises(
         InputError, match=r"to/line has the results of .*a/line\.png; name another folder with --to, or delete"
     ):
         main([*flags, str(tmp_path / "b/line.png")])
     (tmp_path / "to/line/mask.png.json").write_text("{")  # damaged: made anew
     main([*flags, str(tmp_path / "b/line.png")])
+
+
+def test_a_picture_that_is_done_is_not_done_again(tiny, image, tmp_path, capsys):
+    Image.fromarray(image).save(tmp_path / "map.png")
+    flags = [*tiny.flags()[:3], str(tmp_path / "map.png")]
+    main(flags)
+    made = read(tiny.out / "submissions/demo/segment/map")
+    capsys.readouterr()
+    main(flags)
+    assert capsys.readouterr().out.startswith("fresh    ")
+    main([*flags, "--side=64"])
+    assert "segment  " in capsys.readouterr().out
+    Image.fromarray(image.T).save(tmp_path / "map.png")  # another picture in the same place
+    main(flags)
+    assert "segment  " in capsys.readouterr().out
+    assert read(tiny.out / "submissions/demo/segment/map")[2].shape == made[2].T.shape
+    main([*flags, "--force"])
+    assert "segment  " in capsys.readouterr().out
+
+
+def test_results_of_another_run_are_kept(tiny, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "map.png")
+    flags = [*tiny.flags()[:3], str(tmp_path / "map.png"), f"--to={tmp_path / 'to'}"]
+    main(flags)
+    shutil.copytree(tiny.out / "folds/demo", tiny.out / "folds/other")
+    with pytest.raises(InputError, match=r"to/map has the results of run demo; name another folder with --to"):
+        main([*flags, "--run=other"])
 
 
 def test_one_tile_is_predicted_as_the_stage_predicts_it(tiny, tmp_path):

@@ -46,6 +46,9 @@ def predict(run: Run) -> None:
         return checkpoints.load(weights.file(), model)
 
     oof, test = stages.predictions(run)
+    for product in (oof, test):
+        if changes := product.changes():
+            print(f"note     {disk.display_path(product.path)} is made anew: {'; '.join(changes)}")
     with (
         disk.making(test.path),
         enough_memory("predict", "predict.batch", profile.predict.batch),
@@ -78,9 +81,10 @@ def predict(run: Run) -> None:
                     stop=stop,
                 )
             artifacts.discard(state)
+            count = np.isin(folds, run.folds).sum() if product is oof else len(images)
             print(
-                f"predict  {disk.display_path(product.path)}: {len(images)} tiles, folds "
-                f"{', '.join(map(str, run.folds))}, {time.perf_counter() - start:.0f} s"
+                f"predict  {disk.display_path(product.path)}: {count} tiles, folds {', '.join(map(str, run.folds))}, "
+                f"{time.perf_counter() - start:.0f} s"
             )
         product = stages.disagreement(run)
         with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last

@@ -91,6 +91,8 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         disk.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
         enough_memory(f"fold {fold} {phase.name}", f"train.{phase.name}.batch", phase.batch),
     ):
+        if not run.force and all_done(products.values()):  # by another process, since this one last looked
+            return
         try:
             fit_and_publish(run, fold, phase)
         except Stopped as e:

@@ -51,7 +51,7 @@ WRITES = [
 TOOLS = [
     (segment, ("tile.npy", "--profile=demo"), "submissions/demo/segment/tile/mask.png"),
     (segment, ("tile.npy", "--profile=demo"), "submissions/demo/segment/tile/probability.tif"),
-    (compare, ("demo", "twin"), "submissions/compare-demo-twin.html"),
+    (compare, ("demo", "twin"), "submissions/compare-demo+twin.html"),
     (picture, ("--profile=demo", "--tiles=2", "--to=submissions/tiles.png"), "submissions/tiles.png"),
     (lr_find, ("--profile=demo", *LAST), "folds/demo/fold_0/48.lr_find.png"),
     (export, ("--profile=demo", *LAST, "--to=submissions/unet.onnx"), "submissions/unet.onnx"),

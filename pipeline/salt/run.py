@@ -6,7 +6,7 @@ RunFolder reads the names that Files gives: the weights in a run's folder, where
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,7 +103,17 @@ class Files:
 
     def comparison(self, names: Sequence[str]) -> Path:
         """Page about the runs of these names."""
-        return self.out / "submissions" / f"compare-{'-'.join(names)}.html"
+        return self.out / "submissions" / f"compare-{joined(names)}.html"
+
+
+def joined(names: Iterable[str]) -> str:
+    """'a+b', for what several runs have together; a run's own name has no '+'. InputError if it is too long."""
+    together = "+".join(names)
+    if len(together.encode()) > 200:  # bytes; a file system takes 255, and '.json' and more are added
+        raise InputError(
+            f"these runs' names are too long to stand in one file name, {together}; give them shorter ones"
+        )
+    return together
 
 
 def source_name(data: Path | None, tiling: Tiling) -> str:

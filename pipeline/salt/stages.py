@@ -14,7 +14,7 @@ from pipeline.salt.config import Phase, Profile, Submit, section_from
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.product import Product
-from pipeline.salt.run import Run, source_name
+from pipeline.salt.run import Run, joined, source_name
 from pipeline.salt.tiles import cache, competition, folder
 
 per_run = lru_cache(1000)  # a Run is of one command, and what is made from what depends on nothing else
@@ -194,7 +194,13 @@ def recorded(run: Run, names: Sequence[str]) -> list[Run]:
                 "the same tiles can be compared or joined"
             )
         runs.append(replace(run, profile=profile, files=files, folds=folds))
-        report(runs[-1])[0].require()
+        try:
+            report(runs[-1])[0].require()
+        except InputError as e:
+            raise InputError(
+                f"run {name} has changed since its report: {e.args[0].partition('; run python -m')[0]}; give it its "
+                f"report again, with the flags of the run: ./run_all.sh --run {name} ..."
+            ) from e
     return runs
 
 
@@ -205,7 +211,7 @@ def same_folds(runs: Sequence[Run]) -> bool:
 
 def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
     """What `submitted` is of one run, of several together."""
-    together, first = "+".join(run.files.run for run in runs), runs[0]
+    together, first = joined(run.files.run for run in runs), runs[0]
     settings = {"submit": asdict(rules)}
     parts = _of_each(runs, lambda run: (*predictions(run), submission(run)))
     inputs = (*parts, folds(first), tiles(first)["tiles.csv"], tiles(first)["masks.npy"])

@@ -5,7 +5,7 @@
     python -m pipeline.tools.compare a b --data DIR  runs of the tiles in DIR
 
 reads   of each run scores.json, oof.npy, folds.csv, histories; data/cache/<source>/
-writes  submissions/compare-a-b.html
+writes  submissions/compare-a+b.html
 
 Each run is scored with the threshold and the rules of its own submission.
 """

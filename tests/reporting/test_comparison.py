@@ -17,6 +17,7 @@ from pipeline.salt import artifacts, published, stages
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.reporting import comparison
+from pipeline.salt.run import joined
 from pipeline.tools import compare
 
 # ---- the test of random signs
@@ -149,7 +150,7 @@ def test_the_page_says_the_same_and_loads_nothing(two_runs):
     from test_report import Report  # beside this file
 
     printed = compared(two_runs, "demo", "short")
-    path = two_runs.out / "submissions" / "compare-demo-short.html"
+    path = two_runs.out / "submissions" / "compare-demo+short.html"
     page = Report()
     page.feed(path.read_text(encoding="utf-8"))
     page.close()
@@ -164,7 +165,7 @@ def test_the_page_says_the_same_and_loads_nothing(two_runs):
     assert line.split()[3] in page.words and "Chance between trainings comes on top" in page.words
     sidecar = json.loads(artifacts.sidecar_of(path).read_text())
     assert {"demo/scores.json", "short/scores.json", "demo/oof.npy"} <= sidecar["inputs"].keys()
-    assert printed.rstrip().endswith("compare-demo-short.html")
+    assert printed.rstrip().endswith("compare-demo+short.html")
 
 
 def test_three_runs_each_against_the_first(two_runs):
@@ -173,7 +174,7 @@ def test_three_runs_each_against_the_first(two_runs):
     two_runs(report, extra=("--run=again", "--force"))
     printed = compared(two_runs, "demo", "short", "again")
     assert "short - demo: " in printed and "again - demo: +0.0000 ± 0.0000, p = 1\n" in printed
-    assert (two_runs.out / "submissions" / "compare-demo-short-again.html").exists()
+    assert (two_runs.out / "submissions" / "compare-demo+short+again.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,18 @@ def test_what_cannot_be_compared_is_said(tiny, names, words):
     with pytest.raises(InputError, match=words):
         compared(tiny, *names)
     assert not [*tiny.out.glob("submissions/compare*")]
+
+
+def test_a_run_that_has_changed_since_its_report_is_named_with_what_to_do(two_runs):
+    two_runs(submit, extra=("--run=short", "--set=train.48.epochs=2", "--set=submit.threshold=0.3", "--fold=0"))
+    said = r"run short has changed since its report: .*submit.threshold 0.3 -> 0.4.*\./run_all.sh --run short"
+    with pytest.raises(InputError, match=said):
+        compared(two_runs, "demo", "short")
+
+
+def test_names_that_are_too_long_together_are_said():
+    with pytest.raises(InputError, match="too long to stand in one file name"):
+        joined(["a" * 100, "b" * 101])
 
 
 def test_runs_of_other_tiles_are_not_compared(tiny, made_once):

@@ -64,7 +64,8 @@ def run_command(name: str, flags: list[str]) -> None:
     if name != "run":
         importlib.import_module(modules[name]).main(flags)
         return
-    cli.parse(RUN, flags)  # --help, and what is wrong with the flags, before anything is done
+    run, _ = cli.parse(RUN, flags)  # --help, and what is wrong with the flags, before anything is done
+    run.refuse_forced_sessions()
     started = f"--started={time.time()}"  # the hours of --max-hours are those of all stages together
     for command in ALL:
         stage, *own = command.split()

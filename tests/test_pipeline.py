@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -450,6 +451,43 @@ def test_folds_are_never_split_anew_silently(tiny):
     assert "32.safetensors was made with other settings (folds.csv changed); --run NAME keeps it" in text
 
 
+def test_one_more_image_to_predict_changes_no_fold(empty, tmp_path):
+    """It changes the table that folds.csv is made from; the folds are the same, and so the weights stay good."""
+    own = replace(empty, data=tmp_path / "own")
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks", "test"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    for i in range(4):
+        np.save(tmp_path / f"own/images/{i}.npy", rng.integers(0, 256, (32, 32), dtype=np.uint8))
+        np.save(tmp_path / f"own/masks/{i}.npy", rng.random((32, 32)) > 0.2 * i)
+    np.save(tmp_path / "own/test/t.npy", np.ones((32, 32), np.uint8))
+    own(prepare, make_folds)
+    folds = own.out / "folds/demo/folds.csv"
+    before, made_from = folds.read_bytes(), artifacts.read_sidecar(folds)["inputs"]
+    np.save(tmp_path / "own/test/more.npy", np.zeros((32, 32), np.uint8))
+    own(prepare, make_folds)
+    assert folds.read_bytes() == before and artifacts.read_sidecar(folds)["inputs"] != made_from
+    assert "fresh" in own(make_folds)
+    np.save(tmp_path / "own/masks/0.npy", np.zeros((32, 32), bool))
+    own(prepare)
+    assert "folds.csv was made with other settings (cache/tiles.csv changed)" in refused(make_folds, run=own)
+
+
+def test_predictions_that_are_replaced_are_named(tiny):
+    printed = tiny(predict, extra=("--fold", "0"))
+    assert "note     " in printed and "oof.npy is made anew: folds [0, 1] -> [0]" in printed.replace("\n", " ")
+    assert re.search(r"oof\.npy: 1[23] tiles, folds 0,", printed) and "test.npy: 8 tiles, folds 0," in printed
+
+
+def test_a_fold_that_another_process_has_finished_meanwhile_is_left_alone(tiny, monkeypatch):
+    """It ends between this one's look and its turn at the lock."""
+    monkeypatch.setattr(train, "up_to_date", lambda products, force: False)
+    before = tree(tiny.out)
+    run = tiny.parse()
+    train.train_fold(run, 0, run.profile.train.phases[0])
+    assert tree(tiny.out) == before
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize(
     "stage, needs",
@@ -525,9 +563,14 @@ def test_names_that_do_not_exist(untrained, stage, extra, words):
     assert words in text and "\n" not in text
 
 
+def test_generated_tiles_are_not_uploaded(finished):
+    assert "--upload: these are the built-in sample's tiles" in refused(submit, run=finished[0], extra=("--upload",))
+
+
 def test_no_kaggle_client(finished, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "pip install kaggle" in refused(submit, run=finished[0], extra=("--upload",))
+    with pytest.raises(InputError, match="pip install kaggle"):
+        submit.upload(finished[0].out / "submissions/demo/submission.csv.gz")
 
 
 def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, monkeypatch):
@@ -535,18 +578,23 @@ def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, mo
     client.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    finished[0](submit, extra=("--upload",))
     file = finished[0].out / "submissions/demo/submission.csv.gz"
+    submit.upload(file)
     arguments = (tmp_path / "said").read_text().strip()
     assert arguments == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
     client.write_text("#!/bin/sh\nexit 3\n")
-    assert "did not take" in refused(submit, run=finished[0], extra=("--upload",))
+    with pytest.raises(InputError, match="did not take"):
+        submit.upload(file)
 
 
 def test_the_rate_finder_names_the_stage_that_it_needs_first(tiny):
     (tiny.out / "folds/demo/fold_1/32.safetensors").unlink()
     text = refused(lr_find, run=tiny, extra=("--size", "48", "--fold", "1"))
     assert "run python -m pipeline.train --fold 1 --phase 32 first" in text
+
+
+def test_a_tool_for_one_fold_takes_no_two(tiny):
+    assert "--fold is given 2 times" in refused(lr_find, run=tiny, extra=("--fold", "1", "--fold", "0"))
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load

@@ -65,7 +65,7 @@ FLAGS: dict[str, dict] = {
     "track": {"choices": TRACKERS, "help": "follow the training there while it runs, through fastai's own callback"},
 }
 MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
-RUN_FLAGS = (*MODEL_FLAGS, "weights", "data", "out", "run", "fold")  # of one that looks at a run
+RUN_FLAGS = tuple(flag for flag in FLAGS if flag != "force")  # of one that looks at a run: those of its stages
 
 
 def parse(
@@ -94,14 +94,14 @@ def parse(
         parser.error(f"unknown arguments: {' '.join(unknown)}{_hint(unknown[0])}")
     if "help" in args.set:
         args.set = [setting for setting in args.set if setting != "help"]
-        print(describe(run_from(args).profile))
+        print(describe(run_from(args, reads_tiles=False).profile))
         parser.exit()
     if args.run and args.run[1:] and not several_runs:
         raise InputError(
             f"--run is given {len(args.run)} times ({', '.join(args.run)}): a stage works on one run; "
             "python -m pipeline.submit alone takes several, and joins them"
         )
-    return run_from(args), args
+    return run_from(args, reads_tiles="data" in flags), args
 
 
 def add_phase_flags(parser: argparse._ActionsContainer) -> None:
@@ -110,16 +110,26 @@ def add_phase_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--size", dest="phase", metavar="PX", help="the same, by its size in px")
 
 
-def run_from(args: argparse.Namespace) -> Run:
-    """The run that these flags describe. InputError for a value that cannot be."""
+def only_fold(run: Run, args: argparse.Namespace) -> int:
+    """The fold that a tool for one of them works on, the first unless --fold says. InputError if that is repeated."""
+    if args.fold and args.fold[1:]:
+        raise InputError(f"--fold is given {len(args.fold)} times; this tool takes one fold")
+    return run.folds[0]
+
+
+def run_from(args: argparse.Namespace, reads_tiles: bool = True) -> Run:
+    """The run that these flags describe. InputError for a value that cannot be.
+
+    reads_tiles  whether tiles that have yet to be unpacked are an error
+    """
     out = _folder("--out", args.out) if args.out is not None else _default_out()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {args.out}: that is a file; name a folder")
-    data = _data(args.data, out)
-    name, why = (args.profile, "named") if args.profile else _default_profile(data)
+    data = _data(args.data, out, reads_tiles)
+    name, why = (args.profile, "named") if args.profile is not None else _default_profile(data)
     short = {"model.name": args.model, "model.encoder": args.encoder}
     args.set = [_with_whole_path(setting) for setting in args.set]
-    settings = [*(f"{key}={value}" for key, value in short.items() if value), *args.set]
+    settings = [*(f"{key}={value}" for key, value in short.items() if value is not None), *args.set]
     weights = None
     if args.weights == "none":
         settings.append("model.weights=none")
@@ -178,8 +188,10 @@ def run_from(args: argparse.Namespace) -> Run:
 
 def check_run_name(name: str, flag: str = "") -> None:
     """InputError for what cannot be the name of a run; flag: what it was given by."""
-    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
-        raise InputError(f"{flag}{name!r}: a run is a folder's name; take letters, digits, '_', '-' and '.'")
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or len(name.encode()) > 100:
+        raise InputError(
+            f"{flag}{name!r}: a run is a folder's name; take letters, digits, '_', '-' and '.', 100 bytes at most"
+        )
 
 
 def start(main: Callable[[list[str]], object]) -> None:
@@ -272,7 +284,7 @@ def _default_out() -> Path:
     return WORKING if on_kaggle() else Path.cwd()
 
 
-def _data(named: str | None, out: Path) -> Path | None:
+def _data(named: str | None, out: Path, reads_tiles: bool) -> Path | None:
     if named == SAMPLE:
         return None
     if named is not None:
@@ -292,7 +304,7 @@ def _data(named: str | None, out: Path) -> Path | None:
     found = (path for path in places if competition.find(path) or folder.find(path))
     if data := next((path for path in found if not competition.is_sample(path)), None):
         return data
-    for path in places[:2]:
+    for path in places[:2] if reads_tiles else []:
         if unpack := competition.packed(path):
             raise InputError(f"{path}: {unpack}; or give --data sample, for the built-in tiles")
     return None

@@ -77,7 +77,10 @@ def check(profile: Profile) -> None:
     phases = profile.train.phases
     names = [phase.name for phase in phases]
     if len(set(names)) != len(names):
-        raise InputError(f"profile {profile.name}: the phases of train are called {names}; their names must differ")
+        raise InputError(
+            f"profile {profile.name}: the phases of train are called {', '.join(names)}; their names must differ: "
+            "--add-phase name=more,..."
+        )
     if bad := [name for name in names if not re.fullmatch(r"\w{1,50}", name)]:
         raise InputError(f"profile {profile.name}: a phase is called {bad[0]!r}; take letters, digits and '_'")
     taken = {*_names(profile.train), *_names(phases[0]), "pseudo_tiles", "pseudo_masks"} - {"pseudo"}

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the file goes (default: <model>.onnx)")
 
     run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
+    fold = cli.only_fold(run, args)
     for package in ("onnx", "onnxruntime"):
         if not importlib.util.find_spec(package):
             raise InputError(f"{package} is not installed; get it with: pip install onnx onnxruntime")
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         phase = train.phase(args.phase) if args.phase else train.last
         epoch = run.profile.predict.checkpoint if "last" in train.epochs_kept(phase) else "best"
         try:
-            trained = published.trained_file(run, run.folds[0], phase, epoch)
+            trained = published.trained_file(run, fold, phase, epoch)
         except InputError as e:
             raise InputError(f"{e}; or say --untrained") from e
         model, weights = checkpoints.load(trained, model), display_path(trained)

@@ -14,7 +14,7 @@ from pipeline.salt import cli, disk, stages
 
 def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, cli.add_phase_flags)
-    train, fold = run.profile.train, run.folds[0]
+    train, fold = run.profile.train, cli.only_fold(run, args)
     phase = train.phase(args.phase) if args.phase else train.phases[0]
     stages.trained(run, fold, phase)["history"].origin()  # what is missing is said before the slow imports
 

@@ -51,7 +51,11 @@ REFUSED: list[tuple[object, list[str], str]] = [
         "--add-phase sise=256: phase has no 'sise'; did you mean size",
     ),
     (prepare, ["--data=sample", "--add-phase=size=big"], "--add-phase size=big: 'big' is not int"),
-    (prepare, ["--data=sample", "--add-phase=epochs=3"], "['64', '96', '96']; their names must differ"),
+    (
+        prepare,
+        ["--data=sample", "--add-phase=epochs=3"],
+        "called 64, 96, 96; their names must differ: --add-phase name=more",
+    ),
     (prepare, ["--data=sample", "--add-phase=size=9"], "train.9.size=9 must be within 32..4096"),
     (prepare, ["--data=sample", "--add-phase=name=a/b"], "'a/b'; take letters, digits and '_'"),
     (prepare, ["--data=sample", "--add-phase=name=.."], "'..'; take letters, digits and '_'"),

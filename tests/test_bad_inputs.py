@@ -21,7 +21,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.tiles import competition, folder, own_folds
 from tests.bad import builders, commands, kaggle, own
 
-FAULTS = r"error: \d+ faults? in \S+: fix or download again what is named here\."
+FAULTS = r"error: \d+ faults? in \S+: fix the files below, or download them again\."
 
 
 @pytest.fixture(scope="module")

@@ -288,7 +288,7 @@ CACHE, FOLDS, OOF, TEST = "data/cache/sample", "folds/demo/folds.csv", "folds/de
         (f"{CACHE}/truth.npy", array(lambda a: a[1:]), make_folds, "where 8 x 101 x 101 bool belongs"),
         (f"{CACHE}/tiles.csv", table(lambda t: t.drop(columns="black")), make_folds, "has no column black"),
         (f"{CACHE}/tiles.csv", table(lambda t: t.assign(coverage="x")), make_folds, "cannot be read as a table"),
-        (f"{CACHE}/tiles.csv", table(lambda t: t.assign(id="x")), make_folds, "there twice"),
+        (f"{CACHE}/tiles.csv", table(lambda t: t.assign(id="x")), make_folds, "listed twice"),
         (f"{CACHE}/tiles.csv", lambda path: path.write_bytes(b""), make_folds, "cannot be read as a table"),
         (FOLDS, table(lambda t: t[::-1]), train, "does not have the tiles' ids, each once, in their order"),
         (FOLDS, table(lambda t: t[1:]), train, "does not have the tiles' ids"),

@@ -82,7 +82,7 @@ def test_an_artifact_that_its_own_sidecar_vouches_for(tmp_path):
 def test_a_picture(tmp_path, name):
     with open(tmp_path / name, "wb") as file:
         np.save(file, np.array([[Bomb()]], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match=f"{name} (is no PNG|cannot be decoded)"), open_picture(tmp_path / name):
+    with pytest.raises(InputError, match=f"{name} (is not a PNG|cannot be decoded)"), open_picture(tmp_path / name):
         pass
 
 
@@ -101,8 +101,8 @@ def test_a_picture_that_says_it_is_a_program_for_ghostscript(tmp_path, monkeypat
     called.unlink()
     for name in ("a.png", "a.jpg", "a.tif"):
         (tmp_path / name).write_bytes(eps)
-        with pytest.raises(InputError, match=f"{name} (is no PNG|cannot be decoded)"), open_picture(tmp_path / name):
+        with pytest.raises(InputError, match=f"{name} (is not a PNG|cannot be decoded)"), open_picture(tmp_path / name):
             pass
-        with pytest.raises(InputError, match=f"{name} (is no PNG|cannot be decoded)"):
+        with pytest.raises(InputError, match=f"{name} (is not a PNG|cannot be decoded)"):
             read_image(tmp_path / name)
     assert not called.exists()

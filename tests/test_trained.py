@@ -158,7 +158,7 @@ def test_a_run_of_colour_tiles_gets_colours(copy, tiles):
         (np.zeros((9, 0), np.uint8), r"this one is \(9, 0\)"),
         ([], "no image"),
         ("nowhere.png", "nowhere.png: there is no such file"),
-        (__file__, r"test_trained.py is none of \.png"),
+        (__file__, r"test_trained.py is not one of \.png"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_sentence(run, image, says):

@@ -95,16 +95,16 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "csv in capitals": (edit("depths.csv", "z,id", "Z,ID"), r"^depths.csv: has the columns Z, ID and 7 rows"),
     "csv with a column twice": (
         change("depths.csv", lambda old: old.replace(b"\n", b",7\n").replace(b"z,id,7", b"z,id,z").rstrip(b",7\n")),
-        r"^depths.csv: has the columns z, id, z .* it needs id and z once",
+        r"^depths.csv: has the columns z, id, z .* it needs id and z once each",
     ),
     "csv empty": (put("depths.csv", b""), r"^depths.csv: has the columns none and 0 rows"),
     "csv of blank lines": (put("depths.csv", b"\n\n\n"), r"^depths.csv: has the columns none and 0 rows"),
     "csv without rows": (put("sample_submission.csv", b"id,rle_mask\n"), r"^sample_submission.csv: .* and 0 rows"),
     "csv of a header and blank lines": (put("train.csv", b"id,rle_mask\n\n\n"), r"^train.csv: .* and 0 rows"),
-    "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: is no UTF-8 text"),
+    "csv no text": (put("train.csv", b"\x80\x81\x00"), r"^train.csv: is not UTF-8 text"),
     "csv in latin-1": (
         change("depths.csv", lambda old: old + "1,sön".encode("latin-1")),
-        r"^depths.csv: is no UTF-8 text \(invalid start byte at byte \d+\); save it as UTF-8$",
+        r"^depths.csv: is not UTF-8 text \(invalid start byte at byte \d+\); save it as UTF-8$",
     ),
     "csv in UTF-16": (
         put("sample_submission.csv", "id,rle_mask\na,1 1\n".encode("utf-16")),
@@ -128,22 +128,25 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^train.csv: cannot be read \(field larger than field limit \(131072\)\)",
     ),
     "csv of ragged rows": (edit("depths.csv", "106,dd", "106"), r"^depths.csv: line 8 has 1 fields, not 2"),
-    "csv a folder": (instead("depths.csv", Path.mkdir), r"^depths.csv: is no file; remove it"),
-    "csv a pipe": (instead("depths.csv", os.mkfifo), r"^depths.csv: is no file; remove it"),
-    "csv a PNG": (put("depths.csv", png(image())), r"^depths.csv: is no UTF-8 text"),
-    "csv a dangling link": (link("depths.csv", "gone.csv"), r"^depths.csv: is a link to gone.csv, which is not there"),
+    "csv a folder": (instead("depths.csv", Path.mkdir), r"^depths.csv: is not a regular file; remove it"),
+    "csv a pipe": (instead("depths.csv", os.mkfifo), r"^depths.csv: is not a regular file; remove it"),
+    "csv a PNG": (put("depths.csv", png(image())), r"^depths.csv: is not UTF-8 text"),
+    "csv a dangling link": (
+        link("depths.csv", "gone.csv"),
+        r"^depths.csv: is a link to gone.csv, which does not exist",
+    ),
     "optional csv a link to itself": (
         lambda folder: (folder / "test_truth.csv").symlink_to("test_truth.csv"),
-        r"^test_truth.csv: is a link to test_truth.csv, which is not there",
+        r"^test_truth.csv: is a link to test_truth.csv, which does not exist",
     ),
     "csv in another case": (move("train.csv", "Train.CSV"), r"^train.csv: missing; rename Train.CSV to train.csv$"),
     "csv's zip of two": (
         both(remove("depths.csv"), zipped("depths.csv.zip", ("a.csv", b""), ("b.csv", b""))),
-        r"^depths.csv.zip: has 2 files in it, where one csv belongs",
+        r"^depths.csv.zip: holds 2 files; it should hold one csv",
     ),
     "csv's zip of none": (
         both(remove("depths.csv"), zipped("depths.csv.zip")),
-        r"^depths.csv.zip: has 0 files in it, where one csv belongs",
+        r"^depths.csv.zip: holds 0 files; it should hold one csv",
     ),
     "csv's zip no zip": (
         both(remove("depths.csv"), put("depths.csv.zip", b"z,id\n1,a\n")),
@@ -151,7 +154,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "csv's zip of too much": (
         both(remove("depths.csv"), zipped("depths.csv.zip", ("depths.csv", bytes(2**26 + 1)))),
-        r"^depths.csv.zip: has 67,108,865 bytes, where 67,108,864 are plenty",
+        r"^depths.csv.zip: has 67,108,865 bytes, but should have 67,108,864 at most",
     ),
     "csv's zip encrypted": (
         both(
@@ -176,11 +179,11 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "truth of fewer tiles": (
         put("test_truth.csv", b"id,rle_mask\ncc00000001,\n"),
-        r"^test_truth.csv: cc00000002 is missing, sample_submission.csv has it",
+        r"^test_truth.csv: cc00000002 is missing, but sample_submission.csv lists it",
     ),
     # ---- depths
     "depth missing": (edit("depths.csv", "104,cc00000002\n", ""), r"^depths.csv: cc00000002 has no row"),
-    "depth no number": (depth("deep"), r"^depths.csv: aa00000001 has the depth 'deep'; a whole number is needed"),
+    "depth no number": (depth("deep"), r"^depths.csv: aa00000001 has the depth 'deep'; it must be a whole number"),
     "depth empty": (depth(""), r"^depths.csv: aa00000001 has the depth ''"),
     "depth NaN": (depth("nan"), r"^depths.csv: aa00000001 has the depth 'nan'"),
     "depth inf": (depth("inf"), r"^depths.csv: aa00000001 has the depth 'inf'"),
@@ -222,10 +225,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^train.csv: aa00000001 has an RLE and a mask PNG that differ in 200 px",
     ),  # all but the corner
     # ---- which pictures there are
-    "image missing": (remove(IMAGE), r"^train/images: aa00000001 is missing, train.csv has it"),
-    "mask missing": (remove(MASK), r"^train/masks: aa00000001 is missing, train.csv has it"),
+    "image missing": (remove(IMAGE), r"^train/images: aa00000001 is missing, but train.csv lists it"),
+    "mask missing": (remove(MASK), r"^train/masks: aa00000001 is missing, but train.csv lists it"),
     "mask without row": (put("train/masks/ee.png", png(mask())), r"^train/masks: ee has no row in train.csv"),
-    "test image missing": (remove(TEST), r"^test/images: cc00000001 is missing, sample_sub"),
+    "test image missing": (remove(TEST), r"^test/images: cc00000001 is missing, but sample_sub"),
     "test image without row": (put("test/images/ee.png", png(image())), r"^test/images: ee has no row in sample_sub"),
     "split in another case": (
         move("test", "Test"),
@@ -237,15 +240,15 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "image a dangling link": (
         link(IMAGE, "gone.png"),
-        r"^train/images: aa00000001.png is a link to gone.png, which is not there",
+        r"^train/images: aa00000001.png is a link to gone.png, which does not exist",
     ),
     "image a link to itself": (
         link(TEST, "cc00000001.png"),
-        r"^test/images: cc00000001.png is a link to cc00000001.png, which is not there",
+        r"^test/images: cc00000001.png is a link to cc00000001.png, which does not exist",
     ),
-    "image a folder": (instead(IMAGE, Path.mkdir), r"^train/images: aa00000001.png is no file; remove it"),
-    "image a pipe": (instead(IMAGE, os.mkfifo), r"^train/images: aa00000001.png is no file"),
-    "image a device": (link(IMAGE, "/dev/zero"), r"^train/images: aa00000001.png is no file"),
+    "image a folder": (instead(IMAGE, Path.mkdir), r"^train/images: aa00000001.png is not a regular file; remove it"),
+    "image a pipe": (instead(IMAGE, os.mkfifo), r"^train/images: aa00000001.png is not a regular file"),
+    "image a device": (link(IMAGE, "/dev/zero"), r"^train/images: aa00000001.png is not a regular file"),
     "image .PNG": (
         move(IMAGE, "train/images/aa00000001.PNG"),
         r"^train/images: aa00000001.PNG ends in .PNG; rename it to .png$",
@@ -314,7 +317,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "image of several frames": (
         put(IMAGE, png(grey(), save_all=True, append_images=[Image.fromarray(grey(1))])),
-        r"^train/images: aa00000001.png has 2 frames; a tile is one picture",
+        r"^train/images: aa00000001.png has 2 frames; a tile must be a single image",
     ),
     "image no PNG": (
         put(IMAGE, b"<html>"),
@@ -336,12 +339,15 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "image a BMP": (put(IMAGE, picture("L", "BMP")), r"^train/images: aa00000001.png is a BMP; a tile is a PNG"),
     "image of many bytes": (
         put(TEST, png(image()) + bytes(2**21)),
-        r"^test/images: cc00000001.png has 2,\d{3},\d{3} bytes, where 1,048,576 are plenty",
+        r"^test/images: cc00000001.png has 2,\d{3},\d{3} bytes, but should have 1,048,576 at most",
     ),
     "size": (put(IMAGE, png(image()[1:])), r"^train/images: aa00000001.png is 101 x 100 px; a tile is 101 x 101"),
-    "image of 16 bits": (put(TEST, png(mask((0, 0)))), r"^test/images: .* is of mode I;16"),
-    "image of 1 bit": (put(TEST, picture("1")), r"^test/images: cc00000001.png is of mode 1; an image is 8-bit grey"),
-    "image grey with transparency": (put(TEST, picture("LA")), r"^test/images: cc00000001.png is of mode LA; an image"),
+    "image of 16 bits": (put(TEST, png(mask((0, 0)))), r"^test/images: .* has mode I;16"),
+    "image of 1 bit": (
+        put(TEST, picture("1")),
+        r"^test/images: cc00000001.png has mode 1; an image must be 8-bit grey",
+    ),
+    "image grey with transparency": (put(TEST, picture("LA")), r"^test/images: cc00000001.png has mode LA; an image"),
     "image with colours": (put(TEST, png(image() * np.uint8([1, 1, 0]))), r"^test/images: cc00000001.png has colours"),
     "image with a palette of colours": (
         put(TEST, raw_png(101, 101, 8, 3, LINES, chunk(b"PLTE", bytes(range(255)) + b"abc"))),
@@ -372,19 +378,22 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^train.csv: aa00000001 has an RLE and a mask PNG that differ in 10201 px",
     ),
     # ---- zips
-    "zip empty": (both(packed("train"), put("train.zip", b"")), r"^train.zip: cut short or no zip \(.*\); download it"),
+    "zip empty": (
+        both(packed("train"), put("train.zip", b"")),
+        r"^train.zip: cut short, or not a zip \(.*\); download it",
+    ),
     "zip a web page": (
         both(packed("train"), put("train.zip", b"<!doctype html><title>Log in</title>" * 9)),
-        r"^train.zip: cut short or no zip \(File is not a zip file\); download it again",
+        r"^train.zip: cut short, or not a zip \(File is not a zip file\); download it again",
     ),
-    "zip cut short": (both(packed("train"), cut("train.zip")), r"^train.zip: cut short or no zip"),
+    "zip cut short": (both(packed("train"), cut("train.zip")), r"^train.zip: cut short, or not a zip"),
     "zip cut at its beginning": (
         both(packed("train"), change("train.zip", lambda old: old[200:])),
-        r"^train.zip(/images)?: .*(cut short or no zip|cannot be decoded)",
+        r"^train.zip(/images)?: .*(cut short, or not a zip|cannot be decoded)",
     ),
     "zip whose directory is longer than the file": (
         both(packed("train"), patched("train.zip", END, 12, struct.pack("<I", 2**31))),
-        r"^train.zip: cut short or no zip \(",
+        r"^train.zip: cut short, or not a zip \(",
     ),
     "zip of another byte": (
         both(other(), patched("train.zip", LOCAL, 300, b"?")),
@@ -396,7 +405,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "zip encrypted": (
         both(other(), patched("train.zip", LOCAL, 6, b"\1\0"), patched("train.zip", CENTRAL, 8, b"\1\0")),
-        r"^train.zip/images: aa00000001.png is encrypted; unpack the zip with its password, and remove it$",
+        r"^train.zip/images: aa00000001.png is encrypted; unpack the zip with its password, then delete the zip$",
     ),
     "zip of an unknown method": (
         both(other(), patched("train.zip", LOCAL, 8, b"\x63\0"), patched("train.zip", CENTRAL, 10, b"\x63\0")),
@@ -404,7 +413,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "zip of a later version": (
         both(other(), patched("train.zip", CENTRAL, 6, b"\xff\0")),
-        r"^train.zip: cut short or no zip \(zip file version 25.5\)",
+        r"^train.zip: cut short, or not a zip \(zip file version 25.5\)",
     ),
     "zip64 with nothing in it": (both(other(), patched("train.zip", CENTRAL, 20, b"\xff" * 8)), r"^train.zip"),
     "zip of overlapping files": (
@@ -413,7 +422,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "zip that unpacks to an absurd size": (
         other(content=png(image()) + bytes(2**26)),
-        r"^train.zip/images: aa00000001.png has 67,\d{3},\d{3} bytes, where 1,048,576 are plenty",
+        r"^train.zip/images: aa00000001.png has 67,\d{3},\d{3} bytes, but should have 1,048,576 at most",
     ),
     "zip that unpacks to more than it says": (
         both(other(content=png(image()) + bytes(2**26)), patched("train.zip", CENTRAL, 24, struct.pack("<I", 500))),
@@ -421,19 +430,19 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "zip of other things": (
         both(packed("test"), zipped("test.zip", ("readme.txt", b"nothing"))),
-        r"^test.zip/images: each of 2 \(cc00000001, cc00000002\) is missing, sample_submission.csv has it$",
+        r"^test.zip/images: each of 2 \(cc00000001, cc00000002\) is missing, but sample_submission.csv lists it$",
     ),
     "zip with backslashes": (
         other("images\\aa00000001.png"),
-        r"^train.zip/images: aa00000001 is missing, train.csv has it",
+        r"^train.zip/images: aa00000001 is missing, but train.csv lists it",
     ),
     "zip with an id twice": (
         more("more/images/aa00000001.png"),
-        r"^train.zip/images: aa00000001 is there twice; an id may have one PNG$",
+        r"^train.zip/images: aa00000001 is there twice; an id may have only one PNG$",
     ),
     "zip with an id twice, one of them outside": (
         more("../../images/aa00000001.png"),
-        r"^train.zip/images: aa00000001 is there twice; an id may have one PNG$",
+        r"^train.zip/images: aa00000001 is there twice; an id may have only one PNG$",
     ),
     "zip with a folder called like a picture": (
         other("images/aa00000001.png/", b""),

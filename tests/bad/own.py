@@ -110,24 +110,24 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     # ---- which files there are
     "mask missing": (
         remove(MASK),
-        r"^images: b has no mask of its name in masks/; an image without one belongs in test/",
+        r"^images: b has no mask of that name in masks/; move images without a mask to test/",
     ),
-    "image missing": (remove(IMAGE), r"^masks: b has no image of its name in images/"),
+    "image missing": (remove(IMAGE), r"^masks: b has no image of that name in images/"),
     "masks missing": (move("masks", "else"), r"^masks: missing; there is no such folder$"),
     "masks elsewhere": (move("masks", "labels"), r"^masks: missing; there is no such folder: rename labels to masks$"),
     "masks a level too deep": (move("masks", "else/masks"), r"^masks: missing; there is no such folder$"),
     "image in train and test": (
         move("test/d.npy", "test/b.npy"),
-        r"^test: b is among the labelled images too; an id is one image: rename it$",
+        r"^test: b is also among the labelled images; names must differ: rename it$",
     ),
-    "image twice": (put("images/b.png", png(GREY)), r"^images: b is there twice, \.npy and \.png; an id is one file$"),
+    "image twice": (put("images/b.png", png(GREY)), r"^images: b is there twice, \.npy and \.png; remove one of them$"),
     "other format": (put("test/a.bmp", b"BM"), r"^test: a.bmp ends in .bmp; save it as one of \.png, "),
     "SEG-Y": (put("test/a.sgy", b"C"), r"^test: a.sgy ends in .sgy; save it as one of \.png, "),
     "MATLAB": (put("test/a.mat", b"MATLAB 5.0"), r"^test: a.mat ends in .mat; save it as one of \.png, "),
-    "a folder": (instead(IMAGE, Path.mkdir), r"^images: b.npy is no file; remove it"),
-    "a pipe": (instead(IMAGE, os.mkfifo), r"^images: b.npy is no file; remove it"),
-    "a device": (link(IMAGE, "/dev/zero"), r"^images: b.npy is no file; remove it"),
-    "a dangling link": (link(IMAGE, "gone"), r"^images: b.npy is a link to gone, which is not there"),
+    "a folder": (instead(IMAGE, Path.mkdir), r"^images: b.npy is not a regular file; remove it"),
+    "a pipe": (instead(IMAGE, os.mkfifo), r"^images: b.npy is not a regular file; remove it"),
+    "a device": (link(IMAGE, "/dev/zero"), r"^images: b.npy is not a regular file; remove it"),
+    "a dangling link": (link(IMAGE, "gone"), r"^images: b.npy is a link to gone, which does not exist"),
     "a name that is no text": (
         lambda folder: (folder / "test/d.npy").rename(os.fsdecode(os.fsencode(folder / "test") + b"/\xff.npy")),
         r"^test: '\\udcff.npy' has a name with characters that cannot be printed; rename it$",
@@ -138,12 +138,12 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     # ---- .npy
     "npy empty": (put(IMAGE, b""), r"^images: b.npy is empty \(0 bytes\)$"),
-    "npy a web page": (put(IMAGE, b"<html>"), r"^images: b.npy cannot be decoded \(.*\); make it again, as PNG"),
+    "npy a web page": (put(IMAGE, b"<html>"), r"^images: b.npy cannot be decoded \(.*\); save it again as PNG"),
     "npy cut short": (cut(IMAGE), r"^images: b.npy cannot be decoded \("),
     "npy cut in its header": (change(IMAGE, lambda old: old[:20]), r"^images: b.npy cannot be decoded \("),
     "npy of objects": (
         array(IMAGE, np.array([[{}]])),
-        r"^images: b.npy cannot be decoded \((Object|Array can't be memory-mapped: Python obj).*\); make it again",
+        r"^images: b.npy cannot be decoded \((Object|Array can't be memory-mapped: Python obj).*\); save it again",
     ),
     "npy that would run code": (
         array(IMAGE, np.array([[Bomb()]], dtype=object)),
@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "npy several arrays": (
         both(remove(IMAGE), lambda folder: np.savez(folder / "b.npz", a=GREY, b=GREY), move("b.npz", IMAGE)),
-        r"^images: b.npy (cannot be decoded|holds several arrays; a file is one image)",
+        r"^images: b.npy (cannot be decoded|holds several arrays; a file must hold one image)",
     ),
     "npy that says it is huge": (
         put(IMAGE, header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 1000000000)}\n")),
@@ -170,13 +170,16 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^images: b.npy cannot be decoded \(malformed node or string",
     ),
     "npy whose header is deep": (put(IMAGE, header("(" * 9000)), r"^images: b.npy cannot be decoded \(.{,300}$"),
-    "npy of text": (array(IMAGE, np.array([["a"]])), r"^images: b.npy holds <U1; an image is of whole numbers or"),
+    "npy of text": (array(IMAGE, np.array([["a"]])), r"^images: b.npy holds <U1; an image must hold whole numbers or"),
     "npy of complex numbers": (
         array(IMAGE, GREY * 1j),
-        r"^images: b.npy holds complex128; an image is of whole numbers",
+        r"^images: b.npy holds complex128; an image must hold whole numbers",
     ),
-    "npy of dates": (array(IMAGE, GREY.astype("datetime64[s]")), r"^images: b.npy holds datetime64\[s\]; an image is"),
-    "npy of records": (array(IMAGE, STRUCTURED), r"^images: b.npy holds \[\('r'.*; an image is of whole numbers"),
+    "npy of dates": (
+        array(IMAGE, GREY.astype("datetime64[s]")),
+        r"^images: b.npy holds datetime64\[s\]; an image must",
+    ),
+    "npy of records": (array(IMAGE, STRUCTURED), r"^images: b.npy holds \[\('r'.*; an image must hold whole numbers"),
     "npy a stack": (array(IMAGE, np.zeros((5, *SIDE))), r"^images: b.npy has the shape \(5, 40, 56\)"),
     "npy of five channels": (array(IMAGE, np.zeros((*SIDE, 5))), r"^images: b.npy has the shape \(40, 56, 5\)"),
     "npy a line": (array(IMAGE, np.zeros(56)), r"^images: b.npy has the shape \(56,\)"),
@@ -187,26 +190,29 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     # ---- pictures
     "PNG cut short": (image("png", png(GREY)[:-100]), r"^images: b.png cannot be decoded \("),
     "PNG with another byte": (image("png", flipped(png(GREY), 1000)), r"^images: b.png cannot be decoded \("),
-    "PNG a GIF": (image("png", picture("P", "GIF")), "^images: b.png is no PNG, JPG or TIFF, whatever its name says$"),
-    "PNG a zip": (image("png", b"PK\3\4" + bytes(100)), "^images: b.png is no PNG, JPG or TIFF, whatever"),
+    "PNG a GIF": (
+        image("png", picture("P", "GIF")),
+        "^images: b.png is not a PNG, JPG or TIFF, whatever its name says$",
+    ),
+    "PNG a zip": (image("png", b"PK\3\4" + bytes(100)), "^images: b.png is not a PNG, JPG or TIFF, whatever"),
     "PNG of several frames": (
         image("png", png(GREY, save_all=True, append_images=[Image.fromarray(GREY + 1)])),
-        r"^images: b.png has 2 frames; a file is one image",
+        r"^images: b.png has 2 frames; a file must hold one image",
     ),
     "PNG that says it is huge": (
         image("png", raw_png(2**31 - 1, 2**31 - 1)),
-        r"^images: b.png cannot be decoded \(it says that it is 2147483647 x 2147483647, which its \d+ bytes",
+        r"^images: b.png cannot be decoded \(it claims to be 2147483647 x 2147483647, which its \d+ bytes",
     ),
     "JPG cut short": (image("jpg", saved(GREY, "JPEG")[:-300]), r"^images: b.jpg cannot be decoded \("),
-    "JPG a web page": (image("jpeg", b"<html>" * 99), "^images: b.jpeg is no PNG, JPG or TIFF, whatever"),
+    "JPG a web page": (image("jpeg", b"<html>" * 99), "^images: b.jpeg is not a PNG, JPG or TIFF, whatever"),
     "TIFF cut short": (image("tif", tiff(GREY)[:-100]), r"^images: b.tif cannot be decoded \("),
     "TIFF cut in its header": (image("tif", tiff(GREY)[:40]), r"^images: b.tif cannot be decoded \("),
-    "TIFF of 8 bytes": (image("tif", tiff(GREY)[:8]), r"^images: b.tif has 0 pages; a file is one image$"),
+    "TIFF of 8 bytes": (image("tif", tiff(GREY)[:8]), r"^images: b.tif has 0 pages; a file must hold one image$"),
     "TIFF a web page": (image("tiff", b"<html>"), r"^images: b.tiff cannot be decoded \(not a TIFF file"),
-    "TIFF of several pages": (image("tif", pages(GREY, GREY[:20], GREY)), r"^images: b.tif has 3 pages; a file is one"),
+    "TIFF of several pages": (image("tif", pages(GREY, GREY[:20], GREY)), r"^images: b.tif has 3 pages; a file must"),
     "TIFF a stack of pages": (
         image("tif", pages(GREY, GREY, GREY)),
-        r"^images: b.tif has 3 pages; a file is one image",
+        r"^images: b.tif has 3 pages; a file must hold one image",
     ),
     "TIFF of complex numbers": (
         image("tif", tiff(GREY.astype(np.complex64))),
@@ -214,7 +220,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "TIFF that says it is huge": (
         image("tif", tiff(np.zeros((3, 5), np.uint8)).replace(tag(257, 3), tag(257, 2**32 - 1))),
-        r"^images: b.tif cannot be decoded \(it says that it is 4294967295 x 5, which its \d+ bytes cannot hold\)",
+        r"^images: b.tif cannot be decoded \(it claims to be 4294967295 x 5, which its \d+ bytes cannot hold\)",
     ),
     "TIFF of one bit that says it is huge": (
         image(
@@ -223,29 +229,38 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
             .replace(tag(257, 3), tag(257, 2**32 - 1))
             .replace(struct.pack("<HHII", 258, 3, 1, 8), struct.pack("<HHII", 258, 3, 1, 1)),
         ),
-        r"^images: b.tif cannot be decoded \(it says that it is 4294967295 x 5, which its \d+ bytes cannot hold\)",
+        r"^images: b.tif cannot be decoded \(it claims to be 4294967295 x 5, which its \d+ bytes cannot hold\)",
     ),
     # ---- masks
     "mask of colours": (
         array(MASK, np.indices((*SIDE, 3)).sum(0) % 2),
-        r"^masks: b.npy has colours; a mask is 0 and one value for salt$",
+        r"^masks: b.npy has colours; a mask may have only 0 and one value for salt$",
     ),
     "mask of many values": (
         array(MASK, np.indices(SIDE)[0].astype(np.uint8)),
-        r"^masks: b.npy has 40 values; a mask is 0 and one value for salt",
+        r"^masks: b.npy has 40 values; a mask may have only 0 and one value for salt",
     ),
     "mask of another size": (
         array(MASK, np.zeros((40, 55), bool)),
-        r"^masks: b.npy is 55 x 40 px, its image 56 x 40 px; they need one size$",
+        r"^masks: b.npy is 55 x 40 px, but its image is 56 x 40 px; they must have the same size$",
     ),
     "mask turned": (
         array(MASK, (GREY > 128).T),
-        r"^masks: b.npy is 40 x 56 px, its image 56 x 40 px; they need one size$",
+        r"^masks: b.npy is 40 x 56 px, but its image is 56 x 40 px; they must have the same size$",
     ),
-    "mask of inf": (array(MASK, np.where(GREY > 128, np.inf, -np.inf)), r"^masks: b.npy has 2 values; a mask is 0 and"),
-    "mask of signs": (array(MASK, np.where(GREY > 128, 1, -1)), r"^masks: b.npy has 2 values; a mask is 0 and one"),
-    "mask of probabilities": (array(MASK, GREY / 255), r"^masks: b.npy has 2\d\d values; a mask is 0 and one value"),
-    "mask of text": (array(MASK, np.array([["salt"]])), r"^masks: b.npy has the shape \(1, 1\) of <U4; a mask is"),
+    "mask of inf": (
+        array(MASK, np.where(GREY > 128, np.inf, -np.inf)),
+        r"^masks: b.npy has 2 values; a mask may have only 0 and",
+    ),
+    "mask of signs": (
+        array(MASK, np.where(GREY > 128, 1, -1)),
+        r"^masks: b.npy has 2 values; a mask may have only 0 and one",
+    ),
+    "mask of probabilities": (
+        array(MASK, GREY / 255),
+        r"^masks: b.npy has 2\d\d values; a mask may have only 0 and one value",
+    ),
+    "mask of text": (array(MASK, np.array([["salt"]])), r"^masks: b.npy has the shape \(1, 1\) of <U4; a mask must be"),
     "mask that would run code": (
         array(MASK, np.array([[Bomb()]], dtype=object)),
         r"^masks: b.npy cannot be decoded \((Object|Array can't be memory-mapped: Python obj)",
@@ -256,11 +271,11 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "masks of two classes": (
         both(array(MASK, (GREY > 128) * np.uint8(2)), array("masks/a.npy", (scene(0) > 128) * np.uint8(1))),
-        r"^masks: b.npy has 2 for salt, others have 1; make it one value, or remove what is no salt$",
+        r"^masks: b.npy has 2 for salt, others have 1; use the same value in all masks, or remove what is not salt$",
     ),
     "mask of 255 among those of 1": (
         both(array(MASK, (GREY > 128) * np.uint8(255)), array("masks/a.npy", (scene(0) > 128) * np.uint8(1))),
-        r"^masks: b.npy has 255 for salt, others have 1; make it one value \(255 beside 1 means not labelled\)$",
+        r"^masks: b.npy has 255 for salt, others have 1; use the same value in all masks \(255 beside 1 means not",
     ),
     # ---- sizes and depths
     "sizes that differ": (
@@ -268,7 +283,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         r"^images: differ in size, 3 of 56 x 40 px, 1 of 64 x 64 px; --set tiles.side=32 cuts them into tiles$",
     ),
     "depth missing": (edit("depths.csv", "b,2\n", ""), r"^depths.csv: b has no row$"),
-    "depth NaN": (edit("depths.csv", "b,2", "b,nan"), r"^depths.csv: b has the depth 'nan'; a whole number is needed$"),
+    "depth NaN": (
+        edit("depths.csv", "b,2", "b,nan"),
+        r"^depths.csv: b has the depth 'nan'; it must be a whole number$",
+    ),
 }
 
 # name: (spoil, why it is taken, the image that b then is; its mask stays)

@@ -120,7 +120,9 @@ def test_a_model_meets_the_same_pixels_in_training_and_in_a_section(tmp_path, na
 def test_a_stack_of_images_is_not_taken_for_its_first(tmp_path, write):
     write(tmp_path / "a.tif")
     for read in (whole, folder.read_image):
-        with pytest.raises(InputError, match=r"a.tif has (3 pages|the shape \(3, 37, 53\)); a file is one image"):
+        with pytest.raises(
+            InputError, match=r"a.tif has (3 pages|the shape \(3, 37, 53\)); a file must hold one image"
+        ):
             read(tmp_path / "a.tif")
 
 
@@ -185,13 +187,13 @@ def test_pillows_limit_is_lifted_for_the_picture_and_stays_for_others(tmp_path, 
     "name, content, says",
     [
         ("none.png", None, "there is no such file"),
-        ("a.png", b"no picture", "is no PNG, JPG or TIFF, whatever its name says"),
+        ("a.png", b"no picture", "is not a PNG, JPG or TIFF, whatever its name says"),
         ("a.tif", b"no picture", "cannot be decoded"),
         ("a.npy", b"no array", "cannot be decoded"),
         ("a.sgy", b"no volume", "cannot be read as a SEG-Y volume"),
-        ("a.npy", np.zeros((3, 4, 5)), r"\(H, W\) grey or \(H, W, 3\) RGB, and this is \(3, 4, 5\)"),
+        ("a.npy", np.zeros((3, 4, 5)), r"\(H, W\) grey or \(H, W, 3\) RGB, but this is \(3, 4, 5\)"),
         ("a.npy", np.zeros((0, 4)), r"this is \(0, 4\)"),
-        ("a.npy", np.zeros((3, 4), complex), "real numbers, and this is complex128"),
+        ("a.npy", np.zeros((3, 4), complex), "real numbers, but this is complex128"),
         ("a.npy", np.array([[None]]), "cannot be decoded"),
         ("a.npy", own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (10**9, 9)}"), "cannot be decoded"),
         ("a.npy", own.header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 999)}"), "cannot be decoded"),
@@ -200,7 +202,7 @@ def test_pillows_limit_is_lifted_for_the_picture_and_stays_for_others(tmp_path, 
         ("a.tif", own.tiff(GREY)[:8], "has 0 pages"),
         ("a.tif", own.tiff(GREY)[:-50], "cannot be decoded"),
         ("a.png", builders.png(GREY)[:-100], "cannot be decoded"),
-        ("a.jpg", builders.png(GREY)[:30], "is no PNG, JPG or TIFF"),
+        ("a.jpg", builders.png(GREY)[:30], "is not a PNG, JPG or TIFF"),
         ("a.sgy", b"C" * 3599, "cannot be read as a SEG-Y volume"),  # shorter than the headers are
         ("a.sgy", bytes(3600), "cannot be read as a SEG-Y volume"),  # headers, and no trace
         ("a.sgy", bytes(20_000), "cannot be read as a SEG-Y volume"),
@@ -219,7 +221,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path, name, content, sa
 
 
 def test_a_picture_has_no_lines(tmp_path):
-    with pytest.raises(InputError, match="--inline and --crossline are of SEG-Y volumes"):
+    with pytest.raises(InputError, match="--inline and --crossline are only for SEG-Y volumes"):
         whole(save(tmp_path / "a.png", GREY), inline=3)
 
 
@@ -324,9 +326,9 @@ def test_gathers_are_not_taken_for_their_first_offset(tmp_path):
 
 def test_the_range_of_lines_is_said(volume):
     for line, says in [
-        ({}, "choose a line of --inline 1 to 4 and --crossline 1 to 5"),
-        ({"inline": 9}, "no inline 9; there is --inline 1 to 4"),
-        ({"crossline": 0}, "no crossline 0; there is --crossline 1 to 5"),
+        ({}, "choose one line with --inline 1 to 4 or --crossline 1 to 5"),
+        ({"inline": 9}, "no inline 9; choose from --inline 1 to 4"),
+        ({"crossline": 0}, "no crossline 0; choose from --crossline 1 to 5"),
     ]:
         with pytest.raises(InputError, match=says):
             whole(volume[0], **line)

@@ -39,7 +39,9 @@ def faults(folder: Path) -> list[str]:
     with pytest.raises(InputError) as caught:
         competition.read(folder)
     first, *lines = str(caught.value).split("\n")
-    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(folder))}: fix or download again what is named here\.", first)
+    assert re.fullmatch(
+        rf"\d+ faults? in {re.escape(str(folder))}: fix the files below, or download them again\.", first
+    )
     assert "0x" not in str(caught.value) and "Errno" not in str(caught.value), "an address or a number helps nobody"
     return [line.strip() for line in lines]
 
@@ -112,7 +114,7 @@ def test_a_csv_may_be_zipped_and_read_only(folder):
 
 def test_the_zip_is_read_where_both_are_there(folder):
     pack(folder, "train", keep=True)
-    assert "train.zip is read in place, the folder train/ is not" in remarks_of(folder)
+    assert "train.zip is read in place; the folder train/ is ignored" in remarks_of(folder)
 
 
 def test_a_mask_may_be_full(folder):
@@ -125,8 +127,7 @@ def test_the_same_picture_twice_is_a_remark(folder):
     shutil.copy(folder / "train/images/aa00000001.png", folder / "train/images/bb00000004.png")
     shutil.copy(folder / "train/images/12345e6789.png", folder / "test/images/cc00000001.png")
     assert remarks_of(folder)[-1] == (
-        "2 train pictures are there more than once: "
-        "train 12345e6789 = test cc00000001; train aa00000001 = train bb00000004"
+        "2 train images occur more than once: train 12345e6789 = test cc00000001; train aa00000001 = train bb00000004"
     )
 
 
@@ -183,10 +184,10 @@ def test_what_is_wrong_alike_is_one_line(folder):
     for tile in TRAIN[:2]:
         put(f"train/masks/{tile}.png", png(image(0)))(folder)
     assert faults(folder) == [
-        "train/images: each of the 4 files is 256 x 256 px; a tile is 101 x 101 (but without train.csv and "
-        "sample_submission.csv these are images of your own, of any size)",
+        "train/images: each of the 4 files is 256 x 256 px; a tile is 101 x 101 (without train.csv and "
+        "sample_submission.csv the images count as your own and may have any size)",
         "train/masks: each of 2 (0000000002.png, aa00000001.png) has mode RGB and 256 values; "
-        "a mask is grey, 0 and one value for salt",
+        "a mask is grey: 0 and one value for salt",
     ]
 
 
@@ -204,12 +205,12 @@ def test_a_long_list_is_cut(folder):
 def test_an_id_in_train_and_test(folder):
     edit("sample_submission.csv", "cc00000001", "aa00000001")(folder)
     (folder / "test/images/cc00000001.png").rename(folder / "test/images/aa00000001.png")
-    assert faults(folder) == ["sample_submission.csv: aa00000001 is in train.csv too; an id is one tile"]
+    assert faults(folder) == ["sample_submission.csv: aa00000001 is also in train.csv; each id must be one tile"]
 
 
 def test_a_split_that_is_not_there(folder):
     shutil.rmtree(folder / "train")
-    assert faults(folder) == ["train.zip: missing, and there is no train/images/ in its place"]
+    assert faults(folder) == ["train.zip: missing, and so is the folder train/images/"]
 
 
 def test_odd_ids_are_quoted(folder):
@@ -218,7 +219,7 @@ def test_odd_ids_are_quoted(folder):
     edit("train.csv", "0000000002,", ",")(folder)
     text = "\n".join(faults(folder))
     assert "(0000000002, aa00000001, bb00000004) has no row in train.csv" in text
-    assert r"('', 'aa00000001 ', 'bb\x0000000004') is missing, train.csv has it" in text and "\0" not in text
+    assert r"('', 'aa00000001 ', 'bb\x0000000004') is missing, but train.csv lists it" in text and "\0" not in text
 
 
 def test_a_stray_link_is_a_fault_and_does_not_stop_what_only_looks(folder):
@@ -226,7 +227,7 @@ def test_a_stray_link_is_a_fault_and_does_not_stop_what_only_looks(folder):
     assert competition.inputs(folder) == competition.inputs(folder)
     assert faults(folder) == [
         "train/images: stray has no row in train.csv",
-        "train/images: stray.png is a link to gone.png, which is not there; fix or remove it",
+        "train/images: stray.png is a link to gone.png, which does not exist; fix or remove the link",
     ]
 
 
@@ -246,7 +247,7 @@ def test_a_hint_at_tiles_that_lie_elsewhere(folder):
     below = folder / "a" / "tgs"
     below.mkdir()
     shutil.move(folder / "train", below), shutil.move(folder / "test", below)
-    assert competition.hint(folder / "a") == f"{below} has them: name that folder"
+    assert competition.hint(folder / "a") == f"{below} has them: name that folder instead"
     (below / "train").rename(below / "Train"), (below / "test").rename(below / "TEST")
     assert not competition.find(below)
     assert competition.hint(below) == (

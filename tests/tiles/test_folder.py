@@ -91,7 +91,7 @@ def faults(data: Path, tiling: Tiling = WHOLE) -> list[str]:
     with pytest.raises(InputError) as caught:
         folder.read(data, tiling)
     first, *lines = str(caught.value).split("\n")
-    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(data))}: fix or download again what is named here\.", first)
+    assert re.fullmatch(rf"\d+ faults? in {re.escape(str(data))}: fix the files below, or download them again\.", first)
     assert "0x" not in str(caught.value) and "Errno" not in str(caught.value)
     return [line.strip() for line in lines]
 
@@ -203,7 +203,7 @@ def test_255_beside_1_is_not_labelled_in_any_mask_and_nan_never_is(arrays):
     tiles, remarks = folder.read(arrays, WHOLE)
     assert list(tiles.train_table["id"]) == ["003", "004", "005", "006", "007"]
     assert list(tiles.test_table["id"]) == ["000", "001", "002", "008", "009"]
-    assert remarks == ["3 images are labelled in part: the tiles with a pixel that is not are predicted"]
+    assert remarks == ["3 images are labelled in part: tiles with unlabelled pixels are only predicted"]
 
 
 def test_a_stray_1_among_masks_of_255_does_not_make_all_salt_unlabelled(arrays):
@@ -212,7 +212,7 @@ def test_a_stray_1_among_masks_of_255_does_not_make_all_salt_unlabelled(arrays):
         mask[0, 0] = 1 if i == 3 else mask[0, 0]
         save(arrays / f"train/masks/{i:03}.npy", mask.astype(np.uint8))
     [fault] = faults(arrays)
-    assert fault == "train/masks: 003.npy has a few 1s, where other masks have 0 and 255 alone: make them 0 or 255"
+    assert fault == "train/masks: 003.npy has a few 1s, but other masks have only 0 and 255; change the 1s to 0 or 255"
     for i in range(8):  # of a set whose masks all have an unlabelled border, few of them salt
         labels = scene(40, 56, i)[1] * np.uint8(i < 3)
         labels[:, :10] = 255
@@ -229,7 +229,10 @@ def test_a_mask_that_may_lie_in_its_transparency_is_refused(rgb, alpha, refused)
         layer = salt * np.uint8(200) if alpha == "salt" else np.full((48, 48), alpha, np.uint8)
         save(rgb / f"masks/p{i}.png", np.stack([grey, grey, grey, layer], axis=-1))
     if refused:
-        assert "is of one colour, and salt may be what is not transparent; save the mask without" in faults(rgb)[0]
+        assert (
+            "has one colour, and may show salt by transparency; save it as 0 and one value, without transparency"
+            in faults(rgb)[0]
+        )
     else:
         np.testing.assert_array_equal(folder.read(rgb, WHOLE)[0].train_masks[0], scene(48, 48, 0)[1])
 
@@ -240,8 +243,8 @@ def test_images_below_a_folder_are_not_left_out_in_silence(arrays):
     (arrays / "train/images/more").mkdir()
     shutil.copy(arrays / "train/images/000.npy", arrays / "train/images/more/x.npy")
     assert sorted(faults(arrays)) == [
-        "test: siteA holds a folder of images; move what is in test/siteA up into test",
-        "train/images: more holds a folder of images; move what is in train/images/more up into train/images",
+        "test: siteA is a folder of images; move the files in test/siteA up into test",
+        "train/images: more is a folder of images; move the files in train/images/more up into train/images",
     ]
     shutil.rmtree(arrays / "train/images/more")
     (arrays / "test").rename(arrays / "Test")
@@ -320,7 +323,7 @@ def test_all_faults_in_one_list_and_what_is_wrong_alike_in_one_line(arrays):
     (arrays / "test/images/a.bmp").touch()
     assert sorted(faults(arrays)) == [
         "test/images: a.bmp ends in .bmp; save it as one of .png, .jpg, .jpeg, .tif, .tiff, .npy",
-        "train/masks: each of the 8 files is 55 x 40 px, its image 56 x 40 px; they need one size",
+        "train/masks: each of the 8 files is 55 x 40 px, but its image is 56 x 40 px; they must have the same size",
     ]
 
 
@@ -330,7 +333,7 @@ def test_empty_folders_and_subfolders(tmp_path):
     assert faults(tmp_path)[0] == "images: has no files; put .png, .jpg, .jpeg, .tif, .tiff, .npy files there"
     save(tmp_path / "images/deep/a.npy", scene(40, 56, 0)[0])
     assert faults(tmp_path) == [
-        "images: deep holds a folder of images; move what is in images/deep up into images",
+        "images: deep is a folder of images; move the files in images/deep up into images",
         "masks: has no files; put .png, .jpg, .jpeg, .tif, .tiff, .npy files there",
     ]
 
@@ -338,7 +341,7 @@ def test_empty_folders_and_subfolders(tmp_path):
 def test_an_image_smaller_than_a_tile(arrays):
     lines = faults(arrays, Tiling(side=64))
     assert lines[0].startswith(
-        "train/images: each of the 8 files is 56 x 40 px, smaller than tiles.side=64; set that lower"
+        "train/images: each of the 8 files is 56 x 40 px, smaller than tiles.side=64; lower tiles.side"
     )
 
 
@@ -374,7 +377,7 @@ def test_a_section_is_cut_and_only_whole_labels_are_trained_on(section):
     for i, (top, left) in enumerate(zip(tiles.train_table["top"], tiles.train_table["left"], strict=True)):
         np.testing.assert_array_equal(tiles.train_masks[i], salt[top : top + 32, left : left + 32])
     assert tiles.table["id"].is_unique and tiles.train_table["id"].is_monotonic_increasing
-    assert remarks[-1] == "1 images are labelled in part: the tiles with a pixel that is not are predicted"
+    assert remarks[-1] == "1 images are labelled in part: tiles with unlabelled pixels are only predicted"
 
 
 def several(images: int, side: int, stride: int) -> pd.DataFrame:

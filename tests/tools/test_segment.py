@@ -173,7 +173,7 @@ def test_a_line_of_a_volume(tiny, tmp_path, line, capsys):
         (["a/x.png", "b/x.tif"], "the same name"),
         (["x.png", "--side=1"], "--side 1: a window has 2 px or more"),
         (["x.png", "--run=other"], "folds/other: there is no such folder"),
-        (["x.png", "--inline=3"], "--inline and --crossline are of SEG-Y volumes"),
+        (["x.png", "--inline=3"], "--inline and --crossline are only for SEG-Y volumes"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(tiny, tmp_path, monkeypatch, flags, says):

@@ -1,1 +1,1 @@
-"""Pictures of any size: read by rows, segmented by overlapping windows, written by rows."""
+"""Pictures of any size: read row by row, segmented in overlapping windows, written row by row."""

@@ -1,7 +1,7 @@
-"""Overlapping windows over a picture of any size, and the blending of their logits.
+"""Cover a picture of any size with overlapping windows, and blend the logits of these windows.
 
-Windows overlap by half or more and count by a Hann window, least at their edges, where a model sees least around it.
-Logits are averaged, not probabilities, as over folds and mirror images: each window that sees a pixel is one more view.
+Windows overlap by at least half. A Hann window gives the least weight to their edges, where a model sees the least
+context. Logits are averaged, not probabilities, as over folds and mirror images: each is another view of a pixel.
 """
 
 import math
@@ -12,10 +12,10 @@ import numpy as np
 
 
 class Axis(NamedTuple):
-    """Windows along one side of a picture.
+    """The windows along one axis of a picture.
 
-    starts   (n,) int, px, evenly spread; the last ends where the picture ends
-    weights  (n, side) float32, > 0, of each window's pixels: those of one pixel of the picture sum to 1
+    starts   (n,) int, px, evenly spaced; the last window ends where the picture ends
+    weights  (n, side) float32, > 0, of the pixels in each window; for each pixel of the picture they sum to 1
     """
 
     starts: np.ndarray
@@ -23,7 +23,7 @@ class Axis(NamedTuple):
 
 
 def axis(length: int, side: int) -> Axis:
-    """The fewest windows of `side` px that cover `length` px and overlap by half; one where there is no more room."""
+    """The fewest windows of `side` px that cover `length` px and overlap by half; one if length <= side."""
     n = 1 + math.ceil(max(length - side, 0) / max(side // 2, 1))
     starts = np.linspace(0, max(length - side, 0), n).astype(int)
     hann = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
@@ -39,17 +39,17 @@ def blend(
     window: tuple[int, int],
     logits: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Blended logits of a picture, top to bottom: bands (h, W) float32 whose heights sum to H.
+    """Blended logits of a picture, from top to bottom: bands (h, W) float32 whose heights sum to H.
 
-    rows    rows(top, bottom): (bottom - top, W) or (bottom - top, W, 3) uint8 of the picture
+    rows    reads the picture: rows(top, bottom) is (bottom - top, W) or (bottom - top, W, 3) uint8
     shape   (H, W) of the picture;  window  (h, w) of a window, px
-    logits  of windows: (n, h, w) or (n, h, w, 3) uint8 -> (n, h, w) float32
-    Only h rows and their windows are in memory. A picture smaller than a window is mirrored at its far edges.
+    logits  predicts windows: (n, h, w) or (n, h, w, 3) uint8 -> (n, h, w) float32
+    Only h rows and their windows are in memory. A picture smaller than a window is mirrored at its bottom and right.
     """
     (height, width), (high, wide) = shape, window
     down, across = axis(height, high), axis(width, wide)
     columns = across.starts[:, None] + np.arange(wide)  # (n, w)
-    sums = np.zeros((high, max(width, wide)), np.float32)  # of the rows from `top` on
+    sums = np.zeros((high, max(width, wide)), np.float32)  # weighted sums for the rows from `top` on
     bottoms = [*down.starts[1:], height]
     for top, bottom, weights in zip(down.starts, bottoms, down.weights, strict=True):
         band = _mirrored(rows(top, min(top + high, height)), *sums.shape)
@@ -62,7 +62,7 @@ def blend(
 
 
 def regroup(bands: Iterator[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """The same rows in bands of `height`, but for the last."""
+    """Regroup the rows into bands of `height`; the last one may be shorter."""
     held: list[np.ndarray] = []
     count = 0
     for band in bands:
@@ -77,6 +77,6 @@ def regroup(bands: Iterator[np.ndarray], height: int) -> Iterator[np.ndarray]:
 
 
 def _mirrored(band: np.ndarray, height: int, width: int) -> np.ndarray:
-    """At least height x width px."""
+    """The band, mirrored at its bottom and right to height x width px if it is smaller."""
     grow = [(0, height - band.shape[0]), (0, width - band.shape[1]), (0, 0)]
     return np.pad(band, grow[: band.ndim], mode="symmetric")

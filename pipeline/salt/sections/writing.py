@@ -1,4 +1,4 @@
-"""What is made of a picture, written by rows: mask.png, overlay.png, probability.tif."""
+"""Write the results for a picture row by row: mask.png, overlay.png, probability.tif."""
 
 import struct
 import zlib
@@ -11,14 +11,14 @@ from PIL import Image
 
 TILE = 256  # px, side of the TIFF's tiles, and rows of a band
 PREVIEW = 4096  # px, longest side of an overlay
-COLOUR = np.array([255, 120, 0])  # of salt in the overlay: orange, which grey has none of
-TINT = 0.35  # share of that colour inside the outline
+COLOUR = np.array([255, 120, 0])  # of salt in the overlay: orange, which stands out from grey
+TINT = 0.35  # share of that colour in the pixels inside the outline
 
 
 def write_probability(path: Path, bands: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
-    """Probabilities in [0, 1] as a tiled, compressed TIFF of float32, which image and map programs read.
+    """Write probabilities in [0, 1] as a tiled, compressed TIFF of float32, which image and GIS programs can read.
 
-    bands  (TILE, W) each, but for the last
+    bands  (TILE, W) each; the last may be lower
     """
 
     def tiles() -> Iterator[np.ndarray]:
@@ -33,9 +33,10 @@ def write_probability(path: Path, bands: Iterator[np.ndarray], shape: tuple[int,
 
 
 class MaskPng:
-    """A mask as a grey PNG of 0 and 255, written by rows: Pillow would hold all of it. https://www.w3.org/TR/png-3/
+    """Writes a mask as a grey PNG of 0 and 255, row by row; Pillow would need all of it in memory.
 
     with MaskPng(path, shape) as png: png.write(rows)
+    Format: https://www.w3.org/TR/png-3/
     """
 
     def __init__(self, path: Path, shape: tuple[int, int]):
@@ -48,8 +49,8 @@ class MaskPng:
         return self
 
     def write(self, mask: np.ndarray) -> None:
-        """The next rows, (h, W) bool."""
-        lines = np.pad(mask, ((0, 0), (1, 0)))  # each begins with the number of its filter: 0, none
+        """Write the next rows, (h, W) bool."""
+        lines = np.pad(mask, ((0, 0), (1, 0)))  # each line begins with the number of its filter; 0 is none
         self._chunk(b"IDAT", self.deflate.compress((lines * np.uint8(255)).tobytes()))
 
     def __exit__(self, *_) -> None:
@@ -62,17 +63,17 @@ class MaskPng:
 
 
 class Overlay:
-    """The picture with salt tinted and outlined; where it is larger than PREVIEW px, at a half, a quarter ... of it."""
+    """The picture with salt tinted and outlined; if it is larger than PREVIEW px, at 1/2, 1/4 ... of its size."""
 
     def __init__(self, picture: tuple[int, int]):
         (height, width), self.factor = picture, 1
         while max(height, width) > self.factor * PREVIEW and self.factor < TILE:
-            self.factor *= 2  # so that it divides the rows of a band
+            self.factor *= 2  # a power of 2, so that it divides the rows of a band
         shape = -(-height // self.factor), -(-width // self.factor)
         self.image, self.salt, self.done = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), 0
 
     def write(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """The next rows of the picture, (h, W) or (h, W, 3) uint8, and of its mask, (h, W) bool."""
+        """Add the next rows of the picture, (h, W) or (h, W, 3) uint8, and of its mask, (h, W) bool."""
         small = self._mean(image)
         part = slice(self.done, self.done + len(small))
         self.image[part] = small if small.ndim == 3 else small[..., None]
@@ -82,13 +83,13 @@ class Overlay:
     def save(self, path: Path) -> None:
         around = np.pad(self.salt, 1, mode="edge")
         inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-        for rows, salt, inner in zip(self.image, self.salt, inside, strict=True):  # a row at a time: no large floats
+        for rows, salt, inner in zip(self.image, self.salt, inside, strict=True):  # row by row: no large float array
             rows[salt] = rows[salt] * (1 - TINT) + COLOUR * TINT
             rows[salt & ~inner] = COLOUR
         Image.fromarray(self.image).save(path, "PNG")
 
     def _mean(self, band: np.ndarray) -> np.ndarray:
-        """Means of squares of factor x factor px, those at the edge of what is there."""
+        """Means over squares of factor x factor px; squares that reach beyond the picture repeat its last pixels."""
         f = self.factor
         if f == 1:
             return band

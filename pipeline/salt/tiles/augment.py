@@ -1,6 +1,6 @@
-"""Augmentation of a training batch: the article's Flip, Zoom, Rotate and Brightness, and warps, in one grid sample.
+"""Augment a training batch: the article's Flip, Zoom, Rotate and Brightness, plus warps, in one grid sample.
 
-A grey tile has one channel here, an RGB one three; image and mask go through the same sample.
+Grey tiles have one channel here, RGB tiles three. Image and mask go through the same grid sample.
 """
 
 import math
@@ -13,12 +13,12 @@ from pipeline.salt.config import Augment
 
 
 def augment_batch(images: Tensor, masks: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
-    """Flip, zoom, warp and brighten each tile at random and on its own, on its device, by torch's global random state.
+    """Flip, zoom, warp and brighten each tile at random, independently of the others, on the tensors' device.
 
     images  (B, C, S, S) uint8   -> (B, C, S, S) float32 in [0, 1]
     masks   (B, 1, S, S) bool    -> (B, 1, S, S) float32 in {0, 1}
-    A warp that is not used draws no random numbers. The definitions of Flip, Zoom, Rotate and Brightness are fastai's,
-    https://docs.fast.ai/vision.augment.html
+    Random numbers come from torch's global state; a warp that is off draws none. Flip, Zoom, Rotate and Brightness
+    are defined as in fastai: https://docs.fast.ai/vision.augment.html
     """
     both = torch.cat([images.float() / 255, masks.float()], dim=1)  # (B, C + 1, S, S)
     affine = _affine(len(images), augment, images.device)
@@ -31,7 +31,7 @@ def augment_batch(images: Tensor, masks: Tensor, augment: Augment) -> tuple[Tens
 
 
 def _affine(n: int, augment: Augment, device: torch.device) -> Tensor:
-    """(n, 2, 2): for x and for y, the scale and shift that take output to input coordinates in [-1, 1]."""
+    """(n, 2, 2): for x and y, the scale and shift that map output to input coordinates, both in [-1, 1]."""
     zoomed = _chance(n, augment.zoom_p, device)
     scale = 1 / (1 + zoomed * (augment.zoom - 1) * torch.rand(n, device=device))
     shift = (1 - scale)[:, None] * _either_way(n, 2, device=device)  # keeps the window inside the tile
@@ -40,7 +40,7 @@ def _affine(n: int, augment: Augment, device: torch.device) -> Tensor:
 
 
 def _warped(affine: Tensor, augment: Augment) -> Tensor:
-    """(n, 2, 2) of `_affine` -> (n, 2, 3), output to input coordinates too: rotated, stretched, sheared, shifted."""
+    """Add rotation, stretch, shear and shift to the (n, 2, 2) of `_affine`: (n, 2, 3), also output to input."""
     n, device = len(affine), affine.device
     scale, shift = affine[..., 0], affine[..., 1]
     zero, one = torch.zeros(n, device=device), torch.ones(n, device=device)
@@ -62,12 +62,12 @@ def _warped(affine: Tensor, augment: Augment) -> Tensor:
 
 
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """(n,) each -> (n, 2, 2) with the rows (a, b), (c, d)."""
+    """Four (n,) tensors -> (n, 2, 2) with the rows (a, b) and (c, d)."""
     return torch.stack([a, b, c, d], dim=1).view(-1, 2, 2)
 
 
 def _grid(affine: Tensor, size: int) -> Tensor:
-    """(B, S, S, 2) sampling points. The map has no shear, so each axis is one line of numbers, not a matrix product."""
+    """(B, S, S, 2) sampling points. Without shear, each axis is one line of numbers: no matrix product needed."""
     centres = (torch.arange(size, device=affine.device) * 2 + 1) / size - 1  # (S,)
     lines = affine[..., :1] * centres + affine[..., 1:]  # (B, 2, S)
     x, y = lines[:, 0, None, :].expand(-1, size, -1), lines[:, 1, :, None].expand(-1, -1, size)
@@ -75,7 +75,7 @@ def _grid(affine: Tensor, size: int) -> Tensor:
 
 
 def _brighten(images: Tensor, augment: Augment) -> Tensor:
-    """sigmoid(logit(x) + c), c the logit of a number drawn from 0.5 * (1 -+ brightness), without logarithms."""
+    """sigmoid(logit(x) + c) without logarithms; c is the logit of a number drawn from 0.5 * (1 -+ brightness)."""
     n = len(images)
     grey = 0.5 * (1 + augment.brightness * _either_way(n, device=images.device))
     odds = torch.where(_chance(n, augment.brightness_p, images.device) > 0, grey / (1 - grey), 1.0).view(n, 1, 1, 1)
@@ -83,7 +83,7 @@ def _brighten(images: Tensor, augment: Augment) -> Tensor:
 
 
 def _either_way(*shape: int, device: torch.device) -> Tensor:
-    """Uniform in [-1, 1]."""
+    """Random numbers, uniform in [-1, 1]."""
     return 2 * torch.rand(*shape, device=device) - 1
 
 

@@ -11,12 +11,12 @@ from pipeline.salt.run import Files
 from pipeline.salt.tiles import Tiles
 
 NAMES = ("images.npy", "masks.npy", "test.npy", "tiles.csv")
-TRUTH = "truth.npy"  # where the test tiles' masks are known
+TRUTH = "truth.npy"  # only if the test tiles' masks are known
 MAKER = "prepare"
 
 
 def write(tiles: Tiles, files: Files, origin: Origin, **extra) -> None:
-    """Publish the arrays, then tiles.csv, which says that they are whole; extra: JSON values for its sidecar."""
+    """Publish the arrays, then tiles.csv, which marks them as complete; extra: JSON values for its sidecar."""
     arrays = {"images.npy": tiles.train_images, "masks.npy": tiles.train_masks, "test.npy": tiles.test_images}
     if tiles.test_truth is not None:
         arrays[TRUTH] = tiles.test_truth
@@ -30,20 +30,20 @@ def write(tiles: Tiles, files: Files, origin: Origin, **extra) -> None:
 
 
 def has_truth(files: Files) -> bool:
-    """Whether `write` has published the test tiles' masks, though they may have been lost since."""
-    with contextlib.suppress(InputError):  # reading will say it
+    """Whether `write` published the test tiles' masks; the file itself may have been lost since."""
+    with contextlib.suppress(InputError):  # `read` reports it
         return (read_sidecar(files.cache("tiles.csv")) or {}).get("truth", files.cache(TRUTH).exists())
     return False
 
 
 def read(files: Files) -> Tiles:
-    """The tiles that `write` published, memory-mapped. InputError for what is missing, damaged or does not fit."""
+    """The tiles that `write` published, memory-mapped. InputError if a file is missing, damaged or does not fit."""
     path = files.cache("tiles.csv")
     columns = {"id": str, "split": str, "z": object, "coverage": float, "black": bool}
     table = door.table(path, MAKER, columns, text=("image",))
     n, m = (table["split"] == "train").sum(), (table["split"] == "test").sum()
     if n + m != len(table) or not table["id"].is_unique:
-        raise door.unfit(path, MAKER, "has tiles that are neither train nor test, or there twice")
+        raise door.unfit(path, MAKER, "has tiles that are neither train nor test, or that are listed twice")
     images = door.array(files.cache("images.npy"), MAKER, np.uint8, (n, None, None))
     masks = door.array(files.cache("masks.npy"), MAKER, np.bool_, images.shape[:3])
     test = door.array(files.cache("test.npy"), MAKER, np.uint8, (m, *images.shape[1:]))

@@ -1,4 +1,4 @@
-"""Reads the competition's tiles from Kaggle's files and checks every one; `files` knows their layout."""
+"""Read the competition's tiles from Kaggle's files and check every one; the layout is in `files`."""
 
 import hashlib
 import io
@@ -19,17 +19,17 @@ from pipeline.salt.tiles.files import Faults, find, hint, inputs, is_sample, pac
 
 __all__ = ["find", "hint", "inputs", "is_sample", "packed", "read"]
 
-SIDE = 101  # px, of every image and mask
+SIDE = 101  # px, width and height of every image and mask
 SLUG = "tgs-salt-identification-challenge"
 LISTS = ("train.csv", "sample_submission.csv")
 DOWNLOAD = f"kaggle competitions download -c {SLUG}"
-LISTED = 20  # pairs of equal pictures in a remark
+LISTED = 20  # sets of identical images that a remark names
 PNG = b"\x89PNG\r\n\x1a\n"
 OTHER_FORMATS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP"}
 
 
 def read(folder: Path) -> tuple[Tiles, list[str]]:
-    """The tiles in Kaggle's folder, and remarks that are no faults. InputError lists every fault of the files."""
+    """The tiles in Kaggle's folder, and remarks on oddities that are not faults. InputError lists every fault."""
     faults = Faults()
     rows = {name: files.rows(folder, name, faults) for name in files.COLUMNS}
     train, submission, depths, truths = (
@@ -48,7 +48,7 @@ def read(folder: Path) -> tuple[Tiles, list[str]]:
         _same_ids("test_truth.csv", truths, "sample_submission.csv", submission, faults)
     for tile in submission:
         if tile in train:
-            faults.add("sample_submission.csv", "is in train.csv too; an id is one tile", tile)
+            faults.add("sample_submission.csv", "is also in train.csv; each id must be one tile", tile)
 
     order, test_order = sorted(train), list(submission)
     total = sum(len(pngs[split].get(kind, {})) for split, kind, *_ in parts)
@@ -90,13 +90,13 @@ def _place(folder: Path, split: str, kind: str) -> str:
 
 def _same_ids(place: str, ids: Iterable[str], table: str, expected: Iterable[str], faults: Faults) -> None:
     for tile in sorted({*expected} - {*ids}):
-        faults.add(place, f"is missing, {table} has it", tile)
+        faults.add(place, f"is missing, but {table} lists it", tile)
     for tile in sorted({*ids} - {*expected}):
         faults.add(place, f"has no row in {table}", tile)
 
 
 def _filled(ids: list[str], dtype: type, tiles: Iterator[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 101, 101) of N ids, in a temporary file, so that not all tiles need be in memory; (N,) bool, who has one."""
+    """(N, 101, 101), the tiles of N ids, in a temporary file to save memory; and (N,) bool, which ids have one."""
     rows = {tile: row for row, tile in enumerate(ids)}
     array = disk.zeros((len(ids), SIDE, SIDE), dtype)
     there = np.zeros(len(ids), bool)
@@ -109,7 +109,7 @@ def _filled(ids: list[str], dtype: type, tiles: Iterator[tuple[str, np.ndarray]]
 def _decoded(
     place: str, pngs: files.Pngs, decode: Callable[[Image.Image], np.ndarray], bar: tqdm, faults: Faults
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, (101, 101) array) of each PNG without fault."""
+    """(id, (101, 101) array) for each PNG without a fault."""
     for tile, (name, load) in pngs.items():
         bar.update()
         try:
@@ -118,7 +118,7 @@ def _decoded(
             faults.add(place, str(error), name)
         except (
             Exception
-        ) as error:  # of broken bytes zipfile, its decompressors and Pillow raise whatever they come upon
+        ) as error:  # broken bytes make zipfile, its decompressors and Pillow raise exceptions of any kind
             faults.add(place, f"cannot be decoded ({reason(error)}); download it again", name)
 
 
@@ -131,54 +131,54 @@ def _decode_png(content: bytes, decode: Callable[[Image.Image], np.ndarray]) -> 
         raise InputError(f"{what}; a tile is a PNG: download it again")
     if len(content) < 33:
         raise InputError("is cut short; download it again")
-    width, height = struct.unpack(">II", content[16:24])  # before Pillow, which warns of a huge one or refuses it
+    width, height = struct.unpack(">II", content[16:24])  # checked before Pillow, which warns of huge images
     if (width, height) != (SIDE, SIDE):
         raise InputError(
-            f"is {width} x {height} px; a tile is {SIDE} x {SIDE} (but without {' and '.join(LISTS)} "
-            "these are images of your own, of any size)"
+            f"is {width} x {height} px; a tile is {SIDE} x {SIDE} (without {' and '.join(LISTS)} "
+            "the images count as your own and may have any size)"
         )
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        image.verify()  # the checksums, which decoding passes over
+        image.verify()  # the checksums, which decoding skips
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if (frames := getattr(image, "n_frames", 1)) > 1:  # an animation, of which Pillow would read the first
-            raise InputError(f"has {frames} frames; a tile is one picture")
+        if (frames := getattr(image, "n_frames", 1)) > 1:  # an animation; Pillow would read its first frame
+            raise InputError(f"has {frames} frames; a tile must be a single image")
         return decode(image)
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """(101, 101) uint8."""
+    """An image PNG -> (101, 101) uint8."""
     if image.mode not in ("L", "RGB", "RGBA", "P"):
-        raise InputError(f"is of mode {image.mode}; an image is 8-bit grey or RGB")
+        raise InputError(f"has mode {image.mode}; an image must be 8-bit grey or RGB")
     if image.mode == "L":
         return np.asarray(image)
     pixels = np.asarray(image.convert("RGB"))
     if (pixels != pixels[..., :1]).any():
-        raise InputError("has colours; the three channels of an image are equal")
+        raise InputError("has colours; the three channels of an image must be equal")
     return pixels[..., 0]
 
 
 def _mask(image: Image.Image) -> np.ndarray:
-    """(101, 101) bool; not through mode L, to which Pillow would clip the 16-bit masks."""
+    """A mask PNG -> (101, 101) bool. Not by way of mode L: Pillow would clip the 16-bit masks."""
     pixels = np.asarray(image)
     values = np.unique(pixels)
     if pixels.ndim != 2 or len(values) > 2 or (len(values) == 2 and values[0] != 0):
-        raise InputError(f"has mode {image.mode} and {len(values)} values; a mask is grey, 0 and one value for salt")
+        raise InputError(f"has mode {image.mode} and {len(values)} values; a mask is grey: 0 and one value for salt")
     return pixels > 0
 
 
 def _masks(name: str, codes: dict[str, str], faults: Faults) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, (101, 101) bool) of each valid code."""
+    """(id, (101, 101) bool) for each valid run-length code."""
     for tile, code in codes.items():
         try:
             mask = rle.decode(code, (SIDE, SIDE))
         except ValueError as error:
-            faults.add(name, f"has no valid RLE: {error}", tile)
+            faults.add(name, f"has an invalid RLE: {error}", tile)
         else:
             yield tile, mask
 
 
 def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[int]:
-    """z of the tiles without fault; depths.csv may have more ids."""
+    """z of each tile whose depth is valid; depths.csv may have more ids than these."""
     z = []
     for tile in ids if depths else []:
         try:
@@ -186,15 +186,15 @@ def depths_of(depths: dict[str, str], ids: list[str], faults: Faults) -> list[in
         except KeyError:
             faults.add("depths.csv", "has no row", tile)
         except ValueError:
-            faults.add("depths.csv", f"has the depth {depths[tile][:40]!r}; a whole number is needed", tile)
+            faults.add("depths.csv", f"has the depth {depths[tile][:40]!r}; it must be a whole number", tile)
     return z
 
 
 def remarks_of(folder: Path, tiles: Tiles) -> list[str]:
-    """What is worth a note and no fault: zips read in place, black tiles, pictures that are there more than once."""
+    """Sentences on what is worth a note but not a fault: zips read in place, black tiles, identical images."""
     places = [place for split in ("train", "test") if (place := files.source(folder, split))]
     remarks = [
-        f"{place.name} is read in place" + f", the folder {place.stem}/ is not" * place.with_suffix("").is_dir()
+        f"{place.name} is read in place" + f"; the folder {place.stem}/ is ignored" * place.with_suffix("").is_dir()
         for place in places
         if place.suffix == ".zip"
     ]
@@ -208,5 +208,5 @@ def remarks_of(folder: Path, tiles: Tiles) -> list[str]:
     pairs = [" = ".join(names) for names in equal.values() if len(names) > 1 and names[0].startswith("train")]
     if pairs:
         more = f", and {len(pairs) - LISTED} more" * (len(pairs) > LISTED)
-        remarks.append(f"{len(pairs)} train pictures are there more than once: {'; '.join(pairs[:LISTED])}{more}")
+        remarks.append(f"{len(pairs)} train images occur more than once: {'; '.join(pairs[:LISTED])}{more}")
     return remarks

@@ -1,6 +1,6 @@
-"""Cuts images into square tiles, says which tiles share pixels, and puts predicted tiles together again.
+"""Cut images into square tiles, find tiles that share pixels, and reassemble predicted tiles into images.
 
-A table of cut tiles has the columns image, top and left: what a tile was cut from, and where, in px.
+A table of cut tiles has the columns image, top and left: which image a tile was cut from, and where, in px.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pipeline.salt.tiles import Tiles
 
 
 def corners(height: int, width: int, side: int, stride: int) -> list[tuple[int, int]]:
-    """(top, left) of each tile of an image, row by row; the last tile of a row or column is flush with the border."""
+    """(top, left) of each tile in an image, row by row; the last tile of a row or column ends at the border."""
 
     def starts(length: int) -> list[int]:
         return [*range(0, length - side, stride), length - side]
@@ -21,7 +21,7 @@ def corners(height: int, width: int, side: int, stride: int) -> list[tuple[int, 
 
 
 def sharing_pixels(table: pd.DataFrame, chosen: np.ndarray, side: int) -> np.ndarray:
-    """(N,) bool: the tiles that are not chosen, and have a pixel in common with one that is.
+    """(N,) bool: the tiles that are not chosen but share a pixel with a chosen one.
 
     table  N cut tiles of `side` px;  chosen  (N,) bool
     """
@@ -38,10 +38,11 @@ def sharing_pixels(table: pd.DataFrame, chosen: np.ndarray, side: int) -> np.nda
 
 
 def whole_images(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, probabilities (h, w) float32) of each image that has a tile to predict.
+    """(name, (h, w) float32 probabilities) of each image that has a tile to predict.
 
-    oof, test  (N, H, W), (M, H, W) probabilities of the tiles, NaN where no model predicted
-    Where tiles overlap, their mean; the labelled part of an image is out of fold; NaN where no model predicted.
+    oof, test  (N, H, W) and (M, H, W) probabilities of the tiles, NaN where no model predicted
+    Overlapping tiles are averaged. The labelled part of an image is predicted out of fold. NaN where no model
+    predicted.
     """
     parts = [
         (table.groupby("image").indices, table[["top", "left"]].to_numpy(), probs)

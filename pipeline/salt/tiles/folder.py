@@ -1,11 +1,12 @@
-"""Reads a data set of one's own from a folder, by its images and masks alone, and checks every file.
+"""Read your own data set from a folder of images and masks, and check every file.
 
     images/  masks/  test/        or, as Kaggle has them,        train/images/  train/masks/  test/images/
 
-An image and its mask have one name, but for the ending: PNG, JPG, TIFF, or .npy with one array. What test/ holds is to
-be predicted; it need not be there, nor need depths.csv (id, z). Images of 8 bits are taken as they are, others become
-grey by percentiles, as sections.reading says. A mask is 0 and one value for salt. Where an image is not labelled, its
-mask has NaN, or 255 beside 0 and 1: a tile with such a pixel is predicted, not trained on. Nothing is written.
+An image and its mask share a name, except for the extension: PNG, JPG, TIFF, or .npy with one array. The images in
+test/ are to be predicted. Both test/ and depths.csv (id, z) are optional. 8-bit images are taken as they are, others
+are scaled to grey by percentiles, as in sections.reading. A mask has 0 and one value for salt. Where an image is not
+labelled, its mask has NaN, or 255 beside 0 and 1: tiles with such pixels are predicted, not trained on. Nothing is
+written.
 """
 
 import contextlib
@@ -26,21 +27,21 @@ from pipeline.salt.tiles import Tiles, competition, cutting, files
 from pipeline.salt.tiles.files import Faults
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-OTHER_ENDINGS = files.PICTURES | {".npz", ".sgy", ".segy", ".mat", ".h5", ".jp2"}  # of what may be meant as an image
+OTHER_ENDINGS = files.PICTURES | {".npz", ".sgy", ".segy", ".mat", ".h5", ".jp2"}  # likely images, but not readable
 OTHER_NAMES = {
     "images": {"image", "imgs", "img", "pictures", "sections", "x"},
     "masks": {"mask", "labels", "label", "targets", "truth", "annotations", "y"},
 }
-LARGE = 512  # px: an image with a longer side is rather to be cut than resized as a whole
-UNLABELLED = 2  # in a decoded mask, beside 0 and 1
-STRAY = 100  # times as many 255s as 1s
+LARGE = 512  # px; an image with a longer side is better cut into tiles than resized as a whole
+UNLABELLED = 2  # value in a decoded mask, beside 0 and 1
+STRAY = 100  # with more 255s than this for each 1, the 1s of a mask are taken for stray pixels
 
 T = TypeVar("T")
-Mask = tuple[np.ndarray, frozenset[float]]  # (H, W) uint8 of 0, 1 and UNLABELLED; its file's values other than 0
+Mask = tuple[np.ndarray, frozenset[float]]  # (H, W) uint8 of 0, 1 and UNLABELLED; the nonzero values in its file
 
 
 def find(folder: Path) -> bool:
-    """Whether the folder holds a set of one's own: images and masks, and none of Kaggle's zips or lists of tiles."""
+    """Whether the folder holds your own data set: images or masks, and none of Kaggle's zips or lists of tiles."""
     if any((folder / f"{split}.zip").exists() for split in ("train", "test")):
         return False
     places = _places(folder)
@@ -50,17 +51,17 @@ def find(folder: Path) -> bool:
 
 
 def hint(folder: Path) -> str:
-    """For a folder in which `find` finds nothing: what is there under another name or a level too deep, else ''."""
+    """What to do if `find` found nothing because folders have another name or lie a level too deep, else ''."""
     if not folder.is_dir():
         return ""
     below = _listed(folder)
     if inner := next((path for path in below if path.is_dir() and find(path)), None):
-        return f"{inner} has images and masks: name that folder"
+        return f"{inner} has images and masks: name that folder instead"
     return _renaming(folder)
 
 
 def _renaming(folder: Path) -> str:
-    """What to do with the images or masks that lie in this folder under another name, or packed; else ''."""
+    """What to do with images or masks that lie in this folder under another name, or in a zip, else ''."""
     below, said = _listed(folder), []
     for kind, names in OTHER_NAMES.items():
         named = [path for path in below if path.is_dir() and path.name != kind and path.name.lower() in {kind, *names}]
@@ -70,7 +71,7 @@ def _renaming(folder: Path) -> str:
 
 
 def inputs(folder: Path) -> list[tuple[str, int, int]]:
-    """(name, size in bytes, time of change) of every file that is read: differs when their content does."""
+    """(name, size in bytes, time of change in ns) of every file that is read: changes with their content."""
     paths = [path for place in _places(folder).values() if place.is_dir() for path in sorted(place.iterdir())]
     if depths := files.table(folder, "depths.csv"):
         paths.append(depths)
@@ -82,19 +83,21 @@ def inputs(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
-    """The tiles in the folder, and remarks that are no faults. InputError lists every fault of the files."""
+    """The tiles in the folder, and remarks on oddities that are not faults. InputError lists every fault."""
     faults, places = Faults(), _places(folder)
     found = {kind: _files(folder, place, kind, faults) for kind, place in places.items()}
     for kind, other in (("images", "masks"), ("masks", "images")):
         for name in sorted(found[kind].keys() - found[other].keys() if found[other] else ()):
             what = "mask" if other == "masks" else "image"
-            more = "; an image without one belongs in test/" * (other == "masks")
+            more = "; move images without a mask to test/" * (other == "masks")
             faults.add(
-                _name(folder, places[kind]), f"has no {what} of its name in {_name(folder, places[other])}/{more}", name
+                _name(folder, places[kind]),
+                f"has no {what} of that name in {_name(folder, places[other])}/{more}",
+                name,
             )
     for name in sorted(found["test"].keys() & found["images"].keys()):
         faults.add(
-            _name(folder, places["test"]), "is among the labelled images too; an id is one image: rename it", name
+            _name(folder, places["test"]), "is also among the labelled images; names must differ: rename it", name
         )
     z = _depths(folder, sorted({*found["images"], *found["test"]}), faults)
 
@@ -105,7 +108,7 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     _settle_values_(_name(folder, places["masks"]), masks, found["masks"], faults)
     for name in sorted(images.keys() & masks.keys()):
         if (size := images[name].shape[:2]) != masks[name][0].shape:
-            fault = f"is {_px(masks[name][0].shape)}, its image {_px(size)}; they need one size"
+            fault = f"is {_px(masks[name][0].shape)}, but its image is {_px(size)}; they must have the same size"
             faults.add(_name(folder, places["masks"]), fault, found["masks"][name].name)
     for place, some, of in ((places["images"], images, found["images"]), (places["test"], test, found["test"])):
         _check_sizes(_name(folder, place), some, of, tiling, faults)
@@ -114,10 +117,10 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
     faults.raise_if_any(folder)
     turned_grey = sum(image.ndim == 3 for image in test.values()) if all(i.ndim == 2 for i in images.values()) else 0
     pixels = {**images, **test}
-    del images, test  # so that `_tiles_` can let go of what it has copied
+    del images, test  # so that `_tiles_` can free each image once it is copied
     tiles = _tiles_(pixels, {name: labels for name, (labels, _) in masks.items()}, z, tiling)
     if not len(tiles.train_images):
-        raise InputError(f"{folder}: no tile is wholly labelled; label more of the masks, or take a smaller tiles.side")
+        raise InputError(f"{folder}: no tile is wholly labelled; label more pixels, or set a smaller tiles.side")
     remarks = _remarks(folder, tiles, masks, tiling)
     if turned_grey:
         remarks.append(f"{turned_grey} images in test/ are in colour and become grey, as the labelled ones are")
@@ -125,12 +128,12 @@ def read(folder: Path, tiling: Tiling) -> tuple[Tiles, list[str]]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The image in a file, as `image_of` has it. InputError for a file that is none."""
+    """The image in a file, as `image_of` returns it. InputError if the file is not an image."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file")
     try:
         if path.suffix.lower() not in ENDINGS:
-            raise InputError(f"is none of {', '.join(ENDINGS)}")
+            raise InputError(f"is not one of {', '.join(ENDINGS)}")
         return _image_in(path)
     except InputError as error:
         raise InputError(f"{path} {error}") from error
@@ -145,36 +148,40 @@ def _mask_in(path: Path) -> Mask:
 
 
 def image_of(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 grey, or (H, W, 3) RGB if the channels differ. InputError for an array that is no image."""
-    from pipeline.salt.sections.reading import from_array  # tifffile takes a moment, which --help does without
+    """An array -> (H, W) uint8 grey, or (H, W, 3) RGB if its channels differ. InputError if it is not an image."""
+    from pipeline.salt.sections.reading import from_array  # here, because importing tifffile would slow down --help
 
     if pixels.dtype.kind not in "biuf":
-        raise InputError(f"holds {pixels.dtype}; an image is of whole numbers or floats")
+        raise InputError(f"holds {pixels.dtype}; an image must hold whole numbers or floats")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and not 1 <= pixels.shape[2] <= 4) or not pixels.size:
-        raise InputError(f"has the shape {pixels.shape}; an image is (rows, columns), or (rows, columns, 3) in colour")
+        raise InputError(
+            f"has the shape {pixels.shape}; an image must be (rows, columns), or (rows, columns, 3) in colour"
+        )
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).any():
         raise InputError("has no finite value")
-    picture = from_array("", pixels)  # as tools.segment has it, which a model may meet later
+    picture = from_array("", pixels)  # scaled as in tools.segment, where the model may meet such images later
     image = np.empty(picture.shape, np.uint8)
-    for rows in slices(len(image), image.shape[1:]):  # of floats, and the file may be as large as half of the memory
+    for rows in slices(len(image), image.shape[1:]):  # scaling makes floats, and the file may fill half the memory
         image[rows] = picture.rows(rows.start, rows.stop)
     grey = image.ndim == 3 and (image == image[..., :1]).all()
     return image[..., 0].copy() if grey else image
 
 
 def _mask_of(pixels: np.ndarray) -> Mask:
-    """(H, W) uint8 of 0, 1 (salt) and UNLABELLED, and the values other than 0 that the file has."""
+    """The pixels as (H, W) uint8 of 0, 1 (salt) and UNLABELLED, and the nonzero values that they had."""
     if pixels.ndim == 3:
         colours = pixels[..., : 1 if pixels.shape[2] in (1, 2) else 3]
         if (colours == colours[:1, :1]).all() and (pixels != pixels[:1, :1]).any():
-            raise InputError("is of one colour, and salt may be what is not transparent; save the mask without")
+            raise InputError(
+                "has one colour, and may show salt by transparency; save it as 0 and one value, without transparency"
+            )
         if pixels.shape[2] > 4 or (colours != colours[..., :1]).any():
-            raise InputError("has colours; a mask is 0 and one value for salt")
+            raise InputError("has colours; a mask may have only 0 and one value for salt")
         pixels = colours[..., 0]
     if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
-        raise InputError(f"has the shape {pixels.shape} of {pixels.dtype}; a mask is (rows, columns) of numbers")
+        raise InputError(f"has the shape {pixels.shape} of {pixels.dtype}; a mask must be (rows, columns) of numbers")
     if pixels.dtype == bool:
-        return pixels.astype(np.uint8), frozenset()  # salt, whichever value others have for it
+        return pixels.astype(np.uint8), frozenset()  # True is salt, whatever value the other masks use for it
     unknown = np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
     if pixels.dtype == np.uint8:
         values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
@@ -183,8 +190,8 @@ def _mask_of(pixels: np.ndarray) -> Mask:
     salt = frozenset(float(value) for value in values[:300] if value)
     if len(salt) > 1 and salt != {1, 255}:
         raise InputError(
-            f"has {len(values)} values; a mask is 0 and one value for salt (255 beside 0 and 1: not labelled); JPG and "
-            "smooth resizing change values"
+            f"has {len(values)} values; a mask may have only 0 and one value for salt (255 beside 0 and 1: not "
+            "labelled); JPG and smooth resizing change values"
         )
     labels = (pixels != 0).astype(np.uint8)
     if len(salt) == 2:
@@ -194,26 +201,27 @@ def _mask_of(pixels: np.ndarray) -> Mask:
 
 
 def _settle_values_(place: str, masks: dict[str, Mask], paths: dict[str, Path], faults: Faults) -> None:
-    """Where a mask has 255 beside 1, 255 is 'not labelled' in all of them. Salt then is one value in all of them.
+    """Settle what 255 means, and check that salt has the same value in all masks.
 
-    But a few stray 1s, in masks of which most have 0 and 255 alone, and none 0 and 1, are a fault.
+    If any mask has both 1 and 255, 255 means 'not labelled' in all of them. But if most masks have only 0 and 255 and
+    none has only 0 and 1, a few stray 1s are a fault.
     """
     both = {name: labels for name, (labels, salt) in masks.items() if salt == {1, 255}}
     alone = Counter(value for _, salt in masks.values() if len(salt) == 1 for value in salt)
     if alone[255] > len(both) and not alone[1]:
         for name, labels in both.items():
             if 0 < STRAY * (labels == 1).sum() < (labels == UNLABELLED).sum():
-                fault = "has a few 1s, where other masks have 0 and 255 alone: make them 0 or 255"
+                fault = "has a few 1s, but other masks have only 0 and 255; change the 1s to 0 or 255"
                 faults.add(place, fault, paths[name].name)
     if both:
         for name, (labels, salt) in masks.items():
             masks[name] = labels * np.uint8(UNLABELLED) if salt == {255} else labels, salt - {255}
     counts = Counter(value for _, salt in masks.values() for value in salt)
     common = max(counts, key=lambda value: (counts[value], -value), default=0.0)
-    more = " (255 beside 1 means not labelled)" if {1, 255} <= counts.keys() else ", or remove what is no salt"
+    more = " (255 beside 1 means not labelled)" if {1, 255} <= counts.keys() else ", or remove what is not salt"
     for name, (_, salt) in masks.items():
         for other in salt - {common}:
-            fault = f"has {other:g} for salt, others have {common:g}; make it one value{more}"
+            fault = f"has {other:g} for salt, others have {common:g}; use the same value in all masks{more}"
             faults.add(place, fault, paths[name].name)
 
 
@@ -232,7 +240,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _holds_images(folder: Path) -> bool:
-    """False too for a folder that cannot be looked into."""
+    """Whether the folder holds files that may be images; False also if it cannot be opened."""
     with contextlib.suppress(OSError):
         return folder.is_dir() and any(path.suffix.lower() in ENDINGS for path in _listed(folder))
     return False
@@ -243,7 +251,7 @@ def _name(folder: Path, place: Path) -> str:
 
 
 def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Path]:
-    """id -> file of a place; what looks like an image and is none is a fault."""
+    """id -> image file in a folder; a file that looks like an image in another format is a fault."""
     name, found = _name(folder, place), dict[str, Path]()
     if not place.is_dir():
         if kind != "test":
@@ -257,13 +265,13 @@ def _files(folder: Path, place: Path, kind: str, faults: Faults) -> dict[str, Pa
     for path in _listed(place):
         ending = path.suffix.lower()
         if (kind, path.name) != ("test", "masks") and _holds_images(path):
-            faults.add(name, f"holds a folder of images; move what is in {name}/{path.name} up into {name}", path.name)
+            faults.add(name, f"is a folder of images; move the files in {name}/{path.name} up into {name}", path.name)
         if ending in ENDINGS and not path.name.isprintable():
             faults.add(name, "has a name with characters that cannot be printed; rename it", path.name)
         elif ending in ENDINGS:
             stem = unicodedata.normalize("NFC", path.stem)  # a Mac writes é as two characters
             if stem in found:
-                faults.add(name, f"is there twice, {found[stem].suffix} and {path.suffix}; an id is one file", stem)
+                faults.add(name, f"is there twice, {found[stem].suffix} and {path.suffix}; remove one of them", stem)
             found.setdefault(stem, path)
         elif ending in OTHER_ENDINGS:
             faults.add(name, f"ends in {path.suffix}; save it as one of {', '.join(ENDINGS)}", path.name)
@@ -285,8 +293,8 @@ def _decoded(
 
 
 def _pixels(path: Path, labels: bool = False) -> np.ndarray:
-    """What sections.reading.pixels has. InputError: the end of a sentence about the file."""
-    from pipeline.salt.sections.reading import pixels  # as above
+    """The array that sections.reading.pixels reads. The text of an InputError is the end of a sentence on the file."""
+    from pipeline.salt.sections.reading import pixels  # here for the same reason as in `image_of`
 
     if fault := files.not_a_file(path):
         raise InputError(fault)
@@ -309,7 +317,7 @@ def _check_sizes(
     for name, image in images.items():
         if min(image.shape[:2]) < tiling.side:
             fault = (
-                f"is {_px(image.shape)}, smaller than tiles.side={tiling.side}; set that lower, or leave the image out"
+                f"is {_px(image.shape)}, smaller than tiles.side={tiling.side}; lower tiles.side, or remove the image"
             )
             faults.add(place, fault, paths[name].name)
 
@@ -321,19 +329,19 @@ def _check_one_size(images: dict[str, np.ndarray], faults: Faults) -> None:
     listed = ", ".join(f"{count} of {_px(size)}" for size, count in sizes.most_common(4)) + ", ..." * (len(sizes) > 4)
     smallest = min(min(size) for size in sizes)
     advice = (
-        f"--set tiles.side={min(256, smallest // 32 * 32)} cuts them into tiles" if smallest >= 32 else "give them one"
+        f"--set tiles.side={min(256, smallest // 32 * 32)} cuts them into tiles" if smallest >= 32 else "resize them"
     )
     faults.add("images", f"differ in size, {listed}; {advice}")
 
 
 def _px(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]} px"  # width first, as for Kaggle's
+    return f"{shape[1]} x {shape[0]} px"  # width first, as in the messages on Kaggle's tiles
 
 
 def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict[str, float], tiling: Tiling) -> Tiles:
-    """The data set: images or their tiles, the wholly labelled ones for training, the others to predict.
+    """The data set of whole images or their tiles: the wholly labelled ones for training, the others to predict.
 
-    Takes images that are not cut out of the dict, which may be as large as half of the memory.
+    Whole images are removed from the dict as they are copied: together they may fill half of the memory.
     """
     rows = []  # (id, image, top, left, is labelled)
     for name, image in images.items():
@@ -391,17 +399,17 @@ def _remarks(folder: Path, tiles: Tiles, masks: dict[str, Mask], tiling: Tiling)
     height, width = tiles.train_masks.shape[1:]
     remarks = competition.remarks_of(folder, tiles)
     if unlabelled := sum((labels == UNLABELLED).any() for labels, _ in masks.values()):
-        remarks.append(f"{unlabelled} images are labelled in part: the tiles with a pixel that is not are predicted")
+        remarks.append(f"{unlabelled} images are labelled in part: tiles with unlabelled pixels are only predicted")
     if tiling.side == "whole" and max(height, width) > LARGE:
         remarks.append(
-            f"the images are {width} x {height} px and are resized to the model's input as they are; "
-            "--set tiles.side=128 cuts them into tiles"
+            f"the images are {width} x {height} px, and each is resized as a whole to the model's input; "
+            "--set tiles.side=128 cuts them into tiles instead"
         )
     if tiling.side == "whole" and (height, width) == (competition.SIDE, competition.SIDE):
         lists = " and ".join(competition.LISTS)
-        remarks.append(f"the images have the size of Kaggle's; with {lists} beside them they are the competition's")
+        remarks.append(f"the images have the size of Kaggle's tiles; add {lists} if they are the competition's")
     if (folder / "test" / "masks").is_dir():
-        remarks.append("test/masks is not read: the score is that of the labelled images, out of fold")
+        remarks.append("test/masks is not read: only the labelled images are scored, out of fold")
     if not tiles.train_masks.any():
         remarks.append("all masks are empty: there is no salt to learn")
     return remarks

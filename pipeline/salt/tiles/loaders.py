@@ -1,7 +1,7 @@
 """fastai DataLoaders over the decoded tiles: resized once, augmented a batch at a time on the model's device.
 
-fastai's own methods work on them: dls.test_dl, and learn.predict, get_preds, validate, show_results, export. Their
-items are tiles of the set's size, (H, W) uint8 grey or (H, W, 3) RGB.
+fastai's own methods work with them: dls.test_dl, and learn.predict, get_preds, validate, show_results and export. An
+item is one tile at the size of the data set, (H, W) uint8 grey or (H, W, 3) RGB.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ Stats = tuple[Sequence[float], Sequence[float]]  # mean and std of the three cha
 class TileDataset:
     """Tiles at the size of the model's input, as tensors that stay on one device.
 
-    images  (N, H, W) or (N, H, W, 3) uint8, become (N, C, size, size);  ids  (N,)
-    masks   (N, H, W) bool, become (N, 1, H, W), where tiles are scored, or with resize_masks (N, 1, size, size);
-            None: unknown
+    images  (N, H, W) or (N, H, W, 3) uint8; become (N, C, size, size);  ids  (N,)
+    masks   (N, H, W) bool, None if unknown; become (N, 1, H, W), the size at which tiles are scored, or with
+            resize_masks (N, 1, size, size)
     shape   of one image: (H, W) or (H, W, 3)
     """
 
@@ -44,25 +44,25 @@ class TileDataset:
         return len(self.images)
 
     def __getitem__(self, rows: Tensor | int) -> tuple[Tensor, ...]:
-        """The images at these rows, and their masks where they are known."""
+        """The images at these rows, and their masks if they are known."""
         return (self.images[rows],) if self.masks is None else (self.images[rows], self.masks[rows])
 
     def of(self, tiles: Sequence[np.ndarray], device) -> "TileDataset":
-        """A dataset of other tiles, without masks, at the same size."""
+        """A dataset of other tiles, without masks, with the same input size."""
         images = np.stack(tiles) if len(tiles) else np.zeros((0, *self.shape), np.uint8)
         return TileDataset(images, None, map(str, range(len(images))), self.size, device=device)
 
     def new_empty(self) -> "TileDataset":
-        """What learn.export keeps: no tile."""
+        """The empty dataset that learn.export saves in place of this one."""
         return self.of([], None)
 
 
 class TileLoader(DataLoader):
     """Batches of normalised images (B, 3, size, size) and masks (B, 1, h, w) float in {0, 1}, made on the device.
 
-    stats    mean and std of the encoder's ImageNet training
-    augment  random changes, for training, which also shuffles and leaves out an odd last batch;  None: validation
-    kwargs   of fastai's DataLoader
+    stats    mean and std from the encoder's ImageNet training
+    augment  random changes, for training: tiles are shuffled, an incomplete last batch is dropped;  None: validation
+    kwargs   passed on to fastai's DataLoader
     """
 
     n_inp = 1
@@ -73,18 +73,18 @@ class TileLoader(DataLoader):
         self.then: Callable[[], object] | None = None
         self.mean, self.std = (torch.tensor(s, device=dataset.images.device) for s in stats)
         training = augment is not None
-        # A last batch of one tile has no BatchNorm statistics.
+        # drop_last, because BatchNorm has no statistics for a last batch of one tile.
         defaults = {"shuffle": training, "drop_last": training and len(dataset) > bs, "device": dataset.images.device}
         super().__init__(dataset, bs=bs, **defaults | kwargs)
 
     def new(self, dataset: TileDataset | Sequence[np.ndarray] | None = None, cls=None, **kwargs) -> "TileLoader":
-        """A loader with the same settings but for `kwargs`, of other tiles of the same shape where they are given."""
+        """A loader with the same settings, except for `kwargs`, and with other tiles of the same shape if given."""
         if dataset is not None and not isinstance(dataset, TileDataset):
             dataset = self.dataset.of(dataset, self.device)
         return super().new(dataset, cls, **{"stats": self.stats, "augment": self.augment} | kwargs)
 
     def begin_at(self, batch: int, then: Callable[[], object]) -> None:
-        """The next pass leaves out the batches before this one, and calls `then` before it makes the first."""
+        """Let the next pass skip the batches before number `batch`, and call `then` before it makes its first one."""
         self.begin, self.then = batch, then
 
     def get_idxs(self) -> list[int]:
@@ -109,9 +109,9 @@ class TileLoader(DataLoader):
         return to_model_input(images, self.mean, self.std), *(mask.float() for mask in masks)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9, full: bool = True) -> list[tuple[np.ndarray, ...]]:
-        """A batch as (image, mask) pairs to look at: (S, S) grey or (S, S, 3) RGB in [0, 1], (h, w) bool.
+        """A batch as (image, mask) pairs for display: (S, S) grey or (S, S, 3) RGB in [0, 1], (h, w) bool.
 
-        Logits over 0 are salt.
+        If the batch has logits in place of masks, those above 0 are salt.
         """
         mean, std = self.mean.to(b[0].device), self.std.to(b[0].device)
         images = b[0][:max_n].float().permute(0, 2, 3, 1) * std + mean
@@ -119,11 +119,11 @@ class TileLoader(DataLoader):
         return list(zip(*(part.cpu().numpy() for part in parts), strict=True))
 
     def show_batch(self, b: Sequence[Tensor] | None = None, max_n: int = 12, columns: int = 6):
-        """A matplotlib figure of a batch as the model sees it, the salt outlined."""
+        """A matplotlib figure of a batch as the model sees it, with the salt outlined."""
         return _draw(self.decode_batch(self.one_batch() if b is None else b, max_n), columns)
 
     def show_results(self, b: Sequence[Tensor], out: Tensor, max_n: int = 12, columns: int = 6):
-        """A matplotlib figure of a batch, the salt outlined and what the model predicts in a second colour.
+        """A matplotlib figure of a batch, with true salt and predicted salt outlined in two colours.
 
         out  (B, 1, S, S) decoded predictions or logits
         """
@@ -145,11 +145,11 @@ def get_data(
 ) -> DataLoaders:
     """DataLoaders that train on every fold but `fold_id` and validate on it; `dls.show_batch()` draws a batch.
 
-    Of tiles that were cut from images, none that shares a pixel with one of `fold_id` is trained on.
-    folds    id, fold: the rows of tiles.train_table, in their order
+    Tiles that share a pixel with a tile of `fold_id`, being cut from the same image, are left out of training.
+    folds    id, fold: the rows of tiles.train_table, in the same order
     size     px, side of the model's input;  bs  tiles per training batch (validation takes twice as many)
     stats    mean and std of the three channels that the model's encoder was trained with, in units of [0, 1]
-    extra    n more images, their masks and ids, to train on as well, never to validate on: pseudo-labelled tiles
+    extra    n more images, their masks and ids, used in training only: pseudo-labelled tiles
     """
     inside = (folds["fold"] == fold_id).to_numpy()
     outside = ~inside
@@ -162,13 +162,13 @@ def get_data(
             extra = extra[0][apart], extra[1][apart], [name for name, kept in zip(extra[2], apart, strict=True) if kept]
     if not outside.any():
         raise InputError(
-            f"fold {fold_id} leaves no tile to train on: all others share pixels with its own; lower folds.k, or raise "
-            "tiles.stride"
+            f"fold {fold_id} leaves no tile to train on: all other tiles share pixels with its own; lower folds.k, or "
+            "raise tiles.stride"
         )
     ids = folds["id"].to_numpy()
     images, masks, names = tiles.train_images[outside], tiles.train_masks[outside], ids[outside]
     if extra is not None:
-        more = cast(Sequence[Any], extra)  # mypy takes the items of a mixed tuple for mere objects
+        more = cast(Sequence[Any], extra)  # for mypy, to which the items of a mixed tuple are plain objects
         images, masks, names = (np.concatenate(pair) for pair in zip((images, masks, names), more, strict=True))
     train = TileDataset(images, masks, names, size, resize_masks=True, device=device)
     valid = TileDataset(tiles.train_images[inside], tiles.train_masks[inside], ids[inside], size, device=device)
@@ -178,12 +178,12 @@ def get_data(
 
 
 def _tensor(tiles: np.ndarray) -> Tensor:
-    """(N, H, W) or (N, H, W, 3) -> (N, C, H, W) in the machine's memory."""
+    """Array (N, H, W) or (N, H, W, 3) -> tensor (N, C, H, W) in main memory."""
     return channels_first(torch.from_numpy(np.ascontiguousarray(tiles)))
 
 
 def _draw(samples: Sequence[tuple[np.ndarray, ...]], columns: int, predicted: Sequence[np.ndarray] = ()):
-    """A grid of images (S, S) or (S, S, 3); over them the outlines of their masks (h, w), and of the predicted ones."""
+    """A grid of images (S, S) or (S, S, 3), with the outlines of their masks (h, w) and of the predicted masks."""
     from matplotlib import pyplot as plt
 
     rows = -(-len(samples) // columns)

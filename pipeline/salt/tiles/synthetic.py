@@ -1,4 +1,4 @@
-"""Generates a data set of tiles in Kaggle's layout and with its quirks, for use without the real ones."""
+"""Generate a data set of tiles with the layout and quirks of Kaggle's, for use without the real ones."""
 
 import io
 import zipfile
@@ -12,15 +12,15 @@ from pipeline.salt import disk, rle
 from pipeline.salt.tiles.competition import SIDE
 from pipeline.salt.tiles.synthetic_section import make_section
 
-BLACK, EMPTY = 0.02, 0.39  # shares of all tiles, as in Kaggle's 4,000; black tiles are empty too
-GREY, CONTRAST = (123, 20), (28, 8)  # mean and deviation over Kaggle's tiles of a tile's mean and deviation
-ZIP_TIME = (2018, 7, 18, 0, 0, 0)  # in the zips, so that a seed gives the same bytes at any time
+BLACK, EMPTY = 0.02, 0.39  # shares of all tiles, as in Kaggle's 4,000; black tiles count as empty, too
+GREY, CONTRAST = (123, 20), (28, 8)  # a tile's mean grey and its deviation: their (mean, deviation) over Kaggle's tiles
+ZIP_TIME = (2018, 7, 18, 0, 0, 0)  # time stamp in the zips: fixed, so that a seed always gives the same bytes
 
 
 def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
-    """Write a competition of generated tiles, and test_truth.csv (id, rle_mask): the masks of its test tiles.
+    """Write generated tiles in the competition's layout, and the test tiles' masks in test_truth.csv (id, rle_mask).
 
-    The same numbers give the same bytes. The folder appears whole, in place of one that was there before.
+    The same arguments give the same bytes. The folder appears complete, and replaces one that was there before.
     """
     rng = np.random.default_rng(seed)
     images, masks = _tiles(rng, train + test)
@@ -44,7 +44,7 @@ def make_sample(folder: Path, train: int, test: int, seed: int) -> None:
 
 
 def _tiles(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 101, 101) uint8 and masks (N, 101, 101) bool; as at Kaggle, neighbours are shuffled apart."""
+    """Images (N, 101, 101) uint8 and masks (N, 101, 101) bool, in random order, as Kaggle's are."""
     black = round(BLACK * count)
     wanted = {False: count - round(EMPTY * count), True: round(EMPTY * count) - black}  # by "is empty"
     tiles = [(np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), bool))] * black
@@ -60,7 +60,7 @@ def _tiles(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _cut(rng: np.random.Generator, amplitude: np.ndarray, salt: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """The tiles of a section; one wholly inside salt has an empty mask, as at Kaggle."""
+    """The tiles of a section, with their masks; a tile wholly inside salt has an empty mask, as at Kaggle."""
     for z in range(0, salt.shape[0], SIDE):
         for x in range(0, salt.shape[1], SIDE):
             tile, mask = (part[z : z + SIDE, x : x + SIDE] for part in (amplitude, salt))

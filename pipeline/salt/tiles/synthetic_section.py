@@ -1,4 +1,4 @@
-"""Generates a seismic section: folded and faulted layers, and a salt body that cuts them.
+"""Generate a seismic section: folded and faulted layers, and a salt body that cuts through them.
 
 Lengths are in px of a tile; the vertical axis comes first and points down.
 """
@@ -10,7 +10,7 @@ SHAPE = (303, 404)  # three tiles deep, four wide
 
 
 def make_section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Amplitudes (303, 404), zero on average, and salt (303, 404) bool."""
+    """A random section: amplitudes (303, 404), zero on average, and salt (303, 404) bool."""
     wavelength = np.exp(rng.uniform(np.log(5), np.log(22)))
     salt = np.zeros(SHAPE, bool)
     while not 0.1 < salt.mean() < 0.9:
@@ -35,7 +35,7 @@ def make_section(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _diapir(rng: np.random.Generator) -> np.ndarray:
-    """A leaning stem with a bulb on top; its rough flanks cross many tiles."""
+    """(303, 404) bool: a leaning stem with a bulb on top; its rough flanks cross many tiles."""
     z, x = _grid()
     top, neck = rng.uniform(-60, 150), rng.uniform(40, 120)
     below = np.clip((z + 6 * _field(rng, 20) - top) / neck, 0, None)
@@ -47,13 +47,13 @@ def _diapir(rng: np.random.Generator) -> np.ndarray:
 
 
 def _wall(rng: np.random.Generator) -> np.ndarray:
-    """Upright through the whole section: the masks of its tiles are full columns."""
+    """(303, 404) bool: an upright wall through the whole section; in its tiles' masks, columns are full or empty."""
     _, x = _grid()
     return np.abs(x - rng.integers(60, 340)) < rng.integers(20, 90)
 
 
 def _sheet(rng: np.random.Generator) -> np.ndarray:
-    """Between a rough top and a base, which may lie below the section."""
+    """(303, 404) bool: a sheet between a rough top and a base that may lie below the section."""
     z, _ = _grid()
     top = rng.uniform(20, 220) + rng.uniform(10, 50) * _line(rng, 90) + rng.uniform(0, 4) * _line(rng, 6)
     base = top + rng.uniform(10, 300) + rng.uniform(5, 60) * _line(rng, 70)
@@ -67,11 +67,11 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
 BODIES, BODY_SHARES = [_diapir, _sheet, _blob, _wall], [0.4, 0.3, 0.2, 0.1]
 
 
-# ---- what surrounds and fills them
+# ---- the rock around and inside the salt
 
 
 def _bent_depth(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
-    """(303, 404) undisturbed depth of the rock at each pixel: dipping, folded, dragged up by the salt, faulted."""
+    """(303, 404) original depth of the rock at each pixel, before dip, folding, drag by the salt and faults."""
     z, x = _grid()
     depth = z + rng.normal(0, 0.25) * x + rng.uniform(0, 25) * _field(rng, 120)
     depth = depth + rng.uniform(0, 80) * np.exp(-np.maximum(distance, 0) / rng.uniform(20, 60))
@@ -82,7 +82,7 @@ def _bent_depth(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
 
 
 def _layers(rng: np.random.Generator, depth: np.ndarray, wavelength: float) -> np.ndarray:
-    """Reflections of a layered rock, whose strengths change along the layers."""
+    """(303, 404) reflections from layered rock; their strength varies along the layers."""
     z = np.arange(np.floor(depth.min()), np.ceil(depth.max()) + 1)
     wavelet = _ricker(np.arange(-2 * wavelength, 2 * wavelength + 1) / wavelength)
     total = np.zeros_like(depth)
@@ -94,7 +94,7 @@ def _layers(rng: np.random.Generator, depth: np.ndarray, wavelength: float) -> n
 
 
 def _texture(rng: np.random.Generator, wavelength: float) -> np.ndarray:
-    """Noise without layers, of a grain that fits the wavelength, unit variance."""
+    """(303, 404) noise of unit variance without layers, with a grain that suits the wavelength."""
     sigma = wavelength / 4.5
     noise = ndimage.gaussian_filter(rng.normal(size=SHAPE), (sigma, sigma * rng.uniform(1, 2.5)))
     noise -= ndimage.uniform_filter(noise, int(2 * wavelength))
@@ -102,27 +102,27 @@ def _texture(rng: np.random.Generator, wavelength: float) -> np.ndarray:
 
 
 def _ricker(t: np.ndarray) -> np.ndarray:
-    """Ricker wavelet of t in wavelengths of its peak frequency."""
+    """Ricker wavelet at t, in wavelengths of its peak frequency."""
     a = (np.pi * t) ** 2
     return (1 - 2 * a) * np.exp(-a)
 
 
 def _field(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Smooth random (303, 404) of unit variance, correlated over `length`."""
+    """(303, 404) smooth random field of unit variance, correlated over `length`."""
     down, right = (_bumps(n, length) for n in SHAPE)
     weights = rng.normal(size=(down.shape[1], right.shape[1]))
-    # Not `down @ weights @ right.T`: the last bits of BLAS depend on the machine, and its threads wait for each other.
+    # Not `down @ weights @ right.T`: BLAS rounds differently on each machine, and its threads wait for each other.
     return np.einsum("zk,xk->zx", np.einsum("zk,kl->zl", down, weights), right)
 
 
 def _line(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Smooth random (404,), as `_field`."""
+    """(404,) smooth random line, like a row of `_field`."""
     right = _bumps(SHAPE[1], length)
     return right @ rng.normal(size=right.shape[1])
 
 
 def _bumps(n: int, length: float) -> np.ndarray:
-    """(n, K) weights of normal numbers, one each half length, whose weighted sums have unit variance."""
+    """(n, K) weights for K normal random numbers, one per half length, whose weighted sums have unit variance."""
     centres = np.arange(-2 * length, n + 2 * length, length / 2)
     bumps = np.exp(-(((np.arange(n)[:, None] - centres) / (0.7 * length)) ** 2))
     return bumps / np.linalg.norm(bumps, axis=1, keepdims=True)

@@ -277,7 +277,7 @@ def test_the_html_shows_every_fold_and_the_numbers_of_scores_json(demo):
         ("loss", "Loss: in training"),
         ("score", "own tiles, without flip averaging, at 0.5. The fold"),
         ("learning rate", "Learning rate at the end"),
-        ("tiles/s", "Tiles a second in training"),
+        ("tiles/s", "Tiles per second in training"),
         ("peak memory, GiB", "Peak memory: on a GPU"),
     ]:
         [chart] = [chart for chart in charts_of(run) if caption in chart]
@@ -293,7 +293,7 @@ def test_the_first_thing_said_is_what_trained_it(finished):
     again, _ = cli.parse("", shlex.split(by["command"])[1:])
     assert (again.profile, again.files, again.folds) == (run.profile, run.files, run.folds)
     words = " ".join(html.words.split())
-    first, score = words.index("What trained it model"), words.index("out of fold; empty masks alone")
+    first, score = words.index("How it was trained model"), words.index("out of fold; empty masks alone")
     assert first < score and by["command"] in html.words and (by["commit"] or by["code"]) in html.words
     times = results["runtime"]
     assert list(times) == ["train --phase 32", "train --phase 48", "predict", "all"]
@@ -378,7 +378,7 @@ def test_tiles_without_any_salt(tmp_path):
     report.main(argv)
     results, html = scores_of(run), html_of(run)
     assert results["out_of_fold"]["all_empty"] == 1 and [row["class"] for row in results["classes"]] == ["none"]
-    assert "There is none." in html.words
+    assert "There are none." in html.words
 
 
 def test_a_searched_threshold_is_the_top_of_the_curve(tmp_path):
@@ -389,7 +389,7 @@ def test_a_searched_threshold_is_the_top_of_the_curve(tmp_path):
     curve = {float(threshold): score for threshold, score in results["thresholds"].items()}
     assert results["threshold"] != 0.5 and curve[results["threshold"]] == max(curve.values())
     assert results["out_of_fold"]["score"] == about(max(curve.values()))
-    assert "None scores better than the one that is used." in html.words
+    assert "No other threshold scores better than the one used." in html.words
 
 
 def test_predictions_that_are_worse_than_none_are_said_at_the_top_and_at_the_end(tmp_path, capsys):
@@ -443,7 +443,7 @@ def test_whatever_is_named_by_a_person_is_text(tmp_path):
             publish(product, lambda tmp, content=content: tmp.write_bytes(content), **made)
     report.main([*argv, "--force"])
     html = html_of(run)  # which asserts that there is no attribute on..., and one script
-    assert f"first weights {' '.join(evil.split())}" in html.words and "a<b>&" in html.words
+    assert f"initial weights {' '.join(evil.split())}" in html.words and "a<b>&" in html.words
     assert all(picture["src"].startswith("data:") for picture in html.pictures)
     assert any(evil in picture["alt"] for picture in html.pictures)
 

@@ -1,9 +1,9 @@
-"""Runs side by side: what differs in their settings, their numbers, and a paired test on the tiles that all predicted.
+"""Compare runs: the settings that differ, their results, and a paired test on the tiles that all runs predicted.
 
-The test is that of random signs (Fisher's permutation test for pairs): were two runs equally good, each tile's
-difference could as well have the other sign. It tests the mean, which is what Kaggle scores, where Wilcoxon's ranks
-would test a median of what is left when ties are thrown away; and it takes ties as they are. Scores are tenths, so the
-distribution over all 2^N signs is computed, not drawn: the same p each time, and exact.
+The test is one of random signs (Fisher's permutation test for pairs): if two runs were equally good, each tile's
+difference could just as well have the opposite sign. It tests the mean, which is what Kaggle scores, and keeps ties;
+Wilcoxon's signed ranks would discard ties and test a median of the rest. Since scores are multiples of 0.1, the
+distribution over all 2^N choices of signs is computed, not sampled, so p is exact and always the same.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ import pandas as pd
 from pipeline.salt.folds import class_label, coverage_class
 from pipeline.salt.reporting import figures, html
 
-SEEDS = 0.012  # how far another seed alone has moved a run's score; EXPERIMENTS.md
+SEEDS = 0.012  # the most that another seed alone has changed a run's score; EXPERIMENTS.md
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> dict:
-    """How scores (N,) of the same tiles differ, second - first: mean, standard error, p of the test of random signs.
+    """Test how two runs' scores (N,) of the same tiles differ, second - first.
 
-    better, worse  tiles that gain or lose;  p  in (0, 1], two-sided;  no standard error of a single tile
+    Returns tiles (N), mean, se (standard error, None for a single tile), better and worse (numbers of tiles that gain
+    or lose), and p of the random-sign test, in (0, 1], two-sided.
     """
     tenths = np.rint(10 * (np.asarray(second, float) - first)).astype(int)
     return {
@@ -34,9 +35,10 @@ def paired(first: np.ndarray, second: np.ndarray) -> dict:
 
 
 def random_signs(differences: np.ndarray) -> float:
-    """Share of all 2^N choices of signs that make the sum of integers (N,) as far from 0 as it is, or farther.
+    """Share of all 2^N choices of signs for which the sum of the integers (N,) is at least as far from 0 as it is.
 
-    The distribution of the sum is the Fourier transform of its characteristic function, prod cos(w |d|); 1e-12 exact.
+    The distribution of the sum is the Fourier transform of its characteristic function, prod cos(w |d|); accurate to
+    1e-12, the smallest value returned.
     """
     sizes, counts = np.unique(np.abs(differences), return_counts=True)
     largest = int(sizes @ counts)
@@ -47,31 +49,31 @@ def random_signs(differences: np.ndarray) -> float:
 
 
 def in_words(first: str, second: str, test: dict) -> str:
-    """What a `paired` result means."""
+    """Explain a `paired` result in sentences."""
     if not test["better"] + test["worse"]:
         return f"{second} scores the same as {first} on each of the {test['tiles']:,} tiles."
     times = test["p"] * 1000
     often = f"{times:.0f} of 1,000 cases" if times >= 1 else "less than 1 of 1,000 cases"
     verdict = (
-        "Chance between tiles does not explain that" if test["p"] < 0.05 else "That is within the chance between tiles"
+        "Chance between tiles does not explain this" if test["p"] < 0.05 else "This is within the chance between tiles"
     )
     return (
         f"{second} scores {abs(test['mean']):.4f} {'more' if test['mean'] >= 0 else 'less'} than {first} on the same "
         f"{test['tiles']:,} tiles: more on {test['better']:,}, less on {test['worse']:,}, the same on the rest. "
-        f"{verdict}: if both were equally good, and each tile's difference could as well have the other sign, the mean "
-        f"would be so far from 0 in {often}."
+        f"{verdict}: if both were equally good, so that each tile's difference could just as well have the opposite "
+        f"sign, the mean would be this far from 0 in {often}."
     )
 
 
 ON_TOP = (
-    f"Chance between trainings comes on top: another seed alone has moved a run by up to {SEEDS}, and no test on one "
-    "training of each can see that. Tiles cut from the same section are alike, so the true error is larger. "
-    "To claim that one recipe is better, train each with three seeds (--set train.seed=...)."
+    f"Chance between trainings comes on top of that: another seed alone has moved a run by up to {SEEDS}, which no "
+    "test on a single training of each run can show. Tiles cut from the same section are alike, so the true error is "
+    "larger. To claim that one recipe is better, train each with three seeds (--set train.seed=...)."
 )
 
 
 def by_class(salt: np.ndarray, difference: np.ndarray) -> list[dict]:
-    """Tiles, mean difference and its standard error of each class of salt share that occurs, as scores.per_class."""
+    """Tiles, mean difference and its standard error for each class of salt share that occurs, as scores.per_class."""
     groups = pd.Series(difference).groupby(coverage_class(salt))
     return [
         {
@@ -85,7 +87,7 @@ def by_class(salt: np.ndarray, difference: np.ndarray) -> list[dict]:
 
 
 def numbers(results: Sequence[dict]) -> list[tuple[str, list[str]]]:
-    """(what, its value for each run) of what scores.json holds, and of `memory` (GiB, peak) beside it; '' for none."""
+    """Rows (label, value for each run) of the numbers in scores.json and of `memory` (peak, GiB); '' if unknown."""
 
     def row(value, form: str = "{:.4f}") -> list[str]:
         values = [value(each) for each in results]
@@ -105,11 +107,11 @@ def numbers(results: Sequence[dict]) -> list[tuple[str, list[str]]]:
         ("peak memory, GiB", row(lambda r: r["memory"], "{:.2f}")),
         ("on", row(lambda r: f"{r['host']}: {r['device']}", "{}")),
     ]
-    return [(what, values) for what, values in rows if any(values)]  # nobody knows the truth of Kaggle's test tiles
+    return [(what, values) for what, values in rows if any(values)]  # 'test' is empty for Kaggle's: truth is unknown
 
 
 def changed_settings(results: Sequence[dict]) -> list[tuple[str, list[str]]]:
-    """(name, its value for each run) of the settings in which the runs differ, by the names that --set takes."""
+    """Rows (name, value for each run) of the settings in which the runs differ, named as in --set."""
     settings = [{"profile": each["profile"], **each["settings"]} for each in results]
     names = dict.fromkeys(name for each in settings for name in each)
     rows = [(name, [str(each.get(name, "")) for each in settings]) for name in names]
@@ -117,7 +119,10 @@ def changed_settings(results: Sequence[dict]) -> list[tuple[str, list[str]]]:
 
 
 def extremes(table: pd.DataFrame, difference: np.ndarray, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Up to `count` rows whose difference (N,) is highest above 0, and lowest below it; equal ones by id."""
+    """The rows with the largest gains and those with the largest losses, up to `count` each; ties are sorted by id.
+
+    difference  (N,) second run's score - first's, of each row;  rows without a difference are in neither
+    """
     tenths = pd.Series(np.rint(10 * difference), index=table.index)
     gains = table.assign(size=-tenths)[tenths > 0].sort_values(["size", "id"])
     losses = table.assign(size=tenths)[tenths < 0].sort_values(["size", "id"])
@@ -125,12 +130,12 @@ def extremes(table: pd.DataFrame, difference: np.ndarray, count: int) -> tuple[p
 
 
 def render(names: Sequence[str], rows: dict, notes: Sequence[str], pairs: Sequence[dict]) -> str:
-    """The page's HTML, which loads nothing.
+    """The HTML of the page, which loads nothing else.
 
-    rows   'numbers' and 'settings', as the functions above give them
-    notes  sentences on what the runs do not share
-    pairs  for each run but the first: second, test, words, classes, scores, and `extremes` as (first's, second's)
-           `html.pictures`
+    rows   'numbers' and 'settings', as returned by `numbers` and `changed_settings`
+    notes  sentences on what the runs do not have in common
+    pairs  for each run but the first: second, test, words, classes, scores, and `extremes` as pairs of `html.pictures`,
+           the first run's and the second's
     """
     charts = [
         {

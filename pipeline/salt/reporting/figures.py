@@ -1,6 +1,6 @@
-"""The report's pictures: charts as inline SVG, tiles as PNG with outlines in SVG.
+"""Pictures for the report: charts as inline SVG, tiles as PNG with outlines in SVG.
 
-A chart takes its colours from the report's CSS (currentColor, --soft and --line), so it reads in light and dark mode.
+Charts take their colours from the report's CSS (currentColor, --soft and --line), so they suit light and dark mode.
 """
 
 import base64
@@ -15,17 +15,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-# Colours that stay apart for colour-blind readers too. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
+# Colours that colour-blind readers can also tell apart. Source: Petroff 2021, https://arxiv.org/abs/2107.02270
 BLUE, ORANGE, RED, GREY = "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2"
-HEAT, OPACITY = (216, 27, 96), 150  # of the probability over an image; of 255, where it is 1
-KINDS = {"missed": BLUE, "invented": ORANGE, "shape": GREY}  # of error
+HEAT, OPACITY = (216, 27, 96), 150  # colour of the probability layer, and its opacity (of 255) at probability 1
+KINDS = {"missed": BLUE, "invented": ORANGE, "shape": GREY}  # kinds of error
 
-# px of a picture's side, bytes of a PNG or an outline: the page stays below 2 MB even where images and masks are noise.
+# Longest side of a picture in px, largest PNG or outline in bytes: even with noise, the page stays below 2 MB.
 LONGEST, HEAVIEST = 128, 12_000
 
-INK, SOFT, LINE = "#010203", "#010204", "#010205"  # placeholders, replaced by CSS when the SVG is written
+INK, SOFT, LINE = "#010203", "#010204", "#010205"  # placeholders, replaced by the CSS colours in `_svg`
 CSS = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
-STYLE: dict[Any, Any] = {  # Any: matplotlib's types know every key by its name
+STYLE: dict[Any, Any] = {  # Any, because matplotlib types each key by its name
     "svg.fonttype": "none",  # text stays text
     "font.size": 10,
     "figure.figsize": (5.2, 3.2),
@@ -49,9 +49,9 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib's types know every key by its name
 
 @matplotlib.rc_context(STYLE)
 def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) -> str:
-    """SVG of the out-of-fold score of each fold, its best and last epoch, their mean, and references.
+    """SVG of each fold's score out of fold and at its best and last epoch, with the mean and reference scores.
 
-    folds  as scores.per_fold gives them;  references  label -> score
+    folds  as returned by scores.per_fold;  mean  of the out-of-fold scores;  references  label -> score
     """
     figure, ax = _axes("fold", "score")
     at, ends = range(len(folds)), [list(fold["phases"].values())[-1] for fold in folds]
@@ -68,7 +68,7 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
     low, high = ax.get_ylim()
     below = -1.0
     for label, score in sorted(references.items(), key=lambda item: item[1]):
-        below = max(score, below + (high - low) / 16)  # labels of neighbouring lines keep their distance
+        below = max(score, below + (high - low) / 16)  # so that the labels of close lines do not overlap
         ax.annotate(
             f"{label} {score:.4f}",
             (1, below),
@@ -86,10 +86,10 @@ def fold_scores(folds: list[dict], mean: float, references: dict[str, float]) ->
 
 @matplotlib.rc_context(STYLE)
 def curves(histories: dict[int, dict[str, pd.DataFrame]], y: str, columns: dict[str, str]) -> str:
-    """SVG of columns of the histories per epoch, the phases in a row: mean of the folds, their range, each fold thin.
+    """SVG of history columns per epoch, one phase after the other: mean, range and (thin) each of the folds.
 
-    histories  fold -> phase -> what callbacks.EpochLog keeps;  columns  column -> its name in the legend
-    Of several folds' scores, the one that ends a phase lowest has its fold's number at its end.
+    histories  fold -> phase -> what callbacks.EpochLog records;  columns  column -> its name in the legend
+    If scores of several folds are drawn, the fold with the lowest score at the end of a phase is labelled.
     """
     figure, ax = _axes("epoch", y)
     before = 0
@@ -137,7 +137,7 @@ def curves(histories: dict[int, dict[str, pd.DataFrame]], y: str, columns: dict[
 
 @matplotlib.rc_context(STYLE)
 def thresholds(scores: dict[float, float], chosen: float) -> str:
-    """SVG of the score against the threshold, the chosen one marked."""
+    """SVG of the score against the threshold, with the chosen threshold marked."""
     figure, ax = _axes("threshold on the probability", "out-of-fold score")
     ax.axvline(chosen, color=SOFT, linewidth=1, linestyle=":")
     ax.plot(list(scores), list(scores.values()), color=BLUE, marker=".")
@@ -154,7 +154,7 @@ def thresholds(scores: dict[float, float], chosen: float) -> str:
 
 @matplotlib.rc_context(STYLE)
 def classes(rows: list[dict]) -> str:
-    """SVG of the mean score of each class of salt share, with its number of tiles; rows: see scores.per_class."""
+    """SVG of the mean score and number of tiles in each class of salt share; rows: see scores.per_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "mean score")
     bars = ax.bar(_class_names(rows), [row["score"] for row in rows], color=BLUE, width=0.75)
     ax.bar_label(bars, [f"{row['tiles']:,}" for row in rows], fontsize=9, color=SOFT, padding=2)
@@ -169,7 +169,7 @@ def classes(rows: list[dict]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def losses(rows: list[dict]) -> str:
-    """SVG of what each class of salt share takes from the score, by kind of error; rows: see scores.per_class."""
+    """SVG of the score lost in each class of salt share, by kind of error; rows: see scores.per_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", "part of the score that is lost")
     names, bottom = _class_names(rows), np.zeros(len(rows))
     totals = {kind: sum(row["lost"][kind] for row in rows) for kind in KINDS}
@@ -185,7 +185,7 @@ def losses(rows: list[dict]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def differences(rows: list[dict], first: str, second: str) -> str:
-    """SVG of how much more the second run scores in each class of salt share; rows: see comparison.by_class."""
+    """SVG of the second run's gain over the first in each class of salt share; rows: see comparison.by_class."""
     figure, ax = _axes("salt in the tile: none, or up to … % of it", f"{second} - {first}, mean score")
     colours = [BLUE if row["mean"] >= 0 else ORANGE for row in rows]
     labels = _class_names(rows)
@@ -208,7 +208,7 @@ def differences(rows: list[dict], first: str, second: str) -> str:
 
 @matplotlib.rc_context(STYLE)
 def score_pairs(scores: np.ndarray, first: str, second: str) -> str:
-    """SVG of how many tiles have which two scores (N, 2), as dots whose area is their number."""
+    """SVG of the two runs' scores (N, 2) of each tile, as dots whose area is the number of tiles."""
     figure, ax = _axes(f"score with {first}", f"score with {second}")
     pairs, counts = np.unique(np.rint(10 * scores).astype(int), axis=0, return_counts=True)
     change = np.sign(pairs[:, 1] - pairs[:, 0])
@@ -223,19 +223,19 @@ def score_pairs(scores: np.ndarray, first: str, second: str) -> str:
 
 
 def reduced(tile: np.ndarray) -> np.ndarray:
-    """Every n-th pixel of a tile (H, W, ...) whose longer side is over LONGEST px, else the tile."""
+    """The tile (H, W, ...), reduced to every n-th pixel if its longer side is over LONGEST px."""
     n = -(-max(tile.shape[:2]) // LONGEST)
     return np.asarray(tile[::n, ::n])
 
 
 def picture(image: np.ndarray) -> str:
-    """(H, W) or (H, W, 3) uint8 -> data URI: PNG, or JPEG where that would be heavy."""
+    """An image (H, W) or (H, W, 3) uint8 as a data URI: PNG, or JPEG if the PNG would be too large."""
     png = _data_uri(image, "PNG", optimize=True)
     return png if len(png) <= HEAVIEST * 4 / 3 else _data_uri(image, "JPEG", quality=80)
 
 
 def heat(probs: np.ndarray) -> str:
-    """(H, W) probabilities in [0, 1] -> data URI of a PNG in one colour, more opaque where higher, to lie on a tile."""
+    """Probabilities (H, W) in [0, 1] as data URI of a one-colour PNG to overlay a tile, more opaque where higher."""
     levels = 16  # 4 bits a pixel
     layer = Image.fromarray((np.nan_to_num(probs.astype(np.float32)) * (levels - 1)).round().astype(np.uint8))
     layer.putpalette(HEAT * levels)
@@ -245,12 +245,12 @@ def heat(probs: np.ndarray) -> str:
 
 
 def grid(rows: dict[str, np.ndarray]) -> Image.Image:
-    """Tiles side by side, a row for each name: images (n, H, W) or (n, H, W, 3) uint8, masks bool, probabilities float.
+    """Tiles side by side, one row per name: images (n, H, W) or (n, H, W, 3) uint8, masks bool, probabilities float.
 
-    Probabilities are coloured by viridis, from dark at 0 to yellow at 1.
+    Probabilities are coloured with viridis, from dark at 0 to yellow at 1.
     """
     viridis = matplotlib.colormaps["viridis"]
-    gap, left = 4, 84  # px; left of the tiles there is room for the names
+    gap, left = 4, 84  # px between tiles, px for the names at the left
     cells = [[reduced(tile) for tile in tiles] for tiles in rows.values()]
     height, width = cells[0][0].shape[:2]
     size = left + len(cells[0]) * (width + gap) - gap, len(cells) * (height + gap) - gap
@@ -266,9 +266,9 @@ def grid(rows: dict[str, np.ndarray]) -> Image.Image:
 
 
 def outline(mask: np.ndarray, scale: int = 1) -> str:
-    """SVG path along the edges between salt and not, in px; what lies outside the tile is not salt. (H, W) bool.
+    """SVG path, in px, along the edges of the salt in a mask (H, W) bool; outside the tile there is no salt.
 
-    Where the path would be heavy, every second pixel is looked at; scale: how many px one of this mask stands for.
+    If the path would be too long, every second pixel is left out; scale: px of the tile per pixel of this mask.
     """
     framed = np.pad(mask, 1)
     across = [edge * scale for edge in _runs(framed[1:, 1:-1] != framed[:-1, 1:-1])]
@@ -278,7 +278,7 @@ def outline(mask: np.ndarray, scale: int = 1) -> str:
 
 
 def _runs(edges: np.ndarray) -> np.ndarray:
-    """(n, 3) row, start, end of each run of True."""
+    """(n, 3): row, start and end of each run of True."""
     changes = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, starts), (_, ends) = np.nonzero(changes == 1), np.nonzero(changes == -1)
     return np.stack([rows, starts, ends], axis=1)
@@ -291,7 +291,7 @@ def _data_uri(image: np.ndarray | Image.Image, kind: str, **options) -> str:
 
 
 def _class_names(rows: list[dict]) -> list[str]:
-    """The classes of salt share as they stand below an axis: 'none', '10', '20' ..."""
+    """Short names of the classes of salt share, for an axis: 'none', '10', '20' ..."""
     return [row["class"].removeprefix("to ").removesuffix(" %") for row in rows]
 
 
@@ -303,14 +303,14 @@ def _axes(x: str, y: str):
 
 
 def _svg(figure: Figure, words: str) -> str:
-    """The figure as an <svg> element that says `words` to who cannot see it; it loads nothing and shares no id."""
+    """The figure as an <svg> element with `words` as its text for screen readers; it loads nothing."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": words}):  # ids that no other chart has, the same in every run
+    with matplotlib.rc_context({"svg.hashsalt": words}):  # makes ids unique to this chart, and equal in every run
         figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
-    rounded = re.compile(r"(\d+\.\d)\d+")  # a tenth of a point is seen by nobody, and half of the bytes
+    rounded = re.compile(r"(\d+\.\d)\d+")  # to a tenth of a point: invisible, and halves the size
     text = re.sub(r' d="[^"]*"', lambda d: rounded.sub(r"\1", d.group()), text)
     for mark, ink in CSS.items():
         text = text.replace(mark, ink)

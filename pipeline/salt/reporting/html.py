@@ -1,4 +1,4 @@
-"""Renders the report as one HTML file that loads nothing: report.html.jinja, filled with numbers and pictures."""
+"""Render the report as one HTML file that loads nothing else: report.html.jinja, filled with numbers and pictures."""
 
 import jinja2
 import pandas as pd
@@ -17,13 +17,13 @@ def render(
     real: bool,
     own: bool = False,
 ) -> str:
-    """The report's HTML.
+    """The HTML of the report.
 
-    results    what scores.json holds;  histories  fold -> phase -> what callbacks.EpochLog keeps
+    results    the content of scores.json;  histories  fold -> phase -> what callbacks.EpochLog records
     examples   kind of example -> `pictures`
-    defaults   the profile's settings before any change, by the names that --set takes
-    real       the tiles are not generated
-    own        they are not the competition's, so that neither the article's score nor the medals mean something
+    defaults   the profile's settings before any change, named as in --set
+    real       whether the tiles are real, not generated
+    own        whether they are the user's own: then neither the article's score nor the medals apply
     """
     thresholds = {float(threshold): score for threshold, score in results["thresholds"].items()}
     references = {"article": scores.ARTICLE["mean"], **scores.MEDALS} if real and not own else {}
@@ -70,7 +70,7 @@ def render(
 
 
 def templates() -> jinja2.Environment:
-    """The templates of this folder."""
+    """The environment that loads the templates in this folder."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.salt.reporting", "."),
         autoescape=True,
@@ -81,9 +81,9 @@ def templates() -> jinja2.Environment:
 
 
 def pictures(table: pd.DataFrame, predictions: Predictions) -> list[dict]:
-    """For each tile what the report shows: its row, its image, the outlines of truth (if known) and prediction, probs.
+    """What the report shows of each tile: its row, image, probabilities, outlines of prediction and (if known) truth.
 
-    What is larger than figures.LONGEST is shown smaller. z is None where the depth is not known.
+    Tiles larger than figures.LONGEST are reduced. z is None if the depth is unknown.
     """
     shown = []
     for (i, row), mask in zip(table.to_dict("index").items(), predictions.masks(table), strict=True):

@@ -1,4 +1,4 @@
-// The keys t, m and p switch what lies on the tiles; a click enlarges a tile. Without scripts all of the page is there.
+// The keys t, m and p toggle the layers on the tiles; a click enlarges a tile. The page is complete without scripts.
 const tiles = [...document.querySelectorAll("main .tile")];
 const dialog = document.querySelector("dialog");
 const switches = { t: "show-truth", m: "show-predicted", p: "show-heat" };

@@ -1,6 +1,6 @@
-"""The numbers of the report: pure functions of tables, probabilities and masks.
+"""Compute the numbers of the report: pure functions of tables, probabilities and masks.
 
-A table has one row a tile; its index is the tile's row in the arrays that go with it.
+A table has one row per tile; its index is the tile's row in the arrays that belong to it.
 """
 
 from collections.abc import Iterable
@@ -17,17 +17,17 @@ from pipeline.salt.folds import class_label, coverage_class
 from pipeline.salt.metrics import iou, overlap, tile_scores
 from pipeline.salt.parts import slices
 
-# What to compare a score of real tiles with. The article's: ten folds, best epoch at 224 px, mean and deviation.
+# References for scores on the competition's tiles. The article's: ten folds, best epoch at 224 px, mean and deviation.
 ARTICLE: dict[str, Any] = {"mean": 0.8540, "sd": 0.0090, "label": "the article, ten folds at 224 px, no TTA"}
 MEDALS = {"gold": 0.8910, "silver": 0.8716, "bronze": 0.8592}  # private leaderboard, which is not out of fold
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for N tiles, and how a submission makes masks of them.
+    """The predictions for N tiles, and the threshold and rules by which a submission makes masks of them.
 
-    images  (N, H, W) or (N, H, W, 3) uint8;  probs  (N, H, W) float16 in [0, 1], anything where no model predicted
-    truth   (N, H, W) bool, None where unknown;  all three possibly memory maps
+    images  (N, H, W) or (N, H, W, 3) uint8;  probs  (N, H, W) float16 in [0, 1], undefined where no model predicted
+    truth   (N, H, W) bool, None if unknown;  all three may be memory maps
     """
 
     images: np.ndarray
@@ -37,18 +37,19 @@ class Predictions:
     rules: Submit
 
     def masks(self, table: pd.DataFrame) -> np.ndarray:
-        """(len(table), H, W) bool: the masks that the submission holds, or would hold, for these tiles."""
+        """(len(table), H, W) bool: the masks that the submission has, or would have, for these tiles."""
         return submission.masks(self.probs[table.index], self.threshold, self.rules, table["black"].to_numpy())
 
 
 def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """`table` and, for each tile: salt, predicted and shared, iou, score; raw_score is before the rules.
+    """`table` with these columns added for each tile: salt, predicted, shared, iou, score, raw_score.
 
-    salt, predicted and shared are the parts in [0, 1] of the tile that truth, prediction and both of them cover.
+    salt, predicted and shared are the parts of the tile, in [0, 1], covered by the truth, the prediction and both.
+    raw_score is the score before the submission's rules.
     """
     assert predictions.truth is not None
     parts = []
-    for some in slices(len(table), predictions.truth.shape[1:]):  # the arrays are larger than memory should be
+    for some in slices(len(table), predictions.truth.shape[1:]):  # all at once would need too much memory
         part = table.iloc[some]
         truth, masks = predictions.truth[part.index], predictions.masks(part)
         raw = predictions.probs[part.index] > predictions.threshold
@@ -69,10 +70,10 @@ def score_tiles(table: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
 
 
 def pooled(tiles: pd.DataFrame) -> dict:
-    """Mean score of scored tiles, the same before the rules, what empty masks alone would score, and `overlap`s.
+    """Mean score of scored tiles, the mean before the rules, the score of empty masks alone, and overlap measures.
 
-    pixels      Dice, IoU, precision and recall of the pixels of all tiles counted together
-    salt_tiles  their means over the tiles whose truth has salt, of which there are `tiles`; None where there is none
+    pixels      Dice, IoU, precision and recall over the pixels of all tiles together
+    salt_tiles  their means over the tiles whose truth has salt, and the number of these; None if there are none
     """
     areas = ["shared", "predicted", "salt"]
     with_salt = tiles[tiles["salt"] > 0]
@@ -90,9 +91,9 @@ def pooled(tiles: pd.DataFrame) -> dict:
 
 
 def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[str, pd.DataFrame]]) -> list[dict]:
-    """For each fold its pooled scores, and for each phase the best and the last epoch of its history.
+    """The pooled scores of each fold, with the best and the last epoch of each of its phases.
 
-    tiles  scored, with their fold;  histories  fold -> phase -> what callbacks.EpochLog keeps
+    tiles  scored tiles with their fold;  histories  fold -> phase -> what callbacks.EpochLog records
     """
     folds = []
     for fold, phases in histories.items():
@@ -109,7 +110,7 @@ def per_fold(tiles: pd.DataFrame, histories: dict[int, dict[str, pd.DataFrame]])
 
 
 def per_phase(folds: list[dict]) -> dict[str, dict]:
-    """Over the folds, for each phase: mean and deviation of its best and last epochs' scores, seconds in all."""
+    """For each phase: mean and deviation over the folds of the best and last epochs' scores, and total seconds."""
     phases = {phase: [fold["phases"][phase] for fold in folds] for phase in folds[0]["phases"]}
     return {
         phase: {
@@ -121,7 +122,7 @@ def per_phase(folds: list[dict]) -> dict[str, dict]:
 
 
 def warnings(results: dict) -> list[str]:
-    """Sentences on what is badly wrong with these scores, most often nothing; `results` is what scores.json holds.
+    """Sentences on what is badly wrong with these scores, usually none; `results` is the content of scores.json.
 
     - The out-of-fold tiles or the test tiles score no more than empty masks would, although some have salt.
     - A fold scores more than 3 of its standard errors below the mean of the other folds.
@@ -131,30 +132,30 @@ def warnings(results: dict) -> list[str]:
         if part and part["score"] <= part["all_empty"] < 1:
             said.append(
                 f"The score {name} is {part['score']:.4f}; empty masks alone would get {part['all_empty']:.4f}. "
-                "Nothing useful was learned, or the predictions are not of these tiles."
+                "Either nothing useful was learned, or the predictions belong to other tiles."
             )
     for fold in results["folds"]:
         others = [other["score"] for other in results["folds"] if other is not fold]
         if others and fold["se"] is not None and fold["score"] < np.mean(others) - 3 * fold["se"]:
             said.append(
-                f"Fold {fold['fold']} scores {fold['score']:.4f}, far below the {np.mean(others):.4f} of the others "
+                f"Fold {fold['fold']} scores {fold['score']:.4f}, far below the others' {np.mean(others):.4f} "
                 f"(its standard error is {fold['se']:.4f}). Its training may have failed; see its learning curve."
             )
     return said
 
 
 def spread(scores: list[float]) -> dict:
-    """Mean and sample standard deviation; no deviation of a single score."""
+    """Mean and sample standard deviation of the scores; the deviation of a single score is None."""
     return {"mean": _mean(scores), "sd": round(float(np.std(scores, ddof=1)), 6) if len(scores) > 1 else None}
 
 
 def per_class(tiles: pd.DataFrame) -> list[dict]:
-    """Each class of salt share that occurs, 'none', 'to 10 %' .. 'to 100 %': its tiles, their score and their errors.
+    """Tiles, score and errors of each class of salt share that occurs: 'none', 'to 10 %' .. 'to 100 %'.
 
-    missed, invented, both  tiles with salt and none predicted, with none and some predicted, with salt in both
-    score_both              mean score of the last, None where there is none: how well the shape is met
-    lost                    by kind of error ('missed', 'invented', 'shape') its part of what all the tiles together
-                            lack to a score of 1; over all classes and kinds it adds up to that
+    missed, invented, both  numbers of tiles: salt but none predicted, salt predicted but none there, salt in both
+    score_both              mean score of the tiles with salt in both, None if there are none: how good the shapes are
+    lost                    what each kind of error ('missed', 'invented', 'shape') takes from the mean score of all
+                            tiles; over all classes and kinds, this adds up to 1 - score
     """
     rows = []
     for number, own in tiles.groupby(coverage_class(tiles["salt"])):
@@ -179,7 +180,7 @@ def per_class(tiles: pd.DataFrame) -> list[dict]:
 
 
 def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> dict:
-    """Share of empty masks; labelled: salt shares of all labelled tiles, tiles: scored, submitted: the submission's."""
+    """Shares of empty masks. labelled: salt share of every labelled tile;  submitted: empty share of the submission."""
     return {
         "labelled": _mean(labelled == 0),
         "scored_truth": _mean(tiles["salt"] == 0),
@@ -189,16 +190,16 @@ def empty_shares(labelled: pd.Series, tiles: pd.DataFrame, submitted: float) -> 
 
 
 def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
-    """Up to `count` scored tiles of each kind, the clearest first; no kind shows a tile of another.
+    """Up to `count` scored tiles of each kind, the clearest first; no tile is of two kinds.
 
-    best      highest IoU, each of another class of salt share
-    missed    no salt predicted where there is some, most salt first
-    invented  salt predicted where there is none, most of it first
-    shape     salt predicted where there is some, largest area in error first
+    best      highest IoU, each in a different class of salt share
+    missed    has salt, but none is predicted; most salt first
+    invented  has no salt, but some is predicted; most predicted salt first
+    shape     has salt, and some is predicted; largest wrong area first
     """
     salt, predicted = tiles["salt"] > 0, tiles["predicted"] > 0
     both = tiles[salt & predicted].sort_values(["iou", "id"])
-    wrong = (1 - both["iou"]) / (1 + both["iou"]) * (both["salt"] + both["predicted"])  # union without intersection
+    wrong = (1 - both["iou"]) / (1 + both["iou"]) * (both["salt"] + both["predicted"])  # union minus intersection
     best = both.groupby(coverage_class(both["salt"])).tail(1)[::-1].head(count)
     return {
         "best": best,
@@ -209,7 +210,7 @@ def examples(tiles: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 
 def machines(sidecars: list[dict]) -> dict:
-    """Seconds in all, device, host and versions of the trainings with these sidecars; what differs is listed."""
+    """Total seconds, device, host and versions of the trainings with these sidecars; differing values are listed."""
     versions = [sidecar["versions"] for sidecar in sidecars]
     packages = dict.fromkeys(name for each in versions for name in each)
     return {
@@ -221,11 +222,11 @@ def machines(sidecars: list[dict]) -> dict:
 
 
 def runtime(work: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
-    """For each kind of work, and for 'all' of it, its seconds by the clock on the wall and added up; sidecars by kind.
+    """Wall-clock seconds and summed seconds of each kind of work, and of 'all' of it, from the sidecars of each kind.
 
-    A piece of work ended when its sidecar was `made`, and began `seconds` before: by the clock on the wall, what was
-    done side by side counts once, and pauses do not. A training that was stopped and went on counts as if it had not
-    been stopped. Sidecars without seconds, of an earlier version, are left out.
+    A piece of work ended when its sidecar was `made`, and began `seconds` earlier. In wall-clock time, work done side
+    by side counts once, and pauses do not count. A training that was stopped and resumed counts as if it had run
+    without a break. Sidecars of earlier versions, which have no seconds, are left out.
     """
     spans: dict[str, list[tuple[float, float]]] = {}
     for kind, sidecars in work.items():
@@ -244,7 +245,7 @@ def runtime(work: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
 
 
 def wall_clock(spans: Iterable[tuple[float, float]]) -> float:
-    """How long at least one of the spans (start, end) lasted."""
+    """Length of the union of the spans (start, end)."""
     total, reached = 0.0, -np.inf
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -253,7 +254,7 @@ def wall_clock(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def distinct(words: Iterable[str | None]) -> str:
-    """The words that are known, each once: 'a, b'."""
+    """The words without duplicates and unknown ones, joined: 'a, b'."""
     return ", ".join(dict.fromkeys(word for word in words if word))
 
 

@@ -240,7 +240,7 @@ def test_a_link_opens_its_tile_order_and_threshold(visit, address, gallery):
 @pytest.mark.parametrize("tile", ["nothing", "<img src=x onerror=alert(1)>", "../../etc/passwd", "%"])
 def test_a_link_to_an_unknown_tile_says_so(visit, address, tile):
     page = visit(f"{address}#tile={quote(tile)}")
-    assert page.inner_text("#notice") == f'There is no tile "{tile}" among those of this run.'
+    assert page.inner_text("#notice") == f'This run has no tile "{tile}".'
     assert not page.is_visible("#large") and page.locator("img").count() == 0
 
 

@@ -1,4 +1,4 @@
-"""The viewer's server: one page, its files, and the gallery as JSON and bytes. Nothing in a request names a file."""
+"""The viewer's server: one page, its files, and the gallery as JSON and bytes. No request can name a file."""
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -16,24 +16,24 @@ from pipeline.salt.viewer.gallery import Gallery, first_bits, salt_classes
 
 SCRIPT = "text/javascript"
 FILES = {"page.html": "text/html", "view.css": "text/css", "view.js": SCRIPT, "paint.js": SCRIPT, "pixels.js": SCRIPT}
-HOSTS = ["localhost", "127.0.0.1"]  # a page of another site that resolves to this machine has another name
-TILES_AT_ONCE = 128  # in one answer: 5 MB at 101 px
+HOSTS = ["localhost", "127.0.0.1"]  # other host names are refused: they may be web sites that resolve to this machine
+TILES_AT_ONCE = 128  # most tiles in one response: 5 MB at 101 px
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",  # the next run may be served on the same port
+    "Cache-Control": "no-store",  # because another run may be served on this port next
 }
 
 
 def build_app(gallery: Gallery) -> Starlette:
-    """The app, to be served on localhost alone.
+    """The viewer's app, which must be served on localhost only.
 
-    /            the page, /view.css and the scripts
-    /api/run     the run, its thresholds, the columns of its tiles
+    /            the page; beside it /view.css and the scripts
+    /api/run     the run, its thresholds and the columns of its tiles
     /api/scores  ?threshold=0.5: score and predicted share of each tile, mean score of each split
-    /api/pixels  ?tiles=0,5,7: what Gallery.pixels gives
+    /api/pixels  ?tiles=0,5,7: the bytes of Gallery.pixels
     """
     run = describe(gallery)
 
@@ -41,7 +41,7 @@ def build_app(gallery: Gallery) -> Starlette:
         try:
             index = gallery.thresholds.index(float(request.query_params["threshold"]))
         except (KeyError, ValueError):
-            raise HTTPException(400, "threshold: one of those in /api/run") from None
+            raise HTTPException(400, "threshold must be one of those in /api/run") from None
         scores, predicted = gallery.scores(index)
         columns = {"score": _json(pd.Series(scores)), "predicted": predicted.tolist()}
         return JSONResponse({**columns, "pooled": gallery.pooled(scores)})
@@ -52,7 +52,7 @@ def build_app(gallery: Gallery) -> Starlette:
         except (KeyError, ValueError):
             tiles = []
         if not tiles or len(tiles) > TILES_AT_ONCE or not all(0 <= tile < len(gallery.tiles) for tile in tiles):
-            said = f"tiles: 1 to {TILES_AT_ONCE} numbers from 0 to {len(gallery.tiles) - 1}, with commas between"
+            said = f"tiles must be 1 to {TILES_AT_ONCE} numbers from 0 to {len(gallery.tiles) - 1}, separated by commas"
             raise HTTPException(400, said)
         return Response(gallery.pixels(tiles), media_type="application/octet-stream")
 
@@ -72,7 +72,7 @@ def build_app(gallery: Gallery) -> Starlette:
 
 
 def describe(gallery: Gallery) -> dict:
-    """What the page knows of the run from the start, as JSON values: columns of the tiles, null where unknown."""
+    """What the page needs to know about the run, as JSON values; in the columns of the tiles, unknown is null."""
     columns = gallery.tiles.assign(salt_class=salt_classes(gallery.tiles["coverage"]))
     height, width, channels = gallery.shape
     return {
@@ -89,7 +89,7 @@ def describe(gallery: Gallery) -> dict:
 
 
 class AddHeaders:
-    """Middleware that adds HEADERS to every answer."""
+    """Middleware that adds HEADERS to every response."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app

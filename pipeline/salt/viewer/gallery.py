@@ -1,4 +1,4 @@
-"""What the viewer shows: the tiles of a run with their numbers, their pixels, and their scores at every threshold."""
+"""The data behind the viewer: the tiles of a run with their numbers, pixels, and scores at every threshold."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 THRESHOLDS = tuple(k / 100 for k in range(1, 100))
-NUMBERS = np.arange(2**16, dtype=np.uint16).view(np.float16)  # every float16 by its bits; those in [0, 1] ascend
+NUMBERS = np.arange(2**16, dtype=np.uint16).view(np.float16)  # all float16s, indexed by their bits; in [0, 1] ascending
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Split:
     """Arrays of the out-of-fold tiles, or of the test tiles; they may be memory maps.
 
     images  (N, H, W) grey or (N, H, W, 3) RGB uint8;  probs  (N, H, W) float16 in [0, 1]
-    truth   (N, H, W) bool, None where unknown
+    truth   (N, H, W) bool, None if unknown
     """
 
     images: np.ndarray
@@ -34,10 +34,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels of N tiles, and so their scores at T thresholds in no time.
+    """Numbers of pixels in N tiles, from which scores at T thresholds follow at once.
 
-    found, hits  (N, T) int32 with a probability above each threshold; and of these, salt in truth
-    salt         (N,) int32 salt in truth, -1 where unknown;  pixels  all of a tile's
+    found  (N, T) int32 pixels with a probability above each threshold;  hits  (N, T) int32 those of them that are salt
+    salt   (N,) int32 pixels of salt in truth, -1 if unknown;  pixels  all pixels of one tile
     """
 
     found: np.ndarray
@@ -48,14 +48,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The tiles of a run.
+    """The tiles of a run, as the viewer needs them.
 
     name, about  of the run
-    splits       'oof' and 'test', the arrays
-    tiles        one row a tile: id, split, row (in the split's arrays), fold, z, coverage, black, disagreement,
+    splits       the arrays of 'oof' and 'test'
+    tiles        one row per tile: id, split, row (in the split's arrays), fold, z, coverage, black, disagreement,
                  uncertainty (mean over the pixels of 4 p (1 - p), in [0, 1]); NaN where unknown
-    counts       of these tiles at `thresholds`, which ascend;  start  index of the submission's
-    rules        what a submission leaves empty
+    counts       of these tiles at `thresholds`, which ascend;  start  index of the submission's threshold
+    rules        which masks a submission leaves empty
     """
 
     name: str
@@ -74,9 +74,9 @@ class Gallery:
         return height, width, *(channels or [1])
 
     def scores(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the masks that a submission would hold at thresholds[index]: scores and predicted, both (N,).
+        """Scores and predicted shares, both (N,), of the masks that a submission would have at thresholds[index].
 
-        scores  in [0, 1], NaN where truth is unknown;  predicted  share of pixels in [0, 1]
+        scores  in [0, 1], NaN where truth is unknown;  predicted  share of pixels, in [0, 1]
         """
         counts, found = self.counts, self.counts.found[:, index]
         empty = self.tiles["black"].to_numpy() & self.rules.black_empty
@@ -86,7 +86,7 @@ class Gallery:
         return np.where(counts.salt < 0, np.nan, scores), found / counts.pixels
 
     def pooled(self, scores: np.ndarray) -> dict[str, float | None]:
-        """Mean of `scores` over each split, rounded as in scores.json; None where truth is unknown."""
+        """Mean of `scores` over each split, rounded as in scores.json; None if truth is unknown."""
         of_split = {split: scores[(self.tiles["split"] == split).to_numpy()] for split in self.splits}
         return {
             split: round(float(own.mean()), 6) if len(own) and np.isfinite(own).all() else None
@@ -94,7 +94,7 @@ class Gallery:
         }
 
     def pixels(self, indices: list[int]) -> bytes:
-        """Bytes of these tiles: all probabilities (little-endian float16), all images, then all truth (0 or 1)."""
+        """Bytes of these tiles: all probabilities (little-endian float16), all images, then all truths (0 or 1)."""
         rows = self.tiles["row"].to_numpy()[indices]
         splits = [self.splits[split] for split in self.tiles["split"].to_numpy()[indices]]
         probs = [split.probs[row].astype("<f2").tobytes() for split, row in zip(splits, rows, strict=True)]
@@ -107,7 +107,7 @@ class Gallery:
 
 
 def load(run: Run) -> Gallery:
-    """The gallery of a finished run; every probability is read once. InputError if `predict` has not been run."""
+    """The gallery of a predicted run; every probability is read once. InputError if `predict` has not been run."""
     for product in stages.predictions(run):
         product.require()
     tiles = cache.read(run.files)
@@ -119,14 +119,14 @@ def load(run: Run) -> Gallery:
     labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
     unlabelled = tiles.test_table.assign(disagreement=np.nan)
     path = stages.disagreement(run).path
-    if path.exists() or artifacts.sidecar_of(path).exists():  # runs of earlier versions have none
+    if path.exists() or artifacts.sidecar_of(path).exists():  # earlier versions did not write it
         unlabelled["disagreement"] = published.read_disagreement(run, tiles)["disagreement"]
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
     rules, submitted = run.profile.submit, stages.submission(run)
     sidecar = (artifacts.read_sidecar(submitted.path) if submitted.is_fresh() else None) or {}
     threshold = sidecar.get("threshold", rules.threshold)
-    threshold = 0.5 if isinstance(threshold, str) else threshold  # to be searched by a submission that is not made yet
+    threshold = 0.5 if isinstance(threshold, str) else threshold  # 'search', but there is no submission yet
     thresholds = tuple(sorted({*THRESHOLDS, threshold}))
     counts, uncertainty = count(splits, table, thresholds)
     coverage = np.where(counts.salt < 0, np.nan, counts.salt / counts.pixels)
@@ -143,9 +143,9 @@ def load(run: Run) -> Gallery:
 
 
 def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float, ...]) -> tuple[Counts, np.ndarray]:
-    """Counts of the tiles in `table` (split, row), and the mean over the pixels of 4 p (1 - p) for each, (N,)."""
+    """Counts of the tiles in `table` (split, row), and each tile's mean over the pixels of 4 p (1 - p), (N,)."""
     exceeded = np.array([t < NUMBERS for t in thresholds]).sum(axis=0, dtype=np.uint8)  # thresholds below each float16
-    p = np.where(NUMBERS <= 1, NUMBERS, 0.5).astype(np.float32).clip(0)  # NaN is as uncertain as can be
+    p = np.where(NUMBERS <= 1, NUMBERS, 0.5).astype(np.float32).clip(0)  # NaN counts as most uncertain
     spread = 4 * p * (1 - p)
     levels = len(thresholds) + 1
     parts = []
@@ -168,11 +168,11 @@ def count(splits: dict[str, Split], table: pd.DataFrame, thresholds: tuple[float
 
 
 def first_bits(threshold: float) -> int:
-    """Bits of the smallest float16 in [0, 1] that is above `threshold`; one more than those of 1 where none is."""
+    """Bits of the smallest float16 in [0, 1] that is above `threshold`; if there is none, the bits of 1, plus one."""
     above = NUMBERS[: ONE + 1] > threshold
     return int(above.argmax()) if above.any() else ONE + 1
 
 
 def salt_classes(coverage: pd.Series) -> pd.Series:
-    """Class 0..10 of each tile's salt share as the report has it, NaN where unknown."""
+    """Class 0..10 of each tile's salt share, as in the report; NaN if unknown."""
     return pd.Series(coverage_class(coverage.fillna(0)), coverage.index).where(coverage.notna())

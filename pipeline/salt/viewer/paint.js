@@ -1,10 +1,11 @@
-// A tile's layers, one over the other, as pixels of a canvas.
+// Paint a tile's layers over one another on a canvas.
 
 const TRUTH = [255, 176, 0], MASK = [53, 200, 255]; // the report's colours
-const EDGE = 243; // opacity of a mask's edge, of 256
+const EDGE = 243; // opacity of a mask's edge, out of 256
 const ONE = 0x3c00; // bits of the float16 1.0
 
-// Probability -> colour and opacity, by the bits of the float16: nothing at 0 and for NaN; violet, red, yellow at 1.
+// Colour and opacity of each probability, indexed by its float16 bits: transparent at 0 and for NaN; violet, then red,
+// then yellow at 1.
 const STOPS = [[60, 20, 120], [150, 30, 140], [230, 70, 80], [255, 165, 40], [255, 245, 150]];
 const RAMP = new Uint8Array(4 * 0x10000);
 for (let bits = 0; bits <= ONE; bits++) {
@@ -18,8 +19,8 @@ function float16(bits) {
   return exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction;
 }
 
-// The mask that a submission would hold (H * W, 0 or 1): pixels whose probability is above the threshold, after the
-// rules. Bits of float16 numbers in [0, 1] ascend as the numbers do; above ONE lies NaN.
+// The mask that a submission would have (H * W, 0 or 1): the pixels whose probability is above the threshold, after the
+// rules. The bits of float16 numbers in [0, 1] ascend with the numbers; those of NaN are above ONE.
 export function maskOf(tile, firstBits, rules) {
   const probs = tile.probs, mask = new Uint8Array(probs.length);
   if (tile.black && rules.black_empty) return mask;
@@ -30,10 +31,10 @@ export function maskOf(tile, firstBits, rules) {
   return found === mask.length && rules.full_empty ? mask.fill(0) : mask;
 }
 
-// Paint the layers (a Set of 'image', 'truth', 'probability', 'mask') on a canvas, which takes the tile's size.
+// Paint the layers (a Set of 'image', 'truth', 'probability', 'mask') on a canvas, resized to the tile's size.
 export function paint(canvas, tile, { width, height, channels, firstBits, rules, layers }) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d", { willReadFrequently: true }); // in memory, where the pixels come from
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // keeps the canvas in main memory
   const picture = context.createImageData(width, height), out = picture.data;
   const green = channels > 1 ? 1 : 0, blue = channels > 1 ? 2 : 0, { image, probs } = tile;
   if (layers.has("image")) {
@@ -54,7 +55,7 @@ export function paint(canvas, tile, { width, height, channels, firstBits, rules,
   context.putImageData(picture, 0, 0);
 }
 
-// A mask as a tint with an edge of one pixel.
+// Paint a mask as a tint with an edge one pixel wide.
 function shade(out, mask, width, height, [red, green, blue], tint) {
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {

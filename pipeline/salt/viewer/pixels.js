@@ -1,11 +1,11 @@
-// The pixels of tiles: fetched a batch at a time, the wanted ones alone; the least recently used are forgotten.
+// Fetch the pixels of the wanted tiles in batches, and keep them; the least recently used are dropped first.
 
-const REQUESTS = 2; // at once
-const TILES = 32, BATCH = 8e6; // tiles in a request; bytes, where tiles are large
-const MEMORY = 256e6; // bytes that are kept
+const REQUESTS = 2; // most requests at once
+const TILES = 32, BATCH = 8e6; // most tiles in a request; most bytes, if tiles are large
+const MEMORY = 256e6; // most bytes kept
 
 export class Pixels {
-  // run: what api/run gives;  ask: fetch, null where it fails;  arrived: called with a tile that has come
+  // run: the content of api/run;  ask: fetch that gives null on failure;  arrived: called with each tile that arrives
   constructor(run, ask, arrived) {
     Object.assign(this, { run, ask, arrived, kept: new Map(), loading: new Set(), wanted: [], requests: 0 });
     this.area = run.height * run.width;
@@ -14,17 +14,17 @@ export class Pixels {
     this.batch = Math.max(1, Math.min(TILES, Math.floor(BATCH / bytes)));
   }
 
-  // { probs, image, truth (null where unknown), black }, undefined where it has not come yet.
+  // { probs, image, truth (null if unknown), black } of a tile; undefined if it has not arrived yet.
   get(tile) {
     const pixels = this.kept.get(tile);
     if (pixels) {
       this.kept.delete(tile);
-      this.kept.set(tile, pixels); // now the most recently used
+      this.kept.set(tile, pixels); // at the end: the most recently used
     }
     return pixels;
   }
 
-  // Fetch these, and no longer those that were wanted before.
+  // Fetch these tiles, and no longer the ones wanted before.
   want(tiles) {
     this.wanted = tiles;
     this.load();

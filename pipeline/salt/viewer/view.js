@@ -1,12 +1,12 @@
-// The viewer's page: a grid of which only the visible rows exist, one tile enlarged, and a link that holds its state.
-// What comes from the run is written with textContent alone, never as HTML.
+// The viewer's page: a grid in which only the visible rows exist, one enlarged tile, and a link that holds the state.
+// Text that comes from the run is written with textContent only, never as HTML.
 
 import { maskOf, paint } from "./paint.js";
 import { Pixels } from "./pixels.js";
 
-const OVERSCAN = 2; // rows above and below the visible ones that exist, too
+const OVERSCAN = 2; // rows that exist above and below the visible ones
 const SPLITS = { oof: "out of fold", test: "test" };
-const LAYERS = { i: "image", t: "truth", p: "probability", m: "mask" }; // by their keys
+const LAYERS = { i: "image", t: "truth", p: "probability", m: "mask" }; // key that toggles a layer -> its name
 const DEFAULTS = { sort: "score", order: "up", split: "oof", fold: "", salt_class: "", layers: "itm", tile: "" };
 
 const $ = (id) => document.getElementById(id);
@@ -16,10 +16,10 @@ const { tiles, thresholds } = run, total = tiles.id.length;
 const indexOf = new Map(tiles.id.map((id, i) => [id, i]).reverse());
 const nothing = Array(total).fill(null);
 
-const state = {}; // DEFAULTS' keys, and threshold: its number in `thresholds`
-const scores = { score: nothing, predicted: nothing, pooled: {} }; // at the threshold, from the server
-let shown = []; // tiles that pass the filters, in order
-let selected = -1; // place in `shown`
+const state = {}; // the keys of DEFAULTS, and threshold: its index in `thresholds`
+const scores = { score: nothing, predicted: nothing, pooled: {} }; // at this threshold, from the server
+let shown = []; // tiles that pass the filters, sorted
+let selected = -1; // index in `shown`
 
 // ---- the state and its link
 
@@ -28,7 +28,7 @@ function readLink() {
   for (const [name, value] of Object.entries(DEFAULTS)) state[name] = link.get(name) ?? value;
   for (const name of ["sort", "order", "split", "fold", "salt_class"]) {
     $(name).value = state[name];
-    if ($(name).selectedIndex < 0) $(name).value = state[name] = DEFAULTS[name]; // no such choice
+    if ($(name).selectedIndex < 0) $(name).value = state[name] = DEFAULTS[name]; // the link has an unknown value
   }
   const wanted = parseFloat(link.get("threshold") ?? thresholds[run.start].value);
   const distance = thresholds.map(({ value }) => Math.abs(value - wanted));
@@ -68,7 +68,7 @@ function arrange() {
   const column = sortColumn(), sign = state.order === "up" ? 1 : -1;
   shown = [...Array(total).keys()].filter((i) => ["split", "fold", "salt_class"].every(
     (name) => state[name] === "" || String(tiles[name][i]) === state[name]));
-  shown.sort((a, b) => { // what is unknown comes last in either order
+  shown.sort((a, b) => { // unknown values come last in either order
     const x = column[a], y = column[b];
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
     return sign * ((x > y) - (x < y)) || a - b;
@@ -81,7 +81,7 @@ const sortColumn = () => scores[state.sort] ?? tiles[state.sort];
 
 // ---- scores at the threshold
 
-let asked = null; // the threshold that the server is asked for; one question at a time, the last one wins
+let asked = null; // the threshold requested from the server; one request at a time, the latest threshold wins
 
 async function moveThreshold(index) {
   state.threshold = index;
@@ -95,7 +95,7 @@ async function moveThreshold(index) {
     Object.assign(scores, answer ? await answer.json() : {});
   } while (asked !== state.threshold);
   asked = null;
-  document.body.dataset.threshold = thresholds[state.threshold].value; // what the scores on the page belong to
+  document.body.dataset.threshold = thresholds[state.threshold].value; // the threshold of the scores on the page
   for (const split in SPLITS) $(`score-${split}`).textContent = number(scores.pooled[split]);
   if (!dragging) arrange();
   showScores();
@@ -118,7 +118,7 @@ const pixels = new Pixels(run, ask, (tile) => {
   if (cells.has(tile)) draw(cells.get(tile), tile);
   if (state.tile === tiles.id[tile]) showLarge();
 });
-const cells = new Map(), free = []; // tile -> its element; elements for other tiles
+const cells = new Map(), free = []; // tile -> its element; elements to reuse
 const size = { cell: 150, caption: 24, gap: 10, columns: 1 };
 
 function layOut() {
@@ -196,7 +196,7 @@ function caption(cell, tile) {
 
 let painting = 0;
 
-function repaint() { // at most once a frame
+function repaint() { // at most once per frame
   cancelAnimationFrame(painting);
   painting = requestAnimationFrame(() => {
     for (const [tile, cell] of cells) draw(cell, tile);
@@ -208,7 +208,7 @@ function select(place) {
   if (!shown.length) return;
   selected = Math.min(Math.max(place, 0), shown.length - 1);
   const top = Math.floor(selected / size.columns) * size.row, lowest = top + size.row + size.gap - grid.clientHeight;
-  grid.scrollTop = Math.max(lowest, Math.min(top, grid.scrollTop)); // no further than it must
+  grid.scrollTop = Math.max(lowest, Math.min(top, grid.scrollTop)); // no further than needed
   showVisible();
   if (large.open) open(shown[selected]);
 }
@@ -239,7 +239,7 @@ function showLarge() {
   $("large-id").href = linkTo();
   const own = pixels.get(tile), facts = {
     score: number(scores.score[tile], 1),
-    IoU: own ? "–" : "…", // its pixels are under way
+    IoU: own ? "–" : "…", // "…" while its pixels are being fetched
     "salt in truth": percent(tiles.coverage[tile]),
     "salt predicted": percent(scores.predicted[tile]),
     tiles: SPLITS[tiles.split[tile]],
@@ -247,7 +247,7 @@ function showLarge() {
     depth: tiles.z[tile] ?? "–",
     uncertainty: number(tiles.uncertainty[tile], 3),
     "disagreement between folds": percent(tiles.disagreement[tile]),
-    place: `${(selected + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
+    position: `${(selected + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
   };
   if (own) {
     paint($("large-canvas"), own, look());
@@ -283,12 +283,12 @@ function follow() {
   moveThreshold(state.threshold).then(() => {
     const tile = indexOf.get(state.tile);
     if (tile !== undefined) return open(tile);
-    if (state.tile) notice(`There is no tile ${JSON.stringify(state.tile)} among those of this run.`);
+    if (state.tile) notice(`This run has no tile ${JSON.stringify(state.tile)}.`);
     if (large.open) large.close();
   });
 }
 
-// ---- what a person does
+// ---- user input
 
 let dragging = false;
 
@@ -296,7 +296,7 @@ $("threshold").addEventListener("input", (event) => {
   dragging = true;
   moveThreshold(Number(event.target.value));
 });
-$("threshold").addEventListener("change", (event) => { // let go: now the order may change
+$("threshold").addEventListener("change", (event) => { // the slider was released: now the order may change
   dragging = false;
   moveThreshold(Number(event.target.value)).then(writeLink);
 });
@@ -305,7 +305,7 @@ $("reset").addEventListener("click", () => moveThreshold(run.start).then(writeLi
 for (const name of ["sort", "order", "split", "fold", "salt_class"]) {
   $(name).addEventListener("change", (event) => {
     state[name] = event.target.value;
-    if (name === "sort" && state.sort === "disagreement") { // labelled tiles have one model each
+    if (name === "sort" && state.sort === "disagreement") { // labelled tiles are predicted by one model only
       state.split = $("split").value = "test";
     }
     selected = -1;
@@ -327,7 +327,7 @@ grid.addEventListener("click", (event) => {
   if (cell) open(Number(cell.dataset.tile));
 });
 $("close").addEventListener("click", () => large.close());
-large.addEventListener("click", (event) => event.target === large && large.close()); // beside it
+large.addEventListener("click", (event) => event.target === large && large.close()); // a click beside the dialog
 large.addEventListener("close", () => {
   state.tile = "";
   writeLink();
@@ -349,7 +349,7 @@ addEventListener("keydown", (event) => {
 
 let scrolling = false;
 
-grid.addEventListener("scroll", () => { // at most once a frame
+grid.addEventListener("scroll", () => { // at most once per frame
   if (!scrolling) requestAnimationFrame(() => {
     scrolling = false;
     showVisible();

@@ -237,7 +237,7 @@ def test_push_hands_data_set_and_notebook_to_the_client(client, tmp_path, monkey
 def test_a_data_set_that_kaggle_does_not_unpack_is_said_and_the_notebook_not_started(client, tmp_path, monkeypatch):
     monkeypatch.setattr(notebook, "POLL", 0)
     monkeypatch.setattr(notebook, "WAIT", -1)
-    with pytest.raises(InputError, match=r"when `kaggle datasets status .*` says ready, give `kaggle kernels push"):
+    with pytest.raises(InputError, match=r"when `kaggle datasets status .*` says ready, run `kaggle kernels push"):
         notebook.main(["--push", "--weights", "none"])
     assert "kernels push" not in client.read_text()
 

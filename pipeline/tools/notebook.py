@@ -1,18 +1,18 @@
-"""Write the Kaggle notebooks, their metadata, and the data set with the code that they need.
+"""Write the Kaggle notebooks, their metadata, and a data set with the code that they need.
 
     python -m pipeline.tools.notebook                          kaggle/
     python -m pipeline.tools.notebook --weights DIR            ... with ImageNet weights from a folder or a file
     python -m pipeline.tools.notebook --profile attention      ... that train with another profile than blog
-    python -m pipeline.tools.notebook --push                   ... and hand data set and notebook to the kaggle client,
+    python -m pipeline.tools.notebook --push                   ... and push both with the kaggle client,
                                                                which starts the notebook
 
 writes  kaggle/tgs_salt.ipynb, kernel-metadata.json            trains, predicts, submits, reports
         kaggle/inference/, the same two                        predicts and submits, with folds trained elsewhere
         kaggle/dataset/: code/, weights/, dataset-metadata.json
-below the current folder; the repository has the notebooks as they come from the first command.
+below the current folder. The notebooks in the repository are those that the first command writes.
 
-The stages are those of run_all.sh. No wheel is needed: Kaggle's image lacks pretrainedmodels alone, and there timm's
-copy of the same encoder is used.
+The stages are those of run_all.sh. No wheel is needed: Kaggle's image lacks only pretrainedmodels, and timm's copy of
+the same encoder is used instead.
 """
 
 import json
@@ -33,45 +33,45 @@ ROOT = CODE.parent
 NOBODY = "INSERT_USERNAME"
 DATASET, NOTEBOOK, INFERENCE = "tgs-salt-code", "tgs-salt", "tgs-salt-inference"
 CODE_FILES = ("pipeline", "run_all.sh", "environment.sh", "LICENSE")
-WAIT, POLL = 900, 5  # seconds: at most for Kaggle to unpack the data set; between two questions
-HOURS = 11  # of the 12 that Kaggle gives a session with a GPU: the last one is for saving
+WAIT, POLL = 900, 5  # seconds: longest wait for Kaggle to unpack the data set; time between two checks
+HOURS = 11  # of the 12 that Kaggle gives a session with a GPU; the last one is left for saving
 
 INTRO = """# Salt segmentation: {what}
 
-**Before you run it** (the second cell below says what is missing):
+**Before you run it** (the second code cell reports what is missing):
 
 - *Add Input*: the competition *TGS Salt Identification Challenge* (accept its rules first), {inputs}.
 - *Settings > Accelerator*: **GPU T4 x2**. *Internet* may stay off.
-- Then *Run All*, or *Save Version > Save & Run All*, which goes on when the browser is closed.
+- Then *Run All*, or *Save Version > Save & Run All*, which keeps running after you close the browser.
 
 {more}
 """
 GO_ON = (
-    f"A session lasts 12 hours at most. After {HOURS} the work ends by itself, and everything is saved in the "
-    "output of this notebook. In the next session add that output to the input, and run it again: it is found, and "
-    "continues where it stopped."
+    f"A session lasts 12 hours at most. After {HOURS} hours, the work stops by itself and everything is saved in this "
+    "notebook's output. In the next session, add that output as input and run the notebook again: it resumes where it "
+    "stopped."
 )
 SETUP = """import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-FLAGS = "{flags}"  # of every stage; some others: --profile blog  --fold 0  --run NAME  --set train.epochs=5
+FLAGS = "{flags}"  # for every stage; you can add: --profile blog  --fold 0  --run NAME  --set train.epochs=5
 
 code = next((file.parent for file in sorted(Path("/kaggle/input").glob("**/run_all.sh"))), None)
-if code is None:  # mounted as it was uploaded: zips
+if code is None:  # the data set is mounted as uploaded, in zips
     for packed in sorted(Path("/kaggle/input").glob("**/code.zip"))[:1]:
         code = Path(tempfile.mkdtemp(), "code")
         for part in packed.parent.glob("*.zip"):
             shutil.unpack_archive(part, code.with_name(part.stem))
-assert code, "the code is not there: Add Input > Your Work > Datasets > TGS salt code"
+assert code, "the code is missing: Add Input > Your Work > Datasets > TGS salt code"
 sys.path.insert(0, str(code))"""
 BEGIN = """from pipeline.tools.session import Session
 
 session = Session(FLAGS)
 session.preflight()"""
 
-PREDICT = """if session.is_done():  # the trained folds as a library; it takes files of yours, too
+PREDICT = """if session.is_done():  # use the trained folds as a library; predict() takes your own files, too
     from pipeline import load_run
     from pipeline.salt.reporting.figures import grid
 
@@ -82,14 +82,14 @@ PREDICT = """if session.is_done():  # the trained folds as a library; it takes f
 
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
-        parser.add_argument("--user", metavar="NAME", help="your name on Kaggle (default: asked of the kaggle client)")
-        parser.add_argument("--push", action="store_true", help="hand both to the kaggle client")
+        parser.add_argument("--user", metavar="NAME", help="your name on Kaggle (default: from the kaggle client)")
+        parser.add_argument("--push", action="store_true", help="push data set and notebook with the kaggle client")
 
     run, args = cli.parse(__doc__, argv, add, ("profile", "weights"))
     user = args.user or _kaggle_user() or NOBODY
     folder = Path("kaggle").resolve()
     if not (ROOT / "run_all.sh").exists():
-        raise InputError(f"{ROOT} is no clone of the repository; the notebooks are written in one")
+        raise InputError(f"{ROOT} is not a clone of the repository; write the notebooks from a clone")
     profile = f"--profile {args.profile}" if args.profile else ""
     inference = folder / "inference" / "tgs_salt_inference.ipynb"
     _write_notebook(folder / "tgs_salt.ipynb", training_cells(profile), user, NOTEBOOK, [])
@@ -101,44 +101,44 @@ def main(argv: list[str] | None = None) -> None:
         ["kaggle", "kernels", "push", "-p", display_path(folder)],
     ]
     if user == NOBODY:
-        print(f"note     your name on Kaggle goes where {NOBODY} stands: log in with its client, or give --user NAME")
+        print(f"note     {NOBODY} stands for your name on Kaggle: log in with the kaggle client, or give --user NAME")
     if args.push:
         _push(commands, user)
     else:
         create, push = (" ".join(command) for command in commands)
-        unpacked = f"when kaggle datasets status {user}/{DATASET} says ready; it runs at once"
+        unpacked = f"once kaggle datasets status {user}/{DATASET} says ready; the notebook then runs at once"
         print(f"next     {create}\n         {push}    # {unpacked}")
 
 
 def stages() -> list[tuple[str, list[str], str]]:
-    """(stage, its own flags, what it makes) of each line of run_all.sh."""
+    """(stage, its own flags, what it makes) for each line of run_all.sh."""
     lines = re.findall(r'^stage (\w+) +([^"]*)"\$@" +# (.*)$', (ROOT / "run_all.sh").read_text(), re.MULTILINE)
     return [(name, flags.split(), re.sub(r" {2,}", "  ", about)) for name, flags, about in lines]
 
 
 def training_cells(flags: str) -> list[str]:
-    """The cells of the notebook that does everything; those that begin with # are text."""
-    inputs = "and the data set *TGS salt code*; later also this notebook's own output"
+    """The cells of the notebook that runs all stages; those that begin with # are text."""
+    inputs = "and the data set *TGS salt code*; to resume, also this notebook's own output"
     return [
         INTRO.format(what="training", inputs=inputs, more=GO_ON),
         SETUP.format(flags=f"--max-hours {HOURS} {flags}".strip()),
         BEGIN,
-        "# From tiles to a submission\n\nThe stages of `run_all.sh`, each with what it reads and makes.",
+        "# From tiles to a submission\n\nThe stages of `run_all.sh`, each with what it reads and writes.",
         *(_call(*stage) for stage in stages()),
         "session.show_report()",
-        "session.keep()  # what is linked to an earlier session's output, for the next one",
+        "session.keep()  # copy what is linked to an earlier session's output, for the next session",
         "session.finish()",
     ]
 
 
 def inference_cells(flags: str) -> list[str]:
-    """The cells of the notebook that predicts with folds trained before."""
+    """The cells of the notebook that predicts with folds trained earlier."""
     inputs = (
         "the data set *TGS salt code*, and the trained folds: the output of the training notebook, or a data set of it"
     )
     more = (
-        "Nothing is trained. `FLAGS` are those of the training (`--run`, `--profile`, `--set` ...), and `--fold K` for "
-        "each fold to use, where not all are there."
+        "Nothing is trained here. Set `FLAGS` to those of the training (`--run`, `--profile`, `--set` ...); if some "
+        "folds are missing, add `--fold K` for each one to use."
     )
     named = ("prepare", "predict", "submit")
     return [
@@ -156,7 +156,7 @@ def _call(name: str, flags: list[str], about: str) -> str:
 
 
 def _write_notebook(path: Path, cells: list[str], user: str, slug: str, kernels: list[str]) -> None:
-    """The notebook, and beside it the kernel-metadata.json that `kaggle kernels push` wants."""
+    """Write the notebook, and beside it the kernel-metadata.json that `kaggle kernels push` needs."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = {
         "cells": [_cell(i, text) for i, text in enumerate(cells)],
@@ -166,14 +166,14 @@ def _write_notebook(path: Path, cells: list[str], user: str, slug: str, kernels:
     }
     metadata = {
         "id": f"{user}/{slug}",
-        "title": slug.replace("-", " "),  # Kaggle makes the slug of it
+        "title": slug.replace("-", " "),  # Kaggle derives the slug from it
         "code_file": path.name,
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
         "enable_gpu": True,
         "enable_internet": False,
-        "machine_shape": "NvidiaTeslaT4",  # two; else Kaggle gives a P100, for which its torch has no code
+        "machine_shape": "NvidiaTeslaT4",  # two of them; the default is a P100, which Kaggle's torch does not support
         "dataset_sources": [f"{user}/{DATASET}"],
         "competition_sources": [competition.SLUG],
         "kernel_sources": kernels,
@@ -215,11 +215,11 @@ def _write_dataset(folder: Path, weights: list[Path], user: str) -> None:
         f"dataset  {display_path(folder)}: the code, " + (", ".join(f.name for f in weights) or "no ImageNet weights")
     )
     if not weights:
-        print("note     no ImageNet weights are at hand: give --weights FILE, or have Internet on in the notebook")
+        print("note     no ImageNet weights found: give --weights FILE, or turn on Internet in the notebook")
 
 
 def weights_at_hand(encoders: list[str], source: Path | None) -> list[Path]:
-    """The files with ImageNet's weights for these encoders that a training here would find without a connection."""
+    """The files with ImageNet weights for these encoders that a training on this machine would find offline."""
     from pipeline.salt.models.encoders.weights import find_weights
 
     return sorted({file for encoder in encoders if (file := find_weights(encoder, source))})
@@ -231,7 +231,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _kaggle_user() -> str | None:
-    """The name that the kaggle client is logged in with; None where it is not installed, or not logged in."""
+    """The user name that the kaggle client is logged in with; None if it is not installed or not logged in."""
     if shutil.which("kaggle") is None:
         return None
     answer = subprocess.run(["kaggle", "config", "view"], check=False, capture_output=True, text=True)
@@ -240,13 +240,13 @@ def _kaggle_user() -> str | None:
 
 
 def _push(commands: list[list[str]], user: str) -> None:
-    """Run the commands: a new version of the data set where there is one. InputError where the client does not.
+    """Create the data set, or a new version of it, then push the notebook. InputError if a command fails.
 
-    Kaggle leaves out a data set that it has not unpacked yet, and starts the notebook without it.
+    In between, wait until Kaggle has unpacked the data set: otherwise it would start the notebook without it.
     """
     typed = " && ".join(" ".join(command) for command in commands)
     if user == NOBODY or shutil.which("kaggle") is None:
-        raise InputError(f"--push needs the kaggle client (pip install kaggle), logged in; then, by hand: {typed}")
+        raise InputError(f"--push needs the kaggle client (pip install kaggle), logged in; or push by hand: {typed}")
     create, push = commands
     status = ["kaggle", "datasets", "status", f"{user}/{DATASET}"]
     if subprocess.run(status, check=False, capture_output=True).returncode == 0:
@@ -255,7 +255,7 @@ def _push(commands: list[list[str]], user: str) -> None:
     start = time.monotonic()
     while "ready" not in subprocess.run(status, check=False, capture_output=True, text=True).stdout:
         if time.monotonic() - start > WAIT:
-            typed = f"when `{' '.join(status)}` says ready, give `{' '.join(push)}`"
+            typed = f"when `{' '.join(status)}` says ready, run `{' '.join(push)}`"
             raise InputError(f"Kaggle has not unpacked the data set after {WAIT // 60} minutes; {typed}")
         time.sleep(POLL)
     _call_client(push)
@@ -264,7 +264,7 @@ def _push(commands: list[list[str]], user: str) -> None:
 
 def _call_client(command: list[str]) -> None:
     if subprocess.run(command, check=False).returncode:
-        raise InputError(f"`{' '.join(command)}` failed; what the kaggle client says stands above")
+        raise InputError(f"`{' '.join(command)}` failed; see the kaggle client's message above")
 
 
 if __name__ == "__main__":

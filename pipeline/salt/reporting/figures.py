@@ -303,7 +303,7 @@ def _axes(x: str, y: str):
 
 
 def _svg(figure: Figure, words: str) -> str:
-    """The figure as an <svg> element with `words` as its text for screen readers; it loads nothing."""
+    """The figure as an <svg> element with `words` for screen readers; it loads nothing and shares no id with others."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": words}):  # makes ids unique to this chart, and equal in every run
         figure.savefig(file, format="svg", transparent=True)

@@ -1,7 +1,8 @@
 """Cover a picture of any size with overlapping windows, and blend the logits of these windows.
 
 Windows overlap by at least half. A Hann window gives the least weight to their edges, where a model sees the least
-context. Logits are averaged, not probabilities, as over folds and mirror images: each is another view of a pixel.
+context. Logits are averaged, not probabilities, as over folds and mirror images: a window is one more view of its
+pixels.
 """
 
 import math

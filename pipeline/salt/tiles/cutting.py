@@ -41,8 +41,7 @@ def whole_images(tiles: Tiles, oof: np.ndarray, test: np.ndarray) -> Iterator[tu
     """(name, (h, w) float32 probabilities) of each image that has a tile to predict.
 
     oof, test  (N, H, W) and (M, H, W) probabilities of the tiles, NaN where no model predicted
-    Overlapping tiles are averaged. The labelled part of an image is predicted out of fold. NaN where no model
-    predicted.
+    Overlapping tiles are averaged; labelled parts of an image are out of fold; pixels without a prediction are NaN.
     """
     parts = [
         (table.groupby("image").indices, table[["top", "left"]].to_numpy(), probs)

@@ -4,8 +4,7 @@
     test.zip  | test/    images/<id>.png                        sample_submission.csv   id, rle_mask
     test_truth.csv       id, rle_mask (generated tiles only)    depths.csv              id, z
 
-A csv may come in a zip of its own (`train.csv.zip`), and the folders in a zip may lie below another folder. Nothing is
-written.
+A csv may have a zip of its own (`train.csv.zip`); the folders in a zip may lie below another one. Nothing is written.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Salt segmentation: `python -m pipeline` for the stages; as a library, `from pipeline import load_run`."""
+"""Salt segmentation: run the stages with `python -m pipeline`, use a run with `from pipeline import load_run`."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ __all__ = ["load_run"]
 
 
 def __getattr__(name: str):
-    """Import torch only when the library is used."""
+    """Import `load_run`, and with it torch, on first use."""
     if name == "load_run":
         from pipeline.salt.trained import load_run
 

@@ -57,7 +57,7 @@ def test_a_state_of_a_training(tmp_path, capsys):
     path = tmp_path / "32.resume.pt"
     torch.save({"settings": {}, "inputs": {}, "epochs": 1, "model": Bomb()}, path)
     assert Resume(path, Origin({}, {})).load() == 0
-    assert "32.resume.pt is damaged (UnpicklingError): this training begins anew" in capsys.readouterr().out
+    assert "32.resume.pt is damaged (UnpicklingError): this training starts over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -534,7 +534,7 @@ def test_weights_of_another_architecture_in_a_fold(tiny):
 
 
 @pytest.mark.parametrize(
-    "content, words", [(None, "not a whole file"), ({"layer1.weight": torch.zeros(3)}, "another architecture")]
+    "content, words", [(None, "not a complete file"), ({"layer1.weight": torch.zeros(3)}, "another architecture")]
 )
 def test_imagenet_weights_that_do_not_fit(untrained, tmp_path, content, words):
     file = tmp_path / "w.pth"

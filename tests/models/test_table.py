@@ -26,7 +26,7 @@ REFUSED = [
     ("unet_resnext50", "resnet43", {}, "'resnet43' is unknown; did you mean"),
     ("unet_attention", "test_convnext", {}, "strides 4, 8, 16, 32"),
     ("resnet_unet", "swin_tiny_patch4_window7_224", {}, "strides 4, 8, 16, 32"),
-    ("dynamic_unet", "test_vit", {}, "no plain sequence"),
+    ("dynamic_unet", "test_vit", {}, "not a plain sequence"),
     ("more_dynamic_unet", "test_vit", {}, "a pyramid"),
     ("more_dynamic_unet", "se_resnext50_32x4d", {}, "is unknown; did you mean"),  # not one of timm's names
     ("more_dynamic_unet", TINY, {"upsampler": "shufle"}, "did you mean shuffle"),
@@ -115,7 +115,7 @@ def test_only_one_unbounded_logit_a_pixel_can_be_trained():
         ("resnet_unet", {"n_class": 6}),
     ]:
         [option] = options
-        with pytest.raises(InputError, match=f"{name} with {option}=.* one unbounded logit a pixel.* leave {option}"):
+        with pytest.raises(InputError, match=f"{name} with {option}=.* one unbounded logit per pixel.* leave {option}"):
             check_trainable(name, options)
 
 

@@ -61,7 +61,7 @@ def test_arrays_too_few_or_too_many_are_refused(saved, tmp_path, change):
         name = "head.weight"
         weights[name] = torch.zeros(1)
     save_file(weights, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=rf"1 of {len(model.state_dict())} arrays differ, among them {name}"):
+    with pytest.raises(InputError, match=rf"1 of {len(model.state_dict())} arrays differ, such as {name}"):
         checkpoints.load(tmp_path / "x.safetensors", model_of())
 
 
@@ -99,5 +99,5 @@ def test_a_model_nobody_knows_is_said(model, words):
 
 
 def test_a_model_whose_output_is_no_salt_logit_is_refused():
-    with pytest.raises(InputError, match=r"y_range=.*does not give one unbounded logit a pixel"):
+    with pytest.raises(InputError, match=r"y_range=.*does not give one unbounded logit per pixel"):
         checkpoints.build(Model(name="dynamic_unet", encoder="resnet34", options={"y_range": (0, 1)}))

@@ -412,13 +412,13 @@ def test_fine_tune_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, epoch)
 
 def test_fine_tune_is_not_shared_out_to_several_processes(fit, monkeypatch):
     monkeypatch.setattr(learner, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="fine_tune trains in one process"):
+    with pytest.raises(InputError, match="fine_tune needs a single process"):
         fit(FINE_TUNE)
 
 
 def test_compiled_training_is_not_shared_out_to_several_processes(fit, monkeypatch):
     monkeypatch.setattr(learner, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="train.compile=default is for one process"):
+    with pytest.raises(InputError, match="train.compile=default needs a single process"):
         fit(replace(TRAIN, compile="default"))
 
 
@@ -437,7 +437,7 @@ def test_a_state_of_another_training_is_kept_unless_it_is_said_that_it_may_go(fi
     capsys.readouterr()
     assert_same(straight, fit(origin=other, force=True))
     said = capsys.readouterr().out
-    assert "epochs with other settings are given up" in said and said.count(" train ") == 4
+    assert "epochs with other settings are discarded" in said and said.count(" train ") == 4
 
 
 def test_a_state_from_before_a_setting_came_is_gone_on_from(fit, monkeypatch, capsys):
@@ -526,7 +526,7 @@ def test_a_damaged_state_is_said_and_the_training_begins_anew(fit, monkeypatch, 
     state.write_bytes(damage(state.read_bytes()))
     capsys.readouterr()
     assert_same(fit(), straight)
-    assert "32.resume.pt is damaged" in (said := capsys.readouterr().out) and "this training begins anew" in said
+    assert "32.resume.pt is damaged" in (said := capsys.readouterr().out) and "this training starts over" in said
     assert said.count(" train ") == 4
 
 

@@ -1,7 +1,7 @@
-"""The picture of a model: its parts (see trace.py) as an SVG of encoder, skips, decoder and heads.
+"""Drawing of a model: its parts (see trace.py) as an SVG of encoder, skips, decoder and heads.
 
-The encoder goes down on the left, the decoder up on the right; what has the same size stands at the same height. An
-arrow carries the tensor that its start gives: channels x height x width. Blue arrows are skips.
+The encoder goes down on the left, the decoder up on the right; parts of the same size are at the same height. An arrow
+is labelled with the shape of its tensor: channels x height x width. Blue arrows are skips.
 """
 
 from collections import defaultdict
@@ -11,8 +11,8 @@ from itertools import groupby
 
 from pipeline.salt.inspection.trace import Part
 
-BOX, GAP = (232, 62), (180, 54)  # px, width and height of a box, and of what lies between two
-LEFT, TOP, LANE = 88, 118, 104  # px, margins; between the lines at the decoder's right
+BOX, GAP = (232, 62), (180, 54)  # px, width and height of a box, and of the gap between two
+LEFT, TOP, LANE = 88, 118, 104  # px, margins; distance of the lines to the decoder's right
 ENCODER, SKIP, DECODER, HEADS = range(4)
 FILL = ["#dbeafe", "#ede9fe", "#dcfce7", "#ffedd5"]
 STYLE = """
@@ -46,12 +46,12 @@ class Box:
         return self.x + BOX[0] / 2
 
     def port(self, share: float) -> float:
-        """A height on its side, 0 at the top, 1 at the bottom."""
+        """y of a point on the box's side; share: 0 at the top, 1 at the bottom."""
         return self.y + share * BOX[1]
 
 
 def draw(parts: list[Part], title: str) -> str:
-    """The picture as SVG text. title: its headline."""
+    """Draw the parts as SVG text. title: the headline."""
     boxes = {part: Box(part, column) for part, column in _columns(parts).items()}
     levels, height = _place(boxes)
     lines = [line for box in boxes.values() for line in (*_box(box), *_outlets(box))]
@@ -93,7 +93,7 @@ def _columns(parts: list[Part]) -> dict[Part, int]:
 
 
 def _place(boxes: dict[Part, Box]) -> tuple[list[tuple[float, int]], float]:
-    """Give the boxes their places; the upper edge and side of each level, and the height of the picture."""
+    """Place the boxes; return the upper edge and the side of each level, and the height of the picture."""
     stacks: dict[int, dict[int, list[Box]]] = defaultdict(lambda: defaultdict(list))
     for part, box in boxes.items():
         stacks[part.shape[1]][box.column].append(box)
@@ -116,7 +116,7 @@ def _place(boxes: dict[Part, Box]) -> tuple[list[tuple[float, int]], float]:
 
 
 def _lanes(boxes: dict[Part, Box]) -> dict[Part, int]:
-    """The decoder's parts that are fed from further down than the last one below, each with a line at the right."""
+    """The decoder's parts with a source further down than the part just below; each gets a line at the right."""
     decoder = [part for part, box in boxes.items() if box.column == DECODER]
     far = [part for i, part in enumerate(decoder) if set(part.sources) & set(decoder[: max(i - 1, 0)])]
     return {part: i for i, part in enumerate(far)}
@@ -135,7 +135,7 @@ def _arrows(boxes: dict[Part, Box]) -> tuple[list[str], list[str], float]:
                 kind = "skip" if start.column < DECODER else ""
                 arrows.append(_path(f"M {x1} {y1} C {x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", kind))
                 labels[source, "right"] = _text(start.right + 8, y1 + (16 if y2 < y1 else -6), "shape", shape)
-            elif start.column > box.column:  # a head that the decoder goes on with: all their lines join in one
+            elif start.column > box.column:  # heads whose output the decoder uses: their lines join into one
                 bus = start.x - 24
                 arrows.append(_path(f"M {start.x} {start.port(0.75)} H {bus} V {box.port(0.3)} H {box.right}"))
             elif _next_to(start, box, boxes):
@@ -153,7 +153,7 @@ def _arrows(boxes: dict[Part, Box]) -> tuple[list[str], list[str], float]:
 
 
 def _next_to(start: Box, end: Box, boxes: dict[Part, Box]) -> bool:
-    """Whether no other box stands between two of one column."""
+    """Whether no other box is between these two of one column."""
     low, high = sorted((start.y, end.y))
     return not any(low < box.y < high for box in boxes.values() if box.column == start.column)
 
@@ -173,7 +173,7 @@ def _box(box: Box) -> list[str]:
 
 
 def _outlets(box: Box) -> list[str]:
-    """What leaves the model."""
+    """Arrows and labels of the model's outputs."""
     logits, below = f"logits, {' × '.join(map(str, box.part.shape))}", box.y + BOX[1]
     outlets = {
         "salt": [_path(f"M {box.middle} {box.y} v -34"), _text(box.middle + 10, box.y - 20, "shape", f"salt {logits}")],

@@ -1,4 +1,4 @@
-"""A model as ONNX: the format that other runtimes take, and that https://netron.app shows."""
+"""Export of a model as ONNX, the format that other runtimes read and https://netron.app shows."""
 
 import io
 import warnings
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that each place where a model may have to bring a map to
-# the size of its skip is on the recorded way; where sizes agree, that changes nothing.
+# A side that is odd at every scale (65, 33, 17, 9, 5, 3), so that every resize of a map to the size of its skip is
+# recorded; where sizes agree, resizing changes nothing.
 RECORDED = 65  # px
 
 
 class Probability(nn.Module):
     """(B, 3, H, W) images of 0..1 -> (B, 1, H, W) probabilities: normalisation, the model, sigmoid.
 
-    A model with a `y_range` has bounded its output itself, and that is left as it is.
+    The output of a model with a `y_range` is bounded already and left as it is.
     """
 
     def __init__(self, model: nn.Module):
@@ -27,17 +27,17 @@ class Probability(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         values = self.model((image - self.mean) / self.std)
-        # int: the file says how many channels come out, also where an upsampling is last, after which it would not know
+        # int: the file then states the number of output channels, which it would not know after a final upsampling
         values = values.reshape(values.shape[0], int(values.shape[1]), *values.shape[2:])
         return values if self.bounded else torch.sigmoid(values)
 
 
 def to_onnx(model: nn.Module) -> bytes:
-    """`Probability` of the model in one file, any batch and size: input `image`, output `probability`."""
-    file: Any = io.BytesIO()  # torch takes it, but its types say a path only
+    """Export `Probability` of the model for any batch and size: input `image`, output `probability`."""
+    file: Any = io.BytesIO()  # torch takes it, but is typed for paths only
     axes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        # The recording exporter, which warns that it is the old one: 2 s and no onnxscript, where the new one takes 15.
+        # The old exporter warns that it is old, but takes 2 s and no onnxscript; the new one takes 15 s.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             Probability(model).cpu().eval(),
@@ -53,9 +53,9 @@ def to_onnx(model: nn.Module) -> bytes:
 
 
 def difference(onnx: bytes, model: nn.Module, shape: tuple[int, int]) -> float:
-    """The largest difference of a probability between the file, run by onnxruntime, and torch.
+    """Largest difference between the probabilities of the file, run by onnxruntime, and those of torch.
 
-    shape  batch, and side of the random images, px
+    shape  batch and side (px) of the random images
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""A model as a table of text: part by part (trace.py), or layer by layer."""
+"""Summary of a model as a text table, part by part (trace.py) or layer by layer."""
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +7,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.salt.inspection.trace import Part, check_size
 
 NUMBERS = ("parameters", "trainable", "multiply-adds")
-RULE: tuple[str, ...] = ()  # stands where a line is drawn
+RULE: tuple[str, ...] = ()  # a row that is drawn as a line
 
 
 def parts_table(parts: list[Part]) -> str:
-    """The parts that `trace` found, and their sum, as lines of text."""
+    """The parts that `trace` found, and their totals, as lines of text."""
     rows = [(part.title, part.kind, _shape(part.shape), *_numbers([part])) for part in parts]
     return _table([("part", "layers", "output", *NUMBERS), RULE, *rows, RULE, ("total", "", "", *_numbers(parts))])
 
 
 def layers_table(model: nn.Module, size: int) -> str:
-    """Every layer that an image of size x size px passes, as fastai's `learn.summary()` has it. Puts `model` on `meta`.
+    """Every layer that an image of size x size px passes, as in fastai's `learn.summary()`. Moves `model` to `meta`.
 
-    A line is drawn where the shape of the output changes, and the shape stands at the first layer that has it. The sum
-    also has the multiply-adds between layers, such as those of two maps that are multiplied in a Swin.
+    A line marks each change of the output's shape, which is printed at the first layer that has it. The total includes
+    multiply-adds between layers, such as the product of two maps in a Swin.
     """
     layers, macs = _layers(model, size)
     rows: list[tuple[str, ...]] = [("layer", "kind", "output", *NUMBERS)]
@@ -35,12 +35,12 @@ def layers_table(model: nn.Module, size: int) -> str:
 
 
 def _layers(model: nn.Module, size: int) -> tuple[list[Part], int]:
-    """The modules without children, or with weights of their own, in the order of their work; all multiply-adds."""
+    """Modules without children or with weights of their own, in the order of their work; all multiply-adds."""
     check_size(size)
     model = model.to("meta").train()
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(path: str, out) -> None:  # a hook that gave a value back would change what the module gives
+    def note(path: str, out) -> None:  # a hook that returned a value would replace the module's output
         shapes.setdefault(path, tuple(out.shape[1:]) if isinstance(out, Tensor) else ())
 
     hooks = [
@@ -54,7 +54,7 @@ def _layers(model: nn.Module, size: int) -> tuple[list[Part], int]:
         hook.remove()
     macs = {
         path: sum(of.values()) // 4 for path, of in flops.get_flop_counts().items()
-    }  # of two images, two operations
+    }  # counted for two images, with two operations each
     layers = []
     for path, shape in shapes.items():
         module = model.get_submodule(path)

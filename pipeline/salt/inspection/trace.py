@@ -1,7 +1,7 @@
-"""Traces a model: its parts, the shape that each gives, and which part feeds which.
+"""Traces a model: its parts, the shape of each one's output, and which part feeds which.
 
-Found by running it once on the `meta` device, where tensors have a shape and no content: nothing is computed, nothing
-is written down by hand. Forward hooks know which part is at work, a torch function mode follows every tensor.
+The model runs once on the `meta` device, where tensors have a shape but no content: nothing is computed, and nothing is
+written down by hand. Forward hooks tell which part is at work; a torch function mode follows every tensor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,19 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.models.blocks import Heads
 from pipeline.salt.models.encoders.timm_encoder import TimmEncoder
 
-SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # nothing to see when a trained model is used
+SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # without effect when a trained model is used
 OPEN = (nn.ModuleList, nn.ModuleDict)  # a box around layers, not a layer
 
 
 @dataclass(eq=False)
 class Part:
-    """A layer or a run of layers; the image is one too, the first.
+    """A layer or a run of layers; the first part is the image.
 
-    names         of the layers it stands for, within the encoder if that calls it, else within the model
-    kinds         parameters of each kind of layer in it, and the number of layers of that kind
+    names         of its layers, within the encoder if that calls it, else within the model
+    kinds         for each kind of layer in it, their parameters and their number
     encoder       whether the encoder calls it
     shape         of its output: channels, height, width
-    sources       the parts whose output it takes, in the order in which it first uses them
+    sources       the parts whose outputs it uses, in the order of first use
     concatenated  channels of the maps that are concatenated in it or just before it; empty if none
     macs          multiply-adds for one image
     output        which of the model's outputs it gives: "", "salt", "deep" or "any_salt"
@@ -59,12 +59,12 @@ class Part:
 
 
 def trace(model: nn.Module, size: int) -> list[Part]:
-    """The parts of `model`, in the order in which they work on an image of size x size px; it is put on `meta`."""
+    """The parts of `model`, in the order in which they process an image of size x size px; moves it to `meta`."""
     check_size(size)
-    model = model.to("meta").train()  # in training, so that auxiliary heads show
+    model = model.to("meta").train()  # training mode shows auxiliary heads
     image = Part(["image"], shape=(3, size, size))
     follow, flops = _Follow(), FlopCounterMode(display=False)
-    encoder = cast(nn.Module, model.encoder)  # to torch an attribute may be a tensor too
+    encoder = cast(nn.Module, model.encoder)  # torch types attributes as Tensor | Module
     units = {module: (path, part) for module, path, part in _units(model, "", encoder)}
     hooks = [
         encoder.register_forward_pre_hook(lambda *_: follow.encoding(True)),
@@ -96,7 +96,7 @@ def check_size(size: int) -> None:
     """InputError for an image (size x size px) that a model cannot halve five times."""
     if size < 32:
         raise InputError(
-            f"an image of {size} x {size} px is too small for a model that halves it five times; take 32 px or more"
+            f"an image of {size} x {size} px is too small for a model that halves it five times; use 32 px or more"
         )
 
 
@@ -105,21 +105,21 @@ def consumers(part: Part, parts: list[Part]) -> list[Part]:
 
 
 class _Follow(TorchFunctionMode):
-    """Keeps for every tensor the parts it comes from."""
+    """Remember for every tensor the parts it comes from."""
 
     def __init__(self):
         super().__init__()
         self.in_encoder = False
         self.at_work: list[Part] = []
         self.order: list[Part] = []
-        self.known: dict[int, tuple[Tensor, list[Part], tuple[int, ...]]] = {}  # the tensor, lest its id be used again
+        self.known: dict[int, tuple[Tensor, list[Part], tuple[int, ...]]] = {}  # the tensor, so its id is not reused
 
     def know(self, x: Tensor, parts: list[Part], concatenated: tuple[int, ...] = ()) -> None:
         self.known[id(x)] = x, parts, concatenated
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if not any(True for _ in _tensors(out)):  # a look at a shape is no use of a tensor
+        if not any(True for _ in _tensors(out)):  # reading a shape does not use the tensor
             return out
         inputs = [self.known[id(x)] for x in _tensors((args, kwargs)) if id(x) in self.known]
         parts = list(dict.fromkeys(part for _, known, _ in inputs for part in known))
@@ -149,10 +149,10 @@ class _Follow(TorchFunctionMode):
     def leave(self, part: Part, out: Any) -> None:
         self.at_work.pop()
         first = next(_tensors(out))
-        part.shape = (*first.shape[1:], 1, 1)[:3]  # numbers of the whole tile are a map of one place
+        part.shape = (*first.shape[1:], 1, 1)[:3]  # features of the whole tile are a 1 x 1 map
         self.order = [p for p in self.order if p is not part] + [part]
         for x in _tensors(out):
-            if id(x) in self.known and not part.sources:  # it came through untouched
+            if id(x) in self.known and not part.sources:  # it passed through untouched
                 part.sources = [source for source in self.known[id(x)][1] if source is not part]
             self.know(x, [part])
 
@@ -167,9 +167,9 @@ class _Follow(TorchFunctionMode):
 
 
 def _units(module: nn.Module, path: str, encoder: nn.Module, within: str = "") -> Iterator[tuple[nn.Module, str, Part]]:
-    """The layers that count as one, with their paths: all below the model, the encoder's down to its blocks.
+    """The layers that form one part each, with their paths: the model's children, within the encoder its blocks.
 
-    within  the path of the encoder, once inside of it
+    within  path of the encoder, once inside it
     """
     for key, child in module.named_children():
         full = f"{path}.{key}" if path else key
@@ -186,7 +186,7 @@ def _units(module: nn.Module, path: str, encoder: nn.Module, within: str = "") -
 
 
 def _name(path: str, root: str) -> str:
-    """`layer1` for `encoder.layer1.0`: an encoder's blocks go by their group."""
+    """`layer1` for `encoder.layer1.0`: an encoder's blocks are named after their group."""
     if not root:
         return path
     names = path.removeprefix(f"{root}.").removeprefix("body.").split(".")
@@ -209,9 +209,9 @@ def _add(kinds: dict[str, tuple[int, int]], others: dict[str, tuple[int, int]]) 
 
 
 def _swallowed_by(part: Part, parts: list[Part]) -> Part | None:
-    """The part that this one merely continues: its only source, which feeds nothing else.
+    """The part that this one merely continues: its only source, if that feeds nothing else.
 
-    Only within an encoder, or where this part has no weights: each layer of the decoder is worth a line.
+    Only within an encoder, or if this part has no weights: each other layer of the decoder is worth a line.
     """
     if len(part.sources) != 1 or (source := part.sources[0]) is parts[0] or source.output:
         return None

@@ -1,7 +1,7 @@
 """The models. To add one, add its file and one line to MODELS.
 
 Every model is called as model(x): (B, 3, H, W) images normalised with model.encoder.mean and .std -> (B, 1, H, W)
-logits, any H and W; auxiliary heads come beside them, as `blocks.Heads`, in training mode only.
+logits, any H and W. In training mode a model with auxiliary heads returns those too, as `blocks.Heads`.
 
 Nothing here imports torch before a model is built, and building one imports no other.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class ModelSpec(NamedTuple):
     """A row of MODELS.
 
-    encoder  what the model needs of its encoder, a key of encoders.build.BUILDERS:
+    encoder  what the model requires of its encoder, a key of encoders.build.BUILDERS:
              "five maps"                at strides 2, 4, 8, 16, 32: ENCODERS, most of timm's ResNets and EfficientNets
              "sequence"                 layers one after the other: ENCODERS, and many of timm's and torchvision's
              "sequence with five maps"  both
-             "pyramid"                  any of timm's whose strides double, ConvNeXt and Swin too
+             "pyramid"                  any of timm's whose strides double, including ConvNeXt and Swin
     """
 
     module: str  # the file's name in this folder
@@ -44,12 +44,12 @@ MODELS: dict[str, ModelSpec] = {
     "unet_lean": ModelSpec("unet_lean", "UnetLean", "five maps"),
 }
 
-# Options that change what comes out, and the value at which it is one unbounded logit a pixel.
+# Options that change the output, and the value at which it is one unbounded logit per pixel.
 OUTPUT_OPTIONS: dict[str, Any] = {"n_out": 1, "n_class": 1, "y_range": None}
 
 
 def build_model(name: str, encoder: str, options: Mapping[str, Any] | None = None) -> "nn.Module":
-    """Model `name` with random weights on `encoder`; InputError for a model, encoder, option or value it cannot take.
+    """Build model `name` on `encoder` with random weights; InputError for an unknown or unsuitable name or option.
 
     options  keyword arguments of the model's class
     """
@@ -77,17 +77,17 @@ def check_model(name: str, encoder: str, options: Mapping[str, Any] | None = Non
 
 
 def check_trainable(name: str, options: Mapping[str, Any] | None = None) -> None:
-    """InputError where the options make a model whose output is not one unbounded logit a pixel, (B, 1, H, W)."""
+    """InputError if, with these options, the output is not one unbounded logit per pixel, (B, 1, H, W)."""
     for option, value in (options or {}).items():
         if option in OUTPUT_OPTIONS and value != OUTPUT_OPTIONS[option]:
             raise InputError(
-                f"{name} with {option}={value} does not give one unbounded logit a pixel, which the losses need: leave "
-                f"{option} out to train it (the tools summary, draw and export take it)."
+                f"{name} with {option}={value} does not give one unbounded logit per pixel, as the losses need; leave "
+                f"{option} out to train it (the tools summary, draw and export accept it)"
             )
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """InputError for a model, option or value that there is not; imports no torch."""
+    """InputError for an unknown model, option or value; does not import torch."""
     _check_known("model", name, MODELS)
     kinds = _options(MODELS[name])
     for option, value in options.items():
@@ -102,7 +102,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _options(spec: ModelSpec) -> dict[str, Any]:
-    """The keyword arguments of a model's class and their annotations, read from its text: to import it takes torch."""
+    """Keyword arguments of a model's class and their annotations, read from its source: importing it needs torch."""
     tree = ast.parse(Path(__file__).with_name(f"{spec.module}.py").read_text(encoding="utf-8"))
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == spec.name]
     [init] = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
@@ -111,7 +111,7 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type: no bool for an int, an int for a float, a list for a tuple."""
+    """Whether a value fits an annotation: a bool is no int; an int may be a float, and a list a tuple."""
     if isinstance(kind, UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if get_origin(kind) is tuple:

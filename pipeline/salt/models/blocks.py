@@ -15,15 +15,15 @@ Size = tuple[int, int]  # height and width, px
 
 
 class Heads(NamedTuple):
-    """What a model with auxiliary heads returns while it trains; in eval mode it returns `logits` alone."""
+    """Output of a model with auxiliary heads in training mode; in eval mode it returns `logits` alone."""
 
     logits: Tensor  # (B, 1, H, W) salt, per pixel
     deep: list[Tensor]  # (B, 1, h, w) salt, per pixel of each decoder map
-    any_salt: Tensor | None  # (B, 1) logit that the tile has any
+    any_salt: Tensor | None  # (B, 1) logit that the tile has any salt
 
 
 class ScSE(nn.Module):
-    """Concurrent squeeze and excitation: x weighed by channel, plus x weighed by place. Shape unchanged."""
+    """Concurrent squeeze and excitation: x weighted by channel, plus x weighted by place. Shape unchanged."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -44,7 +44,7 @@ class ScSE(nn.Module):
 class BAM(nn.Module):
     """Bottleneck attention: x * (1 + sigmoid(by channel * by place)). Shape unchanged.
 
-    As in the article's second notebook: a product, and no BatchNorm at the end of either; the paper adds the two.
+    As in the article's second notebook: a product, where the paper has a sum, and neither factor ends in BatchNorm.
     """
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
@@ -78,7 +78,7 @@ class BAM(nn.Module):
 
 
 class Classifier(nn.Module):
-    """(B, c_in, h, w) -> the tile in `width` numbers (B, width, 1, 1), and the logit that it has salt (B, 1)."""
+    """(B, c_in, h, w) -> `width` features of the tile (B, width, 1, 1), and the logit that it has salt (B, 1)."""
 
     def __init__(self, c_in: int, width: int):
         super().__init__()
@@ -97,21 +97,21 @@ def spatial_size(x: Tensor) -> Size:
 
 
 def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
-    """Bilinear, (B, C, h, w) -> (B, C, *size) in x's number format: a GPU's autocast gives fp32, twice the size."""
+    """Resize bilinearly, (B, C, h, w) -> (B, C, *size), in x's dtype: autocast on a GPU gives fp32, twice the size."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners).to(x.dtype)
 
 
 def hypercolumn(maps: list[Tensor]) -> Tensor:
-    """Stack maps of falling resolution, each brought to the first one's: (B, sum of channels, H, W)."""
+    """Stack maps of falling resolution, each resized to the first one: (B, sum of channels, H, W)."""
     return torch.cat([maps[0], *(resize(m, spatial_size(maps[0])) for m in maps[1:])], dim=1)
 
 
 def concat_global(features: Tensor, x: Tensor) -> Tensor:
-    """Join numbers of the whole tile (B, F, 1, 1) to every pixel of x (B, C, H, W): (B, C + F, H, W)."""
+    """Append features of the whole tile (B, F, 1, 1) to every pixel of x (B, C, H, W): (B, C + F, H, W)."""
     return torch.cat([x, features.expand(-1, -1, *spatial_size(x))], dim=1)
 
 
 def pad_to_multiple(x: Tensor, of: int) -> Tensor:
-    """Repeat the right and lower edge until both sides are multiples of `of` px; crop what comes out to undo it."""
+    """Repeat the right and lower edges until both sides are multiples of `of` px; crop the output to undo it."""
     height, width = spatial_size(x)
     return F.pad(x, (0, -width % of, 0, -height % of), mode="replicate")

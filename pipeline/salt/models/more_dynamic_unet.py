@@ -1,4 +1,4 @@
-"""MoreDynamicUnet: a U-Net of chosen parts on any pyramid of timm's. Imports torch and timm only.
+"""MoreDynamicUnet: a U-Net with a choice of parts on any pyramid of timm's. Imports torch and timm only.
 
 Source               https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
 Sub-pixel            Shi et al. 2016,    https://arxiv.org/abs/1609.05158
@@ -17,7 +17,7 @@ from pipeline.salt.models.encoders.build import build_pyramid
 
 
 class PixelShuffleICNR(nn.Sequential):
-    """Sub-pixel convolution: (B, c_in, h, w) -> (B, c_out, s h, s w), at first the nearest-neighbour image (ICNR)."""
+    """Sub-pixel convolution: (B, c_in, h, w) -> (B, c_out, s h, s w), initially nearest-neighbour upsampling (ICNR)."""
 
     def __init__(self, c_in: int, c_out: int, scale: int):
         conv = nn.Conv2d(c_in, c_out * scale**2, kernel_size=1)
@@ -70,9 +70,9 @@ class MoreDynamicUnet(nn.Module):
 
     encoder       any pyramid of timm's, from ResNet (first map at stride 2) to ConvNeXt and Swin (stride 4)
     upsampler     sub-pixel convolution, transposed convolution, bilinear without or with a convolution
-    reduction     a decoder block's output channels: half of its input's, or as many as its skip has
-    middle_scale  channels of the middle block, in the encoder's last ones
-    attention     a module within the middle block
+    reduction     output channels of a decoder block: half as many as its input, or as many as its skip
+    middle_scale  channels of the middle block, as a multiple of the encoder's last channels
+    attention     a module in the middle block
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class MoreDynamicUnet(nn.Module):
         c = int(c_last * middle_scale)
         if c < 2 ** len(self.encoder.channels):
             raise InputError(
-                f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve in each "
-                "block; take a larger one."
+                f"middle_scale={middle_scale} leaves {c} of {c_last} channels, too few to halve in every "
+                "block; choose a larger one"
             )
         self.middle = nn.Sequential(_conv_bn_relu(c_last, c), ATTENTIONS[attention](c), _conv_bn_relu(c, c))
-        self.decoder = nn.ModuleDict()  # its keys are the strides of what the blocks give: 16, 8, 4, 2, 1
+        self.decoder = nn.ModuleDict()  # keys are the strides of the blocks' outputs: 16, 8, 4, 2, 1
         for c_skip, stride in zip(reversed(skips), reversed(strides), strict=True):
             c_out = c // 2 if reduction == "halve" else c_skip
             self.decoder[str(stride)] = DecoderBlock(c, c_skip, c_out, scale=2, upsampler=upsampler)

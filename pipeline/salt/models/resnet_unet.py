@@ -3,7 +3,7 @@
 Source  Naoto Usuyama 2018, https://github.com/usuyama/pytorch-unet
 U-Net   Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
 
-Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
+Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 the decoder's at that size.
 """
 
 import torch
@@ -43,7 +43,7 @@ class ResNetUNet(nn.Module):
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
-    """x, brought to the size of the skip (x2 where sides allow it), and the skip."""
+    """Resize x to the skip's size (x2 where sides allow it) and concatenate the two."""
     return torch.cat([resize(x, spatial_size(skip), align_corners=True), skip], dim=1)
 
 

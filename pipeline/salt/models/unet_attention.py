@@ -1,14 +1,14 @@
-"""UnetAttention: the article's second model, a ResNet at twice the resolution with BAM, three kinds of heads in one.
+"""UnetAttention: the article's second model, a ResNet at twice the resolution with BAM and three kinds of fused heads.
 
-Its encoder's first convolution has stride 1 and the max-pool stays: the decoder sees maps at strides 2, 4, 8, 16. What
-the deep heads and the classifier say joins the hypercolumn before the last two convolutions.
+The encoder's first convolution has stride 1 and its max-pool stays: the decoder sees maps at strides 2, 4, 8, 16. The
+outputs of the deep heads and the classifier join the hypercolumn before the last two convolutions.
 
 BAM               Park et al. 2018,      https://arxiv.org/abs/1807.06514
 Hypercolumns      Hariharan et al. 2015, https://arxiv.org/abs/1411.5752
 Deep supervision  Lee et al. 2015,       https://arxiv.org/abs/1409.5185
 Fused heads       Heng CherKeng 2018,    https://www.kaggle.com/c/tgs-salt-identification-challenge/discussion/64645
 
-Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
+Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 the decoder's at that size.
 """
 
 import torch
@@ -24,7 +24,7 @@ WIDTH = 16  # channels of every decoder map
 
 
 class DecoderBlock(nn.Module):
-    """Transposed convolution x2, to the very size of the skip, beside a 1x1 convolution of the skip; ReLU, BN, BAM."""
+    """Transposed convolution x2, resized to the skip; concatenated with a 1x1 convolution of it; ReLU, BN, BAM."""
 
     def __init__(self, c_in: int, c_skip: int):
         super().__init__()
@@ -39,7 +39,7 @@ class DecoderBlock(nn.Module):
 
 
 class UnetAttention(nn.Module):
-    """(B, 3, H, W) images of 0..1, not normalised -> (B, 1, H, W) salt logits, any H and W; `Heads` in training.
+    """(B, 3, H, W) images in 0..1, not normalised -> (B, 1, H, W) salt logits, any H and W; `Heads` in training.
 
     encoder  a sequence of layers with maps at strides 2, 4, 8, 16, 32 before its stem is changed, such as resnet34
     """
@@ -82,7 +82,7 @@ class UnetAttention(nn.Module):
         d8 = self.decoder8(e16, e8)  # (B, 16, H / 8, W / 8)
         d4 = self.decoder4(d8, e4)
         d2 = self.decoder2(d4, e2)
-        d1 = self.decoder1(d2)  # (B, 16, H, W), or a pixel more
+        d1 = self.decoder1(d2)  # (B, 16, H, W), or one pixel more
         maps = [d8, d4, d2, d1]
         deep = [head(d) for head, d in zip(self.deep, maps, strict=True)]  # each (B, 1, its own side)
         any_salt = self.classifier(e16)  # (B, 1) logit

@@ -5,8 +5,8 @@ Hypercolumns         Hariharan et al. 2015,   https://arxiv.org/abs/1411.5752
 Deep supervision     Lee et al. 2015,         https://arxiv.org/abs/1409.5185
 Sum of projections   Kirillov et al. 2019,    https://arxiv.org/abs/1901.02446  (semantic FPN: 1x1 first, then upsample)
 
-Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
-Nothing after the encoder runs above half resolution but the last upsampling, of one channel.
+Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 the decoder's at that size.
+After the encoder, only the last upsampling, of a single channel, runs above half resolution.
 """
 
 import torch
@@ -18,7 +18,7 @@ from pipeline.salt.models.encoders.build import build_encoder
 
 
 class DecoderBlock(nn.Module):
-    """Bilinear upsampling to the skip's size, the skip joins, then two 3x3 convolutions."""
+    """Bilinear upsampling to the skip's size, concatenation with the skip, two 3x3 convolutions."""
 
     def __init__(self, c_in: int, c_skip: int, c_mid: int, c_out: int):
         super().__init__()
@@ -30,10 +30,10 @@ class DecoderBlock(nn.Module):
 
 
 class Hypercolumn(nn.Module):
-    """Maps of falling resolution -> (B, c_out, H, W) at the first one's size: a 1x1 convolution of each, summed up.
+    """Maps of falling resolution -> (B, c_out, H, W) at the first one's size: the sum of a 1x1 convolution of each.
 
-    That is one 1x1 convolution of all maps stacked, made cheap: a 1x1 convolution and an upsampling commute, so each
-    map is projected at its own size; and the sum goes from the smallest map up, so that each size is upsampled once.
+    This equals one 1x1 convolution of all maps stacked, but is cheap: a 1x1 convolution and upsampling commute, so each
+    map is projected at its own size; summing from the smallest map up upsamples each size only once.
     """
 
     def __init__(self, c_in: list[int], c_out: int):
@@ -42,7 +42,7 @@ class Hypercolumn(nn.Module):
         self.norm = nn.Sequential(nn.BatchNorm2d(c_out), nn.ReLU())
 
     def forward(self, maps: list[Tensor], features: Tensor | None = None) -> Tensor:
-        """features: (B, c_out, 1, 1), numbers of the whole tile that are added at every pixel."""
+        """features: (B, c_out, 1, 1) of the whole tile, which are added at every pixel."""
         *larger, total = (project(m) for project, m in zip(self.project, maps, strict=True))
         if features is not None:
             total = total + features
@@ -52,7 +52,7 @@ class Hypercolumn(nn.Module):
 
 
 class Logit(nn.Module):
-    """(B, C, h, w) -> (B, 1, *size): a 3x3 convolution, the logit at the map's own size, bilinear upsampling."""
+    """(B, C, h, w) -> (B, 1, *size): a 3x3 convolution, a logit at the map's own size, bilinear upsampling."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -64,12 +64,12 @@ class Logit(nn.Module):
 
 
 class UnetLean(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training if it has some.
+    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training if it has any.
 
     encoder           a key of ENCODERS, or a model of timm's with maps at strides 2, 4, 8, 16, 32
     width             channels of the decoder's largest map; the other layers of the decoder scale with it
     deep_supervision  a salt head on every decoder map, at its own resolution
-    classifier        a head that says whether there is salt; what it saw joins the hypercolumn
+    classifier        a head that tells whether the tile has salt; its features join the hypercolumn
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""UnetResNext50: a U-Net on SE-ResNeXt50 with a hypercolumn, and options off by default.
+"""UnetResNext50: a U-Net on SE-ResNeXt50 with a hypercolumn; its options are off by default.
 
 U-Net             Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
 SE-ResNeXt        Hu et al. 2018,          https://arxiv.org/abs/1709.01507
@@ -6,7 +6,7 @@ Hypercolumns      Hariharan et al. 2015,   https://arxiv.org/abs/1411.5752
 Deep supervision  Lee et al. 2015,         https://arxiv.org/abs/1409.5185
 FPA               Li et al. 2018,          https://arxiv.org/abs/1805.10180
 
-Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 what the decoder makes there.
+Names carry the stride: e4 is the encoder's map at a quarter of the input's side, d4 the decoder's at that size.
 """
 
 import torch
@@ -32,7 +32,7 @@ class DecoderBlock(nn.Module):
 
 
 class FPA(nn.Module):
-    """Feature pyramid attention: a weight for each place from three smaller sizes, plus the mean of the whole tile."""
+    """Feature pyramid attention: weights per place from three smaller sizes, plus the mean of the whole tile."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -53,17 +53,17 @@ class FPA(nn.Module):
 
 
 class UnetResNext50(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training if it has some.
+    """(B, 3, H, W) normalised images -> (B, 1, H, W) salt logits, any H and W; `Heads` in training if it has any.
 
     encoder           a key of ENCODERS, or a model of timm's with maps at strides 2, 4, 8, 16, 32
     width             channels of every decoder map; the other layers of the decoder scale with it
     scse              spatial and channel attention after every decoder block
     fpa               feature pyramid attention for the centre
-    stem_skip         the last decoder block sees the stem's map, at half resolution, too
+    stem_skip         the last decoder block also sees the stem's map, at half resolution
     half_skip         the first skip at half resolution: the encoder without its early max-pool, four times the work
     dropout           share of the hypercolumn's channels that are dropped in training
     deep_supervision  a salt head on every decoder map
-    classifier        a head that says whether there is salt; what it saw joins the hypercolumn
+    classifier        a head that tells whether the tile has salt; its features join the hypercolumn
     """
 
     def __init__(

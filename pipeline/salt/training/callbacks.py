@@ -1,7 +1,7 @@
-"""Callbacks of fastai's training loop: number format, history, best epoch, averaged weights. `resume` has one more.
+"""Callbacks for fastai's training loop: number format, history, best epoch, averaged weights (`resume` has one more).
 
-None of them waits for the GPU within an epoch: losses and scores stay on the device until the epoch has ended. None
-uses another: the results of an epoch are in `learn.epoch_row`, and callbacks with a state are `Stateful`.
+None waits for the GPU during an epoch: losses and scores stay on the device until the epoch ends. None depends on
+another: the results of an epoch are in `learn.epoch_row`, and callbacks that keep state are `Stateful`.
 """
 
 import math
@@ -21,10 +21,10 @@ from pipeline.salt.tiles.geometry import to_tile
 
 
 class Stateful(Callback):
-    """A callback with a state that a resumed training needs; `resume.Resume` saves it and puts it back."""
+    """A callback whose state a resumed training needs; `resume.Resume` saves and restores it."""
 
     def state_dict(self) -> dict:
-        """Tensors, numbers, strings, and lists and dicts of them."""
+        """The state: tensors, numbers, strings, and lists and dicts of them."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
@@ -32,7 +32,7 @@ class Stateful(Callback):
 
 
 class Autocast(Stateful):
-    """Forward and loss in `precision`; with fp16 the loss is scaled, and a step that overflows is left out."""
+    """Run forward and loss in `precision`; with fp16 the loss is scaled, and a step that overflows is skipped."""
 
     order = 10
 
@@ -65,7 +65,7 @@ class Autocast(Stateful):
 
 
 class BatchShard(Callback):
-    """Where several processes train one model: keeps this process's part of each batch, every n-th tile."""
+    """Keep this process's share of each batch, every n-th tile, when several processes train one model."""
 
     order = Autocast.order - 1
 
@@ -75,12 +75,12 @@ class BatchShard(Callback):
 
 
 class EpochLog(Stateful):
-    """History of the training: a row an epoch, printed and kept in `rows`; a progress bar on a terminal.
+    """Training history: one row per epoch, printed and kept in `rows`, with a progress bar on a terminal.
 
     columns  epoch (from 1), train_loss, valid_loss, meanap (at the tiles' size, threshold 0.5), lr (at the epoch's
-             end), seconds, tiles_per_second (trained, the epoch's validation not counted), memory (GiB, peak)
-    The row of the epoch that has just ended is `learn.epoch_row`, None for one that a resumed training skips.
-    Raises InputError where a loss or a weight is no longer finite: at the epoch's end, or when a state is to be saved.
+             end), seconds, tiles_per_second (training only, without validation), memory (GiB, peak)
+    `learn.epoch_row` is the row of the epoch that has just ended, None for one that a resumed training skips.
+    Raises InputError if a loss or a weight is no longer finite, at the epoch's end or before a state is saved.
     """
 
     order = 65
@@ -90,10 +90,10 @@ class EpochLog(Stateful):
         self.rows: list[dict] = []
 
     def before_epoch(self):
-        forget_peak(self.device_)  # of an earlier fold, and what cuDNN tried out in the first epoch
+        forget_peak(self.device_)  # set by an earlier fold, or by cuDNN's trials in the first epoch
         self.learn.epoch_row = None
         self.start, self.sums, self.scores = time.perf_counter(), {}, []
-        self.first_bad = torch.zeros((), device=self.device_)  # batch of this epoch, from 1, whose loss is not finite
+        self.first_bad = torch.zeros((), device=self.device_)  # from 1: first batch whose loss is not finite; 0: none
 
     def before_train(self):
         self.batches = 0
@@ -114,7 +114,7 @@ class EpochLog(Stateful):
 
     def after_train(self):
         self.bar.close()
-        total, count = self._total(True)  # waits for the device: what follows times training alone
+        total, count = self._total(True)  # waits for the device, so that train_seconds covers all of the training
         self.train_loss, self.trained = total / count, count
         self.train_seconds = time.perf_counter() - self.start
         self._check_finite("training", self.train_loss)
@@ -139,7 +139,7 @@ class EpochLog(Stateful):
         }
         self.rows.append(row)
         self.learn.epoch_row = row
-        self.sums = {}  # of this epoch, which is over
+        self.sums = {}  # this epoch is over
         left = (self.n_epoch - row["epoch"]) * row["seconds"]
         print(
             f"{self.title}  epoch {row['epoch']:>2}/{self.n_epoch}  train {row['train_loss']:.4f}  "
@@ -156,8 +156,8 @@ class EpochLog(Stateful):
 
     def load_state_dict(self, state: dict) -> None:
         self.rows[:] = state["rows"]
-        if state["count"]:  # saved within an epoch
-            mine = is_main_process()  # its sums are those of all processes now
+        if state["count"]:  # saved in mid-epoch
+            mine = is_main_process()  # it takes over the sums of all processes
             total = torch.tensor(mine * float(state["total"]), device=self.device_)
             self.sums = {True: (total, mine * state["count"])}
             self.batches, self.start = state["batches"], time.perf_counter() - state["seconds"]
@@ -167,22 +167,22 @@ class EpochLog(Stateful):
         weights = [w for w in get_model(self.model).state_dict().values() if w.is_floating_point()]
         if not math.isfinite(loss):
             fault = f"the {kind} loss is {loss}"
-        elif not torch.stack(torch._foreach_norm(weights)).isfinite().all():  # a step after which there was no loss yet
+        elif not torch.stack(torch._foreach_norm(weights)).isfinite().all():  # broken by the last step, after its loss
             fault = "the weights are not finite"
         else:
             return
         batch = f", from batch {int(self.first_bad)} of {len(self.dls.train)} on" * bool(self.first_bad)
         raise InputError(
-            f"{self.title}: {fault} in epoch {self.epoch + 1}{batch}; nothing was published, a state saved before is "
-            "kept; lower the rate (--set train.lr=...) or use --set train.precision=fp32"
+            f"{self.title}: {fault} in epoch {self.epoch + 1}{batch}; nothing was published, an earlier saved state "
+            "is kept; lower the learning rate (--set train.lr=...) or use --set train.precision=fp32"
         )
 
     def _total(self, training: bool) -> list[float]:
-        """Sum of the losses of this epoch's tiles so far, and how many there are."""
+        """Sum of the losses of this epoch's tiles so far, and the number of these tiles."""
         return self._all_reduce(*self.sums.get(training, (0.0, 0)))
 
     def _all_reduce(self, *numbers: Tensor | float) -> list[float]:
-        """Each number, added up over the processes that train this model."""
+        """Sum of each number over the processes that train this model."""
         if world_size() == 1:
             return [float(n) for n in numbers]
         sums = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device_)
@@ -191,7 +191,7 @@ class EpochLog(Stateful):
 
 
 class KeepBest(Stateful):
-    """Copy of the weights of the epoch with the highest score, the first of equals, on the model's device."""
+    """Keep a copy of the best epoch's weights on the model's device: the highest score, the first of equals."""
 
     order = EpochLog.order + 1
 
@@ -213,11 +213,11 @@ class KeepBest(Stateful):
 
 
 class WeightAverage(Stateful):
-    """Exponential moving average of the weights, BatchNorm's statistics included; training does not see it.
+    """Exponential moving average of the weights, including BatchNorm's statistics; it does not affect the training.
 
-    share    of the training's steps that the average looks back on, in (0, 1]
+    share    fraction of the training's steps that the average looks back on, in (0, 1]
     weights  the average, a state dict on the model's device
-    Source: Polyak & Juditsky 1992; as timm's ModelEmaV3 has it, https://github.com/huggingface/pytorch-image-models
+    Source: Polyak & Juditsky 1992; as in timm's ModelEmaV3, https://github.com/huggingface/pytorch-image-models
     """
 
     order = EpochLog.order - 1
@@ -233,10 +233,10 @@ class WeightAverage(Stateful):
         if not self.weights:
             self.weights = {k: v.detach().clone() for k, v in weights.items()}
         self.steps += 1
-        window = min(self.steps, max(self.share * self.n_epoch * len(self.dls.train), 1))  # at first: the plain mean
+        window = min(self.steps, max(self.share * self.n_epoch * len(self.dls.train), 1))  # a plain mean at first
         floats = [k for k, v in weights.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.weights[k] for k in floats], [weights[k] for k in floats], 1 / window)
-        for k in weights.keys() - floats:  # how many batches BatchNorm has seen
+        for k in weights.keys() - floats:  # BatchNorm's count of batches
             self.weights[k].copy_(weights[k])
 
     def state_dict(self) -> dict:
@@ -248,9 +248,9 @@ class WeightAverage(Stateful):
 
 
 class RandomState(Stateful):
-    """The random numbers that come next: torch's, on the CPU and the GPU, and the order of the tiles.
+    """State of the random number generators: torch's, on the CPU and the GPU, and that of the tile order.
 
-    While it validates, those from before: an epoch that goes on from there validates again.
+    During validation, the state from before it: an epoch resumed there validates again.
     """
 
     def __init__(self):
@@ -280,7 +280,7 @@ class RandomState(Stateful):
 
 
 def shuffle_state(saved) -> tuple:
-    """The state of a random.Random from what a saved training has of it: lists for tuples."""
+    """State of a random.Random from its saved form, in which tuples have become lists."""
     version, internal, gauss = saved
     return version, tuple(internal), gauss
 

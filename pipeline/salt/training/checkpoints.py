@@ -1,4 +1,4 @@
-"""Trained weights and states of trainings on disk: neither can run code when it is loaded."""
+"""Trained weights and training states on disk: loading either cannot run code."""
 
 import zipfile
 from pathlib import Path
@@ -25,13 +25,14 @@ STATE = (
     "model",
     "optimizer",
     "callbacks",
-)  # what a state has, at least
+)  # keys that every state has
 
 
 def load(path: Path, model: nn.Module) -> nn.Module:
-    """The model with the weights of the file. InputError for a damaged file and for weights of another architecture.
+    """Load the file's weights into `model` and return it.
 
-    Prints, once, where another release of a package has made them.
+    InputError for a damaged file or weights of another architecture. Prints a note if another release of a package
+    made them, once per process.
     """
     try:
         weights = load_file(path)
@@ -42,19 +43,19 @@ def load(path: Path, model: nn.Module) -> nn.Module:
     if strange:
         raise InputError(
             f"{display_path(path)} holds weights of another architecture than {type(model).__name__} "
-            f"as it is set ({len(strange)} of {len(own)} arrays differ, among them {min(strange)}); give "
+            f"with these settings ({len(strange)} of {len(own)} arrays differ, such as {min(strange)}); give "
             "the --model, --encoder and --set it was trained with, or train it again"
         )
     model.load_state_dict(weights)
     made_with = (read_sidecar(path) or {}).get("versions", {})
     if others := environment.differences(made_with, environment.versions(), environment.MODEL_PACKAGES):
-        environment.say(f"note     weights were made with {others}: results may not be quite those made there")
+        environment.say(f"note     weights were made with {others}: results may differ slightly")
     return model
 
 
 def load_state(path: Path) -> dict:
-    """What training.resume.Resume has saved, on the CPU. Raises whatever torch makes of a damaged file."""
-    with zipfile.ZipFile(path) as content:  # torch looks at no checksum
+    """The state that training.resume.Resume saved, on the CPU. Raises whatever torch raises for a damaged file."""
+    with zipfile.ZipFile(path) as content:  # torch verifies no checksums
         if damaged := content.testzip():
             raise ValueError(damaged)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -65,6 +66,6 @@ def load_state(path: Path) -> dict:
 
 
 def build(settings: Model) -> nn.Module:
-    """The model that a profile describes, with random weights. InputError for one that gives no salt logits."""
+    """Build a profile's model with random weights; InputError if its output is not salt logits."""
     check_trainable(settings.name, settings.options)
     return build_model(settings.name, settings.encoder, settings.options)

@@ -1,4 +1,4 @@
-"""Depthwise convolutions that a CPU trains fast: fp32 under autocast, and a quick gradient for kernels of 5x5."""
+"""Depthwise convolutions that train fast on a CPU: fp32 under autocast, and a quicker gradient for 5x5 kernels."""
 
 from functools import partial
 
@@ -7,14 +7,14 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGE = 5  # px, side of a kernel; for 3x3 oneDNN's own gradient is faster
+LARGE = 5  # px, side of the kernel; for 3x3, oneDNN's own gradient is faster
 
 
 def speed_up_depthwise_(model: nn.Module) -> nn.Module:
-    """Change how the depthwise convolutions of the model are computed, for training on a CPU; what they give stays.
+    """Speed up the model's depthwise convolutions for training on a CPU, in place; their results stay the same.
 
-    Under autocast they compute in fp32, and round what they give: oneDNN's bf16 backward of a depthwise convolution is
-    2 to 18 times slower than its fp32 one, and an EfficientNet is made of them. Measured: bench/speed/cpu_depthwise.py.
+    Under autocast they compute in fp32 and round the result: oneDNN's bf16 backward of a depthwise convolution is 2 to
+    18 times slower than its fp32 one, and an EfficientNet is made of them. Measured: bench/speed/cpu_depthwise.py.
     """
     for layer in model.modules():
         if not isinstance(layer, nn.Conv2d) or type(layer) not in (nn.Conv2d, Conv2dSame):
@@ -25,10 +25,10 @@ def speed_up_depthwise_(model: nn.Module) -> nn.Module:
 
 
 class DepthwiseConv(torch.autograd.Function):
-    """(B, C, H, W), (C, 1, k, k) -> (B, C, H', W'), fp32: F.conv2d, another way to the weights' gradient.
+    """(B, C, H, W), (C, 1, k, k) -> (B, C, H', W') in fp32: F.conv2d with a quicker gradient of the weights.
 
-    That gradient is itself a depthwise convolution: of each tile's each channel, with the gradient of the output as the
-    kernel; B * C groups, summed over the tiles. oneDNN takes 2 to 6 times as long over it for kernels of 5x5.
+    That gradient is itself a depthwise convolution: of each channel of each tile, with the output's gradient as the
+    kernel; B * C groups, summed over the tiles. For 5x5 kernels, oneDNN's own takes 2 to 6 times as long.
     """
 
     @staticmethod
@@ -57,7 +57,7 @@ class DepthwiseConv(torch.autograd.Function):
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
-    if isinstance(layer, Conv2dSame):  # pads as TensorFlow does; here while x is still in bf16, half the size
+    if isinstance(layer, Conv2dSame):  # pads as TensorFlow does; x is still bf16 here, half the size
         x, padding = pad_same(x, [*layer.kernel_size], [*stride], [*dilation]), (0, 0)
     with torch.autocast(x.device.type, enabled=False):
         if _has_quick_gradient(layer):

@@ -1,4 +1,4 @@
-"""Setup of a fold's training: the model with its first weights, and the tiles."""
+"""Setup of a fold's training: the model with its initial weights, and the tiles."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ from pipeline.salt.training import checkpoints, pseudo
 
 @dataclass(frozen=True)
 class FoldSetup:
-    """What the training of one fold begins with.
+    """What the training of one fold starts from.
 
-    init_from  where the weights come from: a file of the phase before, a file of ImageNet's, or in words
+    init_from  source of the weights: the file of the previous phase, an ImageNet file, or "random weights"
     """
 
     model: nn.Module
@@ -35,22 +35,22 @@ class FoldSetup:
 
 
 def set_up_fold(run: Run, fold: int, phase: Phase) -> FoldSetup:
-    """The model of fold k as its training in this phase begins, and the tiles it is given.
+    """Model and tiles with which fold k starts to train in this phase.
 
-    InputError where the profile needs a GPU and torch cannot use the one that is there.
+    InputError if the profile needs a GPU and torch cannot use the one in this machine.
     """
     profile, device = run.profile, pick_device()
     if profile.needs_gpu and device.type == "cpu" and visible_gpus():
         raise InputError(
             f"profile {profile.name} needs a GPU, and torch {torch.__version__} cannot use the one here; "
-            "install the build of torch for its driver (https://pytorch.org), or use --profile cpu"
+            "install the torch build for its driver (https://pytorch.org), or use --profile cpu"
         )
     if profile.needs_gpu and device.type == "cpu":
-        print(f"note     profile {profile.name} is made for a GPU, and there is none; --profile cpu suits this machine")
+        print(f"note     profile {profile.name} is made for a GPU, but there is none; --profile cpu suits this machine")
     seed = profile.train.seed + fold
-    torch.manual_seed(seed)  # of the random weights
+    torch.manual_seed(seed)  # for the random weights
     model, init_from = checkpoints.build(profile.model), "random weights"
-    encoder = cast(Encoder, model.encoder)  # to torch an attribute is a tensor or any module
+    encoder = cast(Encoder, model.encoder)  # torch types attributes as Tensor | Module
     if before := profile.train.before(phase):
         path = stages.trained(run, fold, before)["best"].file()
         checkpoints.load(path, model)

@@ -1,7 +1,7 @@
-"""Fitting a fold in one phase, with fastai's Learner and one of its schedules.
+"""Training of one fold in one phase, with fastai's Learner and one of its schedules.
 
 One training step, in order, with the file of each part:
-    a batch of tiles        tiles/loaders.py: uint8 tiles that lie on the device, already at the phase's size
+    a batch of tiles        tiles/loaders.py: uint8 tiles that are already on the device, at the phase's size
     random changes          tiles/augment.py: flip, zoom, brightness in one grid sample; then normalised
     number format on        training/callbacks.py, Autocast
     forward                 models/<name>.py
@@ -40,24 +40,24 @@ from pipeline.salt.training.callbacks import Autocast, BatchShard, EpochLog, Kee
 from pipeline.salt.training.depthwise import speed_up_depthwise_
 from pipeline.salt.training.resume import Resume
 
-# fastai's Adam (decoupled weight decay, squares remembered at 0.99) as one fused kernel. Like fastai's own it spares
-# biases and BatchNorm: `build_learner` gives them groups without decay. https://docs.fast.ai/optimizer.html
+# fastai's Adam (decoupled weight decay, beta2 0.99) as one fused kernel. As in fastai, biases and BatchNorm do not
+# decay: `build_learner` gives them groups of their own. https://docs.fast.ai/optimizer.html
 FUSED_ADAM = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Result of a training.
+    """Result of training a fold in one phase.
 
-    weights  state dicts of the 'best' and of the 'last' epoch, and their 'average' if there is one, on the CPU
-    rows     the history, one an epoch (see EpochLog)
+    weights  state dicts on the CPU: of the 'best' and the 'last' epoch, and the 'average' if there is one
+    rows     the history, one row per epoch (see EpochLog)
     """
 
     weights: dict[str, dict[str, Tensor]]
     rows: list[dict]
 
     def row(self, epoch: str) -> dict:
-        """The history's row of the 'best' epoch (the first of equals, as KeepBest has it), or else of the last one."""
+        """Row of the history for the 'best' epoch (the first of equals, as in KeepBest), otherwise for the last one."""
         return max(self.rows, key=lambda row: row["meanap"]) if epoch == "best" else self.rows[-1]
 
 
@@ -77,16 +77,16 @@ def fit_fold(
     trackers: Sequence[Callback] = (),
     stop: Callable[[], int] = lambda: 0,
 ) -> Fitted:
-    """Train `model` (in place) in one phase; go on from the state in `resume` if it was left by the same training.
+    """Train `model` in place for one phase, resuming from the state in `resume` if the same training left it there.
 
-    title  what the lines on the screen begin with;  seed  of everything random here
-    origin what this training is made from: InputError for a state of another origin, which `force` gives up
+    title  start of each printed line;  seed  for everything random here
+    origin what this training is made from: InputError for a state of another origin, which `force` discards
     save_every  seconds between saved states
-    trackers  callbacks that only look: training.tracking's
-    stop   number of the signal that asks for an end, else 0: the training is then saved after this step
-    Raises Stopped at such a signal, and where an epoch more would end after `deadline`, as time.monotonic() has it.
+    trackers  callbacks that only observe, from training.tracking
+    stop   returns the number of a signal that asks for an end, else 0: the training then saves after this step
+    Raises Stopped after such a signal, and if one more epoch would end after `deadline`, a time.monotonic().
     """
-    torch.manual_seed(seed)  # of dropout and augmentation
+    torch.manual_seed(seed)  # for dropout and augmentation
     dls.train.rng = random.Random(seed)  # the order of the tiles
     log, best, state = EpochLog(title, dls.device), KeepBest(), Resume(resume, origin, save_every, deadline, stop)
     average = WeightAverage(train.average)
@@ -107,17 +107,17 @@ def fit_fold(
 
 
 class TileLearner(Learner):
-    """fastai's Learner, with what it does wrong for masks done right; predictions are probabilities at the tiles' size.
+    """fastai's Learner with its faults for masks corrected; predictions are probabilities at the tiles' size.
 
-    Parameters come in fastai's groups, the encoder first, each of them twice: with weight decay and without.
+    Parameters come in fastai's groups, the encoder first, each split in two: with weight decay and without.
     """
 
     model: nn.Module
 
     def tta(self, ds_idx: int = 1, dl=None) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, 1, H, W) and masks, as get_preds, of the mean of each tile's logits and its mirror image's.
+        """Probabilities (N, 1, H, W) and masks, as get_preds, from the mean logits of each tile and its mirror image.
 
-        fastai's own turns no prediction back.
+        fastai's own does not mirror predictions back.
         """
         model, self.model = self.model, Mirrored(self.model)
         try:
@@ -126,18 +126,18 @@ class TileLearner(Learner):
             self.model = model
 
     def validate(self, ds_idx: int = 1, dl=None, cbs=None) -> list[float]:
-        """[mean loss of the tiles]; fastai's own takes it from a Recorder, which training here does without."""
+        """[mean loss of the tiles]; fastai's own takes it from a Recorder, which is not used here."""
         logits, masks = self.get_preds(ds_idx, dl, cbs=cbs, act=lambda logits: logits)
         return [float(self.loss_func(logits, masks))]
 
     def one_cycle_rates(self, lr: float) -> list[float]:
-        """The peak rate of each group: fastai's slice(lr), a tenth for all but the last one."""
+        """Peak learning rate of each group: fastai's slice(lr), a tenth of lr for all but the last one."""
         n = len(self.splitter(self.model)) // 2
         return [lr / 10] * 2 * (n - 1) + [lr] * 2
 
 
 class Mirrored(nn.Module):
-    """The model with flip test-time augmentation: the same shapes in and out."""
+    """A model with flip test-time augmentation; shapes stay the same."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -148,10 +148,10 @@ class Mirrored(nn.Module):
 
 
 class LossAtMaskSize:
-    """A loss whose logits are brought to the size of the masks first: to the tiles' own in validation.
+    """A loss that first resizes the logits to the masks' size, which is the tiles' own in validation.
 
-    In training the sizes are equal, and a model with auxiliary heads returns them too (models.blocks.Heads).
-    fastai's get_preds and predict take from it what makes probabilities and masks of logits.
+    In training the sizes are equal, and a model with auxiliary heads returns their logits too (models.blocks.Heads).
+    fastai's get_preds and predict call `activation` and `decodes` for probabilities and masks.
     """
 
     def __init__(self, loss: Callable[[Any, Tensor], Tensor], shape: Sequence[int] = ()):
@@ -170,13 +170,13 @@ class LossAtMaskSize:
 
 
 def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train, cbs: list, **kwargs) -> TileLearner:
-    """fastai's Learner with the loss, the optimizer and the number format of the profile, on the device of `dls`."""
+    """Build the Learner with the profile's loss, optimizer and number format, on the device of `dls`."""
     device = dls.device
     move_(model, device)
     if device.type == "cpu":
         speed_up_depthwise_(model)
     if train.compile != "no":
-        torch.compiler.reset()  # the graphs of all models of a process count together, and eight is the most
+        torch.compiler.reset()  # its limit of eight graphs counts all models of a process
         model.compile(mode=train.compile, dynamic=False)  # in place: the weights keep their names
     precision = resolve_precision(train.precision, device)
     split = layer_groups if train.schedule == "fine_tune" or hasattr(model, "groups") else all_in_one
@@ -195,20 +195,20 @@ def build_learner(model: nn.Module, dls: DataLoaders, phase: Phase, train: Train
 
 
 def all_in_one(model: nn.Module) -> list[list[nn.Parameter]]:
-    """One group: the article's plain Learner gives all parameters one rate."""
+    """All parameters as one group: the article's plain Learner gives them one rate."""
     return [[*model.parameters()]]
 
 
 def with_and_without_decay(
     split: Callable[[nn.Module], list[list[nn.Parameter]]], model: nn.Module
 ) -> list[list[nn.Parameter]]:
-    """Each group of `split` in two: what weight decay shrinks; biases and the parameters of norms, which it spares."""
+    """Split each group of `split` in two: parameters that decay, and those of biases and norms, which do not."""
     spared = set(norm_bias_params(model))
     return [[p for p in group if (p in spared) == is_spared] for group in split(model) for is_spared in (False, True)]
 
 
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Parameter groups with rates of their own, encoder first: the model's own, else encoder and the rest."""
+    """Parameter groups that get their own rates, encoder first: the model's own, else the encoder and the rest."""
     if own := getattr(model, "groups", None):
         return own()
     encoder = [*model.get_submodule("encoder").parameters()]
@@ -217,10 +217,10 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def fine_tune(learn: TileLearner, epochs: int, lr: float, start_epoch: int = 0) -> None:
-    """fastai's Learner.fine_tune, to the last bit, as one fit of epochs + 1: its own makes two, and cannot be resumed.
+    """fastai's Learner.fine_tune, bit for bit, as one fit of epochs + 1: fastai makes two, which cannot be resumed.
 
-    The decoder learns alone for an epoch, up to lr; then all of it, up to lr / 200 in the first layers and lr / 2 in
-    the last. https://docs.fast.ai/callback.schedule.html
+    The decoder learns alone for one epoch, up to lr; then the whole model, up to lr / 200 in the first layers and
+    lr / 2 in the last. https://docs.fast.ai/callback.schedule.html
     """
     learn.create_opt()
     alone = np.array(learn.one_cycle_rates(lr))
@@ -248,40 +248,40 @@ def fine_tune(learn: TileLearner, epochs: int, lr: float, start_epoch: int = 0) 
 
 
 class FrozenFirst(Callback):
-    """Freezes all but the last group of parameters for one epoch; BatchNorm goes on learning, as in fastai."""
+    """Freeze all but the last group of parameters for the first epoch; BatchNorm keeps learning, as in fastai."""
 
-    order = Resume.order + 1  # the state is back before unfreezing resets the optimizer's, as fastai does
+    order = Resume.order + 1  # restore the state first: unfreezing then resets the optimizer's, as in fastai
 
     def before_train(self):
         if self.epoch == 0:
-            self.learn.freeze_to(-2)  # the last group is two: with weight decay and without
+            self.learn.freeze_to(-2)  # the last group is split in two: with weight decay and without
         elif self.epoch == 1:
             self.learn.unfreeze()
 
 
 @contextlib.contextmanager
 def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
-    """Inside it all processes train one model; gradients and, on GPUs, BatchNorm's statistics are the whole batch's.
+    """Train one model in all processes; gradients and, on GPUs, BatchNorm's statistics are those of the whole batch.
 
-    https://docs.fast.ai/distributed.html, but for its DistributedDL: it repeats tiles until all shares are equal, and
-    they would count twice in the score. Here every process makes the same batches, random changes too, and takes a
-    part of each.
+    As https://docs.fast.ai/distributed.html, except for its DistributedDL, which repeats tiles until all shares are
+    equal, so that they would count twice in the score. Here every process makes the same batches, with the same random
+    changes, and takes its share of each.
     """
     if world_size() == 1:
         yield
         return
-    if train.schedule == "fine_tune":  # what is frozen when DDP wraps the model would never be averaged
-        raise InputError("train.schedule=fine_tune trains in one process; start one, or set train.schedule=one_cycle")
+    if train.schedule == "fine_tune":  # DDP would never average the layers that are frozen when it wraps the model
+        raise InputError("train.schedule=fine_tune needs a single process; start one, or set train.schedule=one_cycle")
     if train.compile != "no":  # not tried with SyncBatchNorm
-        raise InputError(f"train.compile={train.compile} is for one process; start one, or set train.compile=no")
+        raise InputError(f"train.compile={train.compile} needs a single process; start one, or set train.compile=no")
     if phase.batch % world_size():
         raise InputError(
-            f"a batch of {phase.batch} tiles cannot be shared out evenly to {world_size()} processes; set "
+            f"a batch of {phase.batch} tiles cannot be divided evenly among {world_size()} processes; set "
             f"train.batch to a multiple of {world_size()}, or start fewer"
         )
     import fastai.distributed  # noqa: F401    gives Learner.distrib_ctx
 
-    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):  # train.precision says
+    with learn.distrib_ctx(sync_bn=learn.dls.device.type == "cuda", mixed_precision="no"):  # see Autocast
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         learn.add_cb(BatchShard())
         yield
@@ -289,9 +289,9 @@ def data_parallel(learn: Learner, phase: Phase, train: Train) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_raised() -> Iterator[None]:
-    """fastai puts a line with the callback's name before what an exception says: takes it from our sentences.
+    """Remove the line with the callback's name that fastai puts before the text of our exceptions.
 
-    One that says nothing, as MemoryError does, ends in fastai's own IndexError: it is raised in its place.
+    An exception without a text, such as MemoryError, ends in fastai's own IndexError: raise the original instead.
     """
     try:
         yield

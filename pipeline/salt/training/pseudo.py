@@ -1,7 +1,7 @@
 """Pseudo-labels: test tiles that a model is sure of become training tiles, fold by fold.
 
-Labels for fold k come from fold k's model alone. Every other one has learned from fold k's tiles, and what it says of
-their neighbours among the test tiles would leak their masks: the fold's score would rise, the real one not.
+Labels for fold k come from fold k's model alone. Every other model has learned from fold k's tiles, and its predictions
+for their neighbours among the test tiles would leak their masks: the fold's score would rise, the real one would not.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.salt.tiles import Tiles
 
 
 def sure_share(probs: np.ndarray, rule: Pseudo) -> np.ndarray:
-    """(N,) share of the pixels of each tile whose probability is below rule.low or above rule.high; probs (N, H, W)."""
+    """(N,) share of each tile's pixels whose probability is below rule.low or above rule.high; probs (N, H, W)."""
     share = np.empty(len(probs))
     for part in slices(len(probs), probs.shape[1:]):
         share[part] = ((probs[part] < rule.low) | (probs[part] > rule.high)).mean(axis=(1, 2))
@@ -26,10 +26,10 @@ def sure_share(probs: np.ndarray, rule: Pseudo) -> np.ndarray:
 def write(
     files: Files, fold: int, tiles: Tiles, probs: np.ndarray, rule: Pseudo, origin: Origin, beside: np.ndarray
 ) -> int:
-    """Publish the chosen tiles of fold k, table and masks, and return their number.
+    """Publish the table and the masks of fold k's chosen tiles, and return their number.
 
     probs   (M, H, W) of the test tiles, from fold k's model
-    beside  (M,) bool: those that lie beside fold k's tiles, which are not chosen
+    beside  (M,) bool: test tiles that lie beside fold k's tiles and are therefore not chosen
     The table has row (of the test tiles), id, confidence (share of sure pixels) and coverage.
     """
     share = sure_share(probs, rule)
@@ -53,12 +53,12 @@ def write(
 def read(files: Files, fold: int, tiles: Tiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images (n, H, W) or (n, H, W, 3) uint8, masks (n, H, W) bool and ids of fold k's pseudo-labelled tiles.
 
-    InputError for what is missing, damaged or does not fit.
+    InputError for a file that is missing, damaged or does not fit the tiles.
     """
     path, maker = files.pseudo(fold, "tiles.csv"), f"pseudo_label --fold {fold}"
     table = door.table(path, maker, {"row": int, "id": str})
     rows, ids = table["row"].to_numpy(), table["id"].tolist()
     if not table["row"].between(0, len(tiles.test_images) - 1).all() or ids != tiles.test_table["id"][rows].tolist():
-        raise door.unfit(path, maker, "names other tiles than the test tiles")
+        raise door.unfit(path, maker, "does not match the test tiles")
     masks = door.array(files.pseudo(fold, "masks.npy"), maker, np.bool_, (len(rows), *tiles.test_images.shape[1:3]))
     return tiles.test_images[rows], np.array(masks), ids

@@ -1,4 +1,4 @@
-"""Saving a training under way, and going on from there."""
+"""Saving a training in progress, and resuming it."""
 
 import math
 import time
@@ -20,16 +20,16 @@ from pipeline.salt.training.callbacks import KeepBest, Stateful, shuffle_state
 
 
 class Resume(Callback):
-    """Saves the whole state of the training, and goes on from it: model, optimizer, `Stateful`s, place in the epoch.
+    """Save the whole state of a training and resume from it: model, optimizer, `Stateful`s, place in the epoch.
 
-    path   the state's file; it goes away when the training ends
+    path   the state's file, removed when the training has ended
     origin what the training is made from
-    every  seconds between saves: at most so much work is lost
-    deadline  time.monotonic() by which the training is to end: it does so, saved, after the epoch that still fits
-    stop   number of the signal that asks the training to end, else 0: it is saved after this step and raises Stopped
-    `stopped` says where the deadline has ended it, '' otherwise. Several processes that train one model agree at each
-    step whether it is saved, and the first one writes.
-    On a CPU a resumed training gives bit for bit what an uninterrupted one gives (tests/training/test_learner.py).
+    every  seconds between saves: at most this much work is lost
+    deadline  time.monotonic() by which the training must end: it saves and ends after the last epoch that fits
+    stop   returns the number of a signal that asks for an end, else 0: the training then saves and raises Stopped
+    `stopped` says where the deadline ended the training, '' if it did not. Several processes that train one model
+    agree at each step whether to save, and the first one writes.
+    On a CPU a resumed training equals an uninterrupted one bit for bit (tests/training/test_learner.py).
     """
 
     order = KeepBest.order + 1
@@ -45,35 +45,35 @@ class Resume(Callback):
         self.path, self.origin, self.every, self.deadline, self.stop = path, origin, every, deadline, stop
         self.state: dict | None = None
         self.saved = time.perf_counter()
-        self.longest, self.stopped = 0.0, ""  # seconds of an epoch
+        self.longest, self.stopped = 0.0, ""  # longest: seconds of an epoch
 
     def load(self, force: bool = False) -> int:
-        """How many epochs are done already; the state is put in place when training begins.
+        """Read the state and return the number of epochs done; it is restored when training begins.
 
-        InputError for a state of other settings or inputs; with `force` it is given up.
+        InputError for a state of other settings or inputs, which `force` discards.
         """
         if not self.path.exists():
             return 0
         path = disk.display_path(self.path)
         try:
             state = checkpoints.load_state(self.path)
-        except Exception as e:  # whatever torch makes of a damaged file
-            print(f"restart  {path} is damaged ({type(e).__name__}): this training begins anew")
+        except Exception as e:  # whatever torch raises for a damaged file
+            print(f"restart  {path} is damaged ({type(e).__name__}): this training starts over")
             return 0
         if changes := artifacts.changes(artifacts.Origin(state["settings"], state["inputs"]), self.origin):
             if not force:
                 raise InputError(
                     f"{path} has {state['epochs']} epochs of a training with other settings ({'; '.join(changes)}); "
                     "--run NAME keeps it and works beside it; python -m pipeline.train --force, with these flags "
-                    "and its --fold and --phase, gives it up"
+                    "and its --fold and --phase, discards it"
                 )
-            print(f"restart  {path}: {state['epochs']} epochs with other settings are given up")
+            print(f"restart  {path}: {state['epochs']} epochs with other settings are discarded")
             return 0
         self.state = state
         steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
         print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
         if others := environment.differences(state.get("made_with", {}), self.made_with()):
-            print(f"note     they were made with {others}: the result may differ from that of one environment")
+            print(f"note     they were made with {others}: the result may differ from that of a single environment")
         return state["epochs"]
 
     def made_with(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class Resume(Callback):
     def before_train(self):
         state, self.state = self.state, None
         self.batch = 0
-        if state and state["batch"]:  # the order of the tiles as the epoch began, then all else as it was at the batch
+        if state and state["batch"]:  # now the tile order from the epoch's start; all else once the batch is reached
             self.batch = state["batch"]
             self.dls.train.rng.setstate(shuffle_state(state["shuffle"]))
             self.dls.train.begin_at(self.batch, partial(self.restore, state))
@@ -114,7 +114,7 @@ class Resume(Callback):
             raise CancelFitException
 
     def save(self, epochs: int, batch: int) -> None:
-        """The state after so many epochs and batches of the next one, in place of an earlier state."""
+        """Save the state after this many epochs, and batches of the next one, in place of any earlier state."""
         state = {
             "settings": self.origin.settings,
             "inputs": self.origin.inputs,
@@ -129,11 +129,11 @@ class Resume(Callback):
         }
         if is_main_process():
             with disk.replacing(self.path) as tmp, open(tmp, "wb") as f:
-                torch.save(_plain(state), f)  # given a path, torch writes it itself and does not say of a full disk
+                torch.save(_plain(state), f)  # torch does not report a full disk when given a path
         self.saved = time.perf_counter()
 
     def restore(self, state: dict) -> None:
-        """Put the state in place."""
+        """Restore the model, the optimizer and the callbacks."""
         get_model(self.model).load_state_dict(state["model"])
         self.opt.load_state_dict(state["optimizer"])
         if state["batch"]:
@@ -149,7 +149,7 @@ class Resume(Callback):
 
 
 def _plain(value):
-    """The value with Python's numbers for numpy's, from fastai's schedule: torch.load(weights_only=True) needs that."""
+    """Replace numpy's numbers, from fastai's schedule, by Python's: torch.load(weights_only=True) needs them."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

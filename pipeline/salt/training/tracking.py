@@ -1,8 +1,8 @@
 """Following a training in TensorBoard or Weights & Biases, through fastai's own callbacks for them.
 
-They look for fastai's Recorder, and `EpochRow` stands in its place. They only look: with or without them the same seed
-gives the same weights, bit for bit. What would not leave the training alone is off: the model's graph and pictures
-draw batches, and with them random numbers. A tracker's losses wait for the GPU at every step, which costs time.
+They read fastai's Recorder, whose place `EpochRow` takes. They only observe: with or without them the same seed gives
+the same weights, bit for bit. The model's graph and pictures are off, as they draw batches and with them random
+numbers. To log its losses, a tracker waits for the GPU at every step, which costs time.
 
 https://docs.fast.ai/callback.tensorboard.html, https://docs.fast.ai/callback.wandb.html
 """
@@ -27,13 +27,13 @@ BETA = 0.98  # of the smoothed training loss, fastai's
 
 
 class EpochRow(Callback):
-    """`learn.recorder` and `learn.smooth_loss`, as fastai's trackers read them; the numbers are EpochLog's.
+    """Provide `learn.recorder` and `learn.smooth_loss`, which fastai's trackers read, with EpochLog's numbers.
 
     log           values of the epoch that has just ended, none for one that a resumed training skips
-    metric_names  what the trackers call them; the first two and the last, which fastai's Recorder has, they leave out
+    metric_names  their names; trackers skip the first two and the last, which are there as in fastai's Recorder
     """
 
-    order = EpochLog.order + 0.25  # it has ended the epoch; a training that is to stop has not yet
+    order = EpochLog.order + 0.25  # after the epoch's row is made, before the training may stop
     name = "recorder"
     columns = ("meanap", "valid_loss", "train_loss", "seconds", "tiles_per_second", "memory")
 
@@ -44,11 +44,11 @@ class EpochRow(Callback):
     def after_batch(self):
         if self.training:
             self.after_train()
-            self.steps += 1  # fastai's AvgSmoothLoss, which would wait for the other processes of this training
+            self.steps += 1  # as AvgSmoothLoss, which would wait for the other processes of this training
             self.mean = BETA * self.mean + (1 - BETA) * self.loss.detach().mean()
             self.learn.smooth_loss = self.mean / (1 - BETA**self.steps)
 
-    def after_train(self):  # fastai counts the steps of this process, and not those before a training was resumed
+    def after_train(self):  # fastai counts this process's steps only, not those before a resume
         self.learn.train_iter = round(self.pct_train * self.n_epoch * len(self.dls.train))
 
     def after_epoch(self):
@@ -57,7 +57,7 @@ class EpochRow(Callback):
 
 
 class ScheduledOnly:
-    """Has a tracker log of the optimizer what the schedule moves; torch's has settings that are no numbers, too."""
+    """Let a tracker log only what the schedule changes: torch's optimizer also has settings that are not numbers."""
 
     learn: Learner
 
@@ -68,7 +68,7 @@ class ScheduledOnly:
 
 @contextlib.contextmanager
 def tracking(run: Run, fold: int, phase: Phase) -> Iterator[list[Callback]]:
-    """The callbacks with which fold k's training in this phase is followed, none without --track."""
+    """The callbacks that track fold k's training in this phase; none without --track."""
     if run.track is None or not is_main_process():
         yield []
         return
@@ -79,7 +79,7 @@ def tracking(run: Run, fold: int, phase: Phase) -> Iterator[list[Callback]]:
 
 @contextlib.contextmanager
 def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
-    """Event files in folds/<run>/tracking/fold_<k>/<phase>/, each phase a run of TensorBoard's."""
+    """Log to event files in folds/<run>/tracking/fold_<k>/<phase>/; each phase is one run in TensorBoard."""
     from fastai.callback.tensorboard import TensorBoardCallback
     from torch.utils.tensorboard import SummaryWriter
 
@@ -87,7 +87,7 @@ def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
         writer = None
 
         def before_fit(self):
-            pass  # too early to open the file: where the training goes on is known when it does
+            pass  # too early to open the file: the step at which training resumes is not known yet
 
         def after_batch(self):
             if self.training:
@@ -98,11 +98,11 @@ def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
             self.open(self.train_iter + 1)
 
         def open(self, step: int):
-            """The first time: what an earlier training wrote from this step on is not shown any more."""
+            """Open the file, once; TensorBoard then hides what an earlier training wrote from this step on."""
             self.writer = self.writer or SummaryWriter(self.log_dir, purge_step=step)
 
         def after_fit(self):
-            pass  # the file is closed below, also where the training fails
+            pass  # the file is closed below, even if the training fails
 
     tracker = Tracker(run.files.tracking / f"fold_{fold}" / phase.name, trace_model=False, log_preds=False)
     try:
@@ -114,18 +114,18 @@ def in_tensorboard(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
 
 @contextlib.contextmanager
 def in_wandb(run: Run, fold: int, phase: Phase) -> Iterator[Callback]:
-    """A run of wandb's for each fold and phase, and for each time that it is resumed; all in the group of our run."""
+    """Log to one wandb run for each fold and phase, and each time it is resumed; all in the group of our run."""
     import wandb
     from fastai.callback.wandb import WandbCallback
 
     class Tracker(ScheduledOnly, WandbCallback):
         def before_fit(self):
-            # Its own would draw a batch, and fails on a list of decays. All settings are in config already.
+            # fastai's own draws a batch, and fails on a list of decays. All settings are in config already.
             self.learn.gather_args = dict
             super().before_fit()
 
         def after_batch(self):
-            if self.training:  # it adds one batch to both
+            if self.training:  # fastai's own adds one batch to both
                 self._wandb_step, self._wandb_epoch = self.train_iter - 2, (self.train_iter - 1) / self.n_iter
                 super().after_batch()
 

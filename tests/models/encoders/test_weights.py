@@ -174,7 +174,7 @@ def test_when_none_can_be_had(tmp_path):
         assert part in said
     with pytest.raises(InputError, match="no address is known"):
         load_imagenet(build_encoder("xresnet34"), None)
-    with pytest.raises(InputError, match="xrn50_940.pth .whose SHA-256 is not known here: fetch it yourself"):
+    with pytest.raises(InputError, match="xrn50_940.pth .SHA-256 not known here: download it yourself"):
         load_imagenet(build_encoder("xresnet50"), None)
 
 

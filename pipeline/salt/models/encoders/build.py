@@ -1,4 +1,4 @@
-"""Builds an encoder, with random weights, from its name: of ENCODERS, of timm's models, of torchvision's."""
+"""Builds an encoder with random weights from its name in ENCODERS, timm or torchvision."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,13 +22,14 @@ from pipeline.salt.models.encoders.timm_encoder import (
 
 
 def build_encoder(name: str) -> Encoder:
-    """Five maps at STRIDES. InputError for a name nobody knows and for a model with other strides."""
+    """An encoder with five maps, at STRIDES. InputError for an unknown name or a model with other strides."""
     return build_sequential(name) if name in ENCODERS else build_timm_encoder(name, STRIDES)
 
 
 def build_sequential(name: str, strides: tuple[int, ...] | None = None) -> SequentialEncoder:
-    """A plain sequence of layers. InputError for a name nobody knows, for a model that is no such sequence, and for
-    one whose maps have other strides than asked for; None: any."""
+    """An encoder that is a plain sequence of layers, with maps at these strides; None: any strides.
+
+    InputError for an unknown name, for a model that is no such sequence, and for one with other strides."""
     classifier = build_classifier(name)
     if name in ENCODERS:
         return _of_table(name, classifier)
@@ -39,12 +40,12 @@ def build_sequential(name: str, strides: tuple[int, ...] | None = None) -> Seque
 
 
 def build_pyramid(name: str) -> TimmEncoder:
-    """Any of timm's models whose maps are a pyramid, each stride twice the one before; InputError for others."""
+    """An encoder from any timm model whose maps form a pyramid, each stride twice the one before; else InputError."""
     return build_timm_encoder(name)
 
 
 def build_classifier(name: str) -> nn.Module:
-    """The whole ImageNet classifier that encoder `name` is cut from. InputError for a name nobody knows."""
+    """The whole ImageNet classifier that encoder `name` is cut from. InputError for an unknown name."""
     if name in ENCODERS:
         return ENCODERS[name].classifier()
     if timm.is_model(name):
@@ -54,7 +55,7 @@ def build_classifier(name: str) -> nn.Module:
     raise unknown_encoder(name)
 
 
-# What a model may need of its encoder, as MODELS names it, and the function that builds it.
+# What a model may require of its encoder, as named in MODELS, and the function that builds it.
 BUILDERS: dict[str, Callable[[str], Encoder]] = {
     "five maps": build_encoder,
     "sequence": build_sequential,
@@ -64,7 +65,7 @@ BUILDERS: dict[str, Callable[[str], Encoder]] = {
 
 
 def check_encoder(name: str, needs: str) -> None:
-    """InputError unless encoder `name` can be built for a model that needs a key of BUILDERS; no weights are made."""
+    """InputError unless encoder `name` can be built as `needs`, a key of BUILDERS, says; no weights are made."""
     with torch.device("meta"):
         BUILDERS[needs](name)
 
@@ -79,9 +80,9 @@ def _of_table(name: str, classifier: nn.Module) -> SequentialEncoder:
 
 
 def _with_plain_pool(layers: Layers) -> Layers:
-    """A 2x2 max-pool instead of the SENet's own 3x3 one, which pretrainedmodels keeps inside layer0 and timm beside it.
+    """Replace the SENet's own 3x3 max-pool, inside layer0 in pretrainedmodels and beside it in timm, by a 2x2 one.
 
-    With their own pools, the same weights would make two models: first maps at stride 4 and 2, and other borders.
+    With their own pools, the same weights would make two models: first maps at stride 4 or 2, and different borders.
     """
     stem = nn.Sequential()
     for key, layer in layers["layer0"].named_children():

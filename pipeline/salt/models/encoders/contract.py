@@ -1,17 +1,17 @@
-"""Encoder, the base class of all encoders, and ImageNet's statistics. The package's docstring has example shapes."""
+"""Encoder, the base class of all encoders, and ImageNet's statistics. The package's docstring shows example shapes."""
 
 from torch import nn
 
-Stats = tuple[float, float, float]  # one number a colour channel, in units of 0..1 intensity
+Stats = tuple[float, float, float]  # one number per colour channel, in units of 0..1 intensity
 
 IMAGENET_STATS: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
 IDENTITY_STATS: tuple[Stats, Stats] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # normalising with these changes nothing
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), sides rounded the model's own way.
+    """(B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), with each model's own rounding.
 
-    mean, std  what its input is normalised with
+    mean, std  to normalise the input with
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""An encoder that is a plain sequence of layers, which a model may look into, change and cut."""
+"""An encoder that is a plain sequence of layers, which a model may inspect, change and cut."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from pipeline.salt.errors import InputError
 from pipeline.salt.models.encoders.contract import IMAGENET_STATS, Encoder, Stats
 
-PROBE = 64  # px, side of the image that a classifier is probed with, to find where it shrinks
+PROBE = 64  # px, side of the image that shows at which layers a classifier shrinks it
 Layers = dict[str, nn.Module]
 
 
 class SequentialEncoder(Encoder):
-    """Layers one after the other, named as their weights are in the classifier; those in `out_layers` give the maps."""
+    """Layers in sequence, named as in the classifier's weights; the outputs of `out_layers` are the maps."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class SequentialEncoder(Encoder):
             self.add_module(key, layer)
 
     def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
-        """after: one layer for each map, which it passes before it goes on; shapes unchanged."""
+        """after: one layer for each map, applied to it before the next layer sees it; shapes unchanged."""
         maps: list[Tensor] = []
         for key, layer in self.named_children():
             x = layer(x)
@@ -41,21 +41,21 @@ class SequentialEncoder(Encoder):
 
 
 def to_sequential(name: str, classifier: nn.Module, stats: tuple[Stats, Stats]) -> SequentialEncoder:
-    """The layers of a classifier, read out before each change of size.
+    """Turn a classifier into an encoder whose maps are taken before each change of size.
 
-    InputError for a model that is no plain sequence of layers which shrink the image.
+    InputError for a model that is not a plain sequence of layers that shrink the image.
     """
     try:
         return _read_out(name, _trunk(classifier), stats)
-    except Exception as error:  # each classifier has its own way to fail when called layer by layer
+    except Exception as error:  # each classifier fails in its own way when called layer by layer
         raise InputError(
-            f"encoder {name!r} is no plain sequence of layers that shrink the image layer by layer: take a "
-            "ResNet or an EfficientNet, such as resnet34."
+            f"encoder {name!r} is not a plain sequence of layers that shrink the image step by step; choose a "
+            "ResNet or an EfficientNet, such as resnet34"
         ) from error
 
 
 def remove_early_pool_(encoder: Encoder) -> None:
-    """Take the max-pool out of the encoder's stem: every later map comes at twice the resolution.
+    """Remove the max-pool from the encoder's stem, which doubles the resolution of every later map.
 
     InputError for an encoder that has none.
     """
@@ -65,27 +65,27 @@ def remove_early_pool_(encoder: Encoder) -> None:
             encoder.strides = (encoder.strides[0], *(stride // 2 for stride in encoder.strides[1:]))
             return
     raise InputError(
-        f"encoder {encoder.name!r} has no early max-pool that could be left out: take a ResNet, "
-        "such as resnet34 or se_resnext50_32x4d."
+        f"encoder {encoder.name!r} has no early max-pool that could be removed; choose a ResNet, "
+        "such as resnet34 or se_resnext50_32x4d"
     )
 
 
 def unstride_stem_(encoder: Encoder) -> None:
-    """Give the encoder's first convolution stride 1: every map comes at twice the resolution.
+    """Give the encoder's first convolution stride 1, which doubles the resolution of every map.
 
     InputError for an encoder whose first convolution does not halve the image.
     """
     first = next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
     if first.stride != (2, 2):
         raise InputError(
-            f"encoder {encoder.name!r} does not begin with a convolution of stride 2: take a ResNet, such as resnet34."
+            f"encoder {encoder.name!r} does not begin with a convolution of stride 2; choose a ResNet, such as resnet34"
         )
     first.stride = (1, 1)
     encoder.strides = tuple(stride // 2 for stride in encoder.strides)
 
 
 def _trunk(classifier: nn.Module) -> Layers:
-    """What comes before the classifier: up to the last map that timm names, else up to the last convolution."""
+    """Layers before the classification head: up to the last map that timm names, else to the last convolution."""
     parts = dict(classifier.named_children())
     if (info := getattr(classifier, "feature_info", None)) is not None:
         last = info[-1]["module"]
@@ -98,7 +98,7 @@ def _trunk(classifier: nn.Module) -> Layers:
 
 
 def _flat(layers: Layers, x: Tensor) -> Layers:
-    """The same layers, those apart that shrink x (1, C, H, W) to less than half: each may give one map."""
+    """The same layers, but a Sequential that shrinks x (1, C, H, W) below half is split: each may give one map."""
     flat: Layers = {}
     for key, layer in layers.items():
         y = _eval(layer, x)
@@ -113,7 +113,7 @@ def _flat(layers: Layers, x: Tensor) -> Layers:
 
 def _read_out(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> SequentialEncoder:
     x = torch.zeros(1, 3, PROBE, PROBE)
-    maps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal maps the last one counts
+    maps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal strides the last counts
     for key, layer in layers.items():
         x = _eval(layer, x)
         maps[PROBE // x.shape[-1]] = key, x.shape[1]

@@ -1,7 +1,7 @@
-"""The table of encoders, over four libraries; build.py makes them.
+"""The table of encoders, from four libraries; build.py builds them.
 
-To add one, add one line to ENCODERS; a name that is not there is looked up in timm. A library is imported when one of
-its classifiers is built, so that a command line can look a name up without torch.
+To add one, add one line to ENCODERS; a name that is not there is looked up in timm. A library is imported only when one
+of its classifiers is built, so a command line can look up a name without torch.
 
 SE-ResNeXt, SENet  Hu et al. 2018,  https://arxiv.org/abs/1709.01507
 ResNet             He et al. 2016,  https://arxiv.org/abs/1512.03385
@@ -28,7 +28,7 @@ class EncoderSpec:
     classifier: Callable[[], "nn.Module"]  # builds the whole ImageNet classifier, random weights
     out_layers: tuple[str, ...]  # the layers whose outputs are the maps
     channels: tuple[int, ...]  # of each map
-    urls: tuple[str, ...] = ()  # where its ImageNet weights lie, tried in this order
+    urls: tuple[str, ...] = ()  # of its ImageNet weights, tried in this order
 
 
 def _torchvision(name: str) -> "nn.Module":
@@ -50,13 +50,13 @@ def _fastai(name: str) -> "nn.Module":
 
 
 def _senet(name: str, timm_name: str) -> "nn.Module":
-    """The model from pretrainedmodels or, where that is not installed, timm's: the same keys, the same arithmetic."""
+    """The model from pretrainedmodels or, if that is not installed, from timm: same keys, same arithmetic."""
     if importlib.util.find_spec("pretrainedmodels"):
         return getattr(importlib.import_module("pretrainedmodels"), name)(pretrained=None)
     return _timm(timm_name)
 
 
-_MONAI = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1"  # the files of lip6, again
+_MONAI = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1"  # copies of lip6's files
 _TIMM_RELEASE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights"
 _SE_RESNEXT50 = EncoderSpec(
     partial(_senet, "se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
@@ -119,7 +119,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     ),
 }
 
-# SHA-256 of the files above. Of others their publisher has put the first eight digits into the name.
+# SHA-256 of files above. Most of the other names contain its first eight digits.
 SHA256 = {
     "resnet18-f37072fd.pth": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
     "resnet34-b627a593.pth": "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",

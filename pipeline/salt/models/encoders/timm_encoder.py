@@ -1,4 +1,4 @@
-"""timm's models as encoders, read out at several resolutions. Needs torch and timm only.
+"""timm's models as encoders, with maps at several resolutions. Needs torch and timm only.
 
 timm  Wightman 2019, https://github.com/huggingface/pytorch-image-models
 """
@@ -14,7 +14,7 @@ from pipeline.salt.models.encoders.contract import Encoder, Stats
 
 
 class TimmEncoder(Encoder):
-    """timm's `features_only` model without its map at full size, if it has one; all maps channels first."""
+    """A `features_only` model of timm, without its map at full size if it has one; all maps channels first."""
 
     def __init__(self, name: str, body: nn.Module):
         info: Any = body.feature_info  # timm's FeatureInfo
@@ -29,17 +29,17 @@ class TimmEncoder(Encoder):
 
 
 def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> TimmEncoder:
-    """timm's model `name` with random weights.
+    """Build timm's model `name` as an encoder with random weights.
 
-    InputError for a name that timm does not know, for a model that takes one size of image only, and for one whose
-    maps have other strides; None: for one that is no pyramid, each stride twice the one before.
+    InputError for a name that timm does not know, for a model that takes one image size only, and for one whose maps
+    have other strides than these; None: for one that is not a pyramid, each stride twice the one before.
     """
     if not timm.is_model(name):
         raise unknown_encoder(name)
     try:
         encoder = TimmEncoder(name, _features(name))
-    except (RuntimeError, ValueError, AttributeError) as error:  # timm's ways to say: no maps, or no such tag
-        raise InputError(f"encoder {name!r} gives no feature maps, says timm: {error}") from error
+    except (RuntimeError, ValueError, AttributeError) as error:  # timm's errors: no maps, or no such tag
+        raise InputError(f"encoder {name!r} gives no feature maps according to timm: {error}") from error
     given = encoder.strides
     doubling = len(given) > 1 and all(b == 2 * a for a, b in zip(given, given[1:], strict=False))
     if not doubling or strides not in (None, given):
@@ -50,7 +50,7 @@ def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> Tim
 
 
 def timm_stats(name: str) -> tuple[Stats, Stats]:
-    """Mean and standard deviation that timm's weights of this name were trained with."""
+    """Mean and standard deviation with which timm's weights of this name were trained."""
     cfg = _config(name)
     return tuple(cfg.mean), tuple(cfg.std)
 
@@ -58,7 +58,7 @@ def timm_stats(name: str) -> tuple[Stats, Stats]:
 def unknown_encoder(name: str) -> InputError:
     near = near_names(name, timm.list_models())
     return InputError(
-        f"encoder {name!r} is unknown; " + (f"did you mean {near}?" if near else "take a name from timm.list_models()")
+        f"encoder {name!r} is unknown; " + (f"did you mean {near}?" if near else "see timm.list_models() for names")
     )
 
 
@@ -66,7 +66,7 @@ def wrong_strides(encoder: Encoder, needed: tuple[int, ...] | None) -> InputErro
     needs = ", ".join(map(str, needed)) if needed else "a pyramid, each stride twice the one before"
     return InputError(
         f"encoder {encoder.name!r} gives maps at strides {', '.join(map(str, encoder.strides))}, this model needs "
-        f"{needs}: take a ResNet or an EfficientNet, such as resnet34."
+        f"{needs}; choose a ResNet or an EfficientNet, such as resnet34"
     )
 
 
@@ -77,7 +77,7 @@ def _config(name: str) -> Any:
 
 def _features(name: str) -> nn.Module:
     try:
-        return timm.create_model(name, features_only=True, strict_img_size=False)  # Swin: any size, please
+        return timm.create_model(name, features_only=True, strict_img_size=False)  # lets a Swin take any size
     except TypeError:
         return timm.create_model(name, features_only=True)
 
@@ -89,7 +89,7 @@ def _try_another_size(encoder: TimmEncoder) -> None:
     except (AssertionError, RuntimeError) as error:
         sides = " x ".join(map(str, _config(encoder.name).input_size[1:]))
         raise InputError(
-            f"encoder {encoder.name!r} takes images of {sides} px only, this model needs any size: take "
-            "a ResNet, ConvNeXt or Swin."
+            f"encoder {encoder.name!r} takes images of {sides} px only, but this model needs any size; choose "
+            "a ResNet, ConvNeXt or Swin"
         ) from error
     encoder.train()

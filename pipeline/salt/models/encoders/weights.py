@@ -1,4 +1,4 @@
-"""ImageNet weights for an encoder: a file that is there, then the known addresses, and never half of them."""
+"""ImageNet weights for an encoder, from a local file or else the known addresses; loaded completely or not at all."""
 
 import hashlib
 import pickle
@@ -26,10 +26,10 @@ TIMEOUT = 20  # seconds without a byte before the next address is tried
 
 
 def load_imagenet(encoder: Encoder, source: Path | None) -> str:
-    """Fill `encoder` and say where its weights came from.
+    """Load ImageNet weights into `encoder` and return the path of their file.
 
     source  a file; a folder that may hold one; or None: torch hub's cache, then the known addresses.
-    InputError when none can be had, and for a file that is broken or belongs to another architecture.
+    InputError if no weights can be had, and for a file that is broken or belongs to another architecture.
     """
     file = find_weights(encoder.name, source)
     if file is None:
@@ -43,7 +43,7 @@ def find_weights(name: str, source: Path | None) -> Path | None:
     """The local file that would be used for encoder `name`; None when its weights would have to be downloaded."""
     if source is not None and not source.exists():
         raise InputError(
-            f"--weights {source}: no such file or folder; name one, or say --weights none to train from scratch."
+            f"--weights {source}: no such file or folder; name one, or use --weights none to train from scratch"
         )
     if source is not None and source.is_file():
         return source
@@ -59,13 +59,13 @@ def find_weights(name: str, source: Path | None) -> Path | None:
 
 
 def fault_of(file: Path, name: str) -> str:
-    """What is wrong with a file of weights for encoder `name`; '' where nothing is."""
+    """What is wrong with a file of weights for encoder `name`; '' if nothing is."""
     digits = sha256_of(file.name) if file.name in addresses(name).values() else None
     if digits:
         with open(file, "rb") as f:
             sha256 = hashlib.file_digest(f, "sha256").hexdigest()[: len(digits)]
         if sha256 != digits:
-            return f"{file}: its SHA-256 begins with {sha256}, that of the right file with {digits}"
+            return f"{file}: its SHA-256 begins with {sha256}, but that of the right file with {digits}"
     try:
         _read(file)
     except InputError as e:
@@ -74,18 +74,18 @@ def fault_of(file: Path, name: str) -> str:
 
 
 def sha256_of(file_name: str) -> str | None:
-    """The SHA-256 that a published file must have, or the beginning of it, which is in its name; None: not known."""
+    """The SHA-256 that a published file must have, or its beginning, taken from the file's name; None if unknown."""
     in_name = re.search(r"-([0-9a-f]{8,})\.", file_name)
     return SHA256.get(file_name, in_name[1] if in_name else None)
 
 
 def is_fetched(file_name: str) -> bool:
-    """Whether a file is downloaded: of a known SHA-256, or .safetensors, which hold arrays alone and their length."""
+    """Whether a file may be downloaded: its SHA-256 is known, or it is .safetensors: only arrays and their lengths."""
     return bool(sha256_of(file_name)) or file_name.endswith(".safetensors")
 
 
 def addresses(name: str) -> dict[str, str]:
-    """Where the weights of encoder `name` can be fetched: address -> name of the file."""
+    """Addresses of the weights of encoder `name`: address -> file name."""
     return {url: _file_name(url) for url in _addresses(name)}
 
 
@@ -100,7 +100,7 @@ def _addresses(name: str) -> list[str]:
 
 
 def _file_name(url: str) -> str:
-    """The last part of an address; on the Hugging Face hub, where all are `model.safetensors`, the repository."""
+    """The last part of an address; on the Hugging Face hub, where every file has one name, that of the repository."""
     parts = urlparse(url).path.split("/")
     return f"{parts[2]}.safetensors" if parts[-1] == "model.safetensors" else parts[-1]
 
@@ -114,20 +114,20 @@ def _download(name: str, source: Path | None) -> Path:
     for url, file_name in addresses(name).items():
         file = _cache() / file_name
         if not is_fetched(file_name):
-            tried.append(f"{url} (whose SHA-256 is not known here: fetch it yourself, if you trust it)")
+            tried.append(f"{url} (SHA-256 not known here: download it yourself if you trust it)")
             continue
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _timeout():  # into a file beside it, which is renamed when it has the right digits
+            with _timeout():  # torch downloads into a file beside it and renames that if the digits are right
                 torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256_of(file_name))
             _read(file)
             return file
-        except (OSError, HTTPException, RuntimeError, InputError) as error:  # no internet or address; another file
+        except (OSError, HTTPException, RuntimeError, InputError) as error:  # no internet or address; a wrong file
             file.unlink(missing_ok=True)
             tried.append(f"{url} ({error})")
     raise InputError(
         f"no ImageNet weights for encoder {name!r} (tried: {'; '.join(tried) or 'no address is known'}); "
-        "give a file with --weights FILE, or train from scratch with --weights none."
+        "give a file with --weights FILE, or train from scratch with --weights none"
     )
 
 
@@ -147,19 +147,19 @@ def _read(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, LookupError, ValueError, RuntimeError, EOFError, OSError) as error:
-        # What torch says here ends in advice to unpickle anything; a user should not follow it.
+        # torch's own message advises unpickling anything, which a user should not do.
         raise InputError(
-            f"{file}: not a whole file of weights that is safe to read ({type(error).__name__}); fetch it again."
+            f"{file}: not a complete file of weights that is safe to read ({type(error).__name__}); download it again"
         ) from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
-        raise InputError(f"{file}: holds no state dict but a {type(state).__name__}; give a file of weights.")
+        raise InputError(f"{file}: holds a {type(state).__name__}, not a state dict; give a file of weights")
     return state
 
 
 def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors of `state` under the encoder's own keys; InputError unless every one is there, and fits."""
+    """The tensors of `state` under the encoder's own keys; InputError unless all are there and fit."""
     with torch.device("meta"):
         whole = set(build_classifier(encoder.name).state_dict())
     names = {_flat(key): key for key in whole}
@@ -179,11 +179,11 @@ def _encoder_part(encoder: Encoder, state: dict[str, Tensor], file: Path) -> dic
         if keys:
             raise InputError(
                 f"{file}: weights of another architecture than {encoder.name!r}, {len(keys)} keys are "
-                f"{what}, first {', '.join(keys[:3])}; give the file of this encoder."
+                f"{what}, first {', '.join(keys[:3])}; give this encoder's file"
             )
     return part
 
 
 def _flat(key: str) -> str:
-    """A key as it reads in any cut of one model: timm's `features_only` has `body.stages_0` for `stages.0`."""
+    """A key in a form common to all cuts of a model: timm's `features_only` has `body.stages_0` for `stages.0`."""
     return key.removeprefix("body.").replace(".", "_")

@@ -153,7 +153,7 @@ def test_ids_that_do_not_come_back_are_refused(tmp_path):
 def test_a_run_length_that_does_not_give_the_mask_back_is_refused(tmp_path, monkeypatch):
     encode = rle.encode
     monkeypatch.setattr(rle, "encode", lambda masks: encode(masks.transpose(0, 2, 1)))  # rows first: a classic
-    with pytest.raises(InputError, match="run lengths of tile a1 do not give its mask back"):
+    with pytest.raises(InputError, match="run lengths of tile a1 do not decode to its mask"):
         submission.write(tmp_path / "s.csv.gz", IDS, some())
 
 

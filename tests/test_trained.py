@@ -150,7 +150,7 @@ def test_a_run_of_colour_tiles_gets_colours(copy, tiles):
 @pytest.mark.parametrize(
     "image, says",
     [
-        (np.zeros((9, 9)), "uint8, 0 to 255, and this one is float64"),
+        (np.zeros((9, 9)), "uint8, 0 to 255, but this one is float64"),
         (np.zeros((2, 9, 9), np.uint16), "this one is uint16"),
         (np.zeros((2, 9, 9, 4), np.uint8), r"this one is \(9, 9, 4\)"),
         (np.zeros(9, np.uint8), r"this one is \(\)"),
@@ -300,11 +300,11 @@ def test_folders_without_weights(folder, tmp_path):
 
 
 def test_folds_that_are_not_there(folder, copy):
-    for folds, says in [([7], "no fold 7; it has 0, 1"), ([], "none in folds=")]:
+    for folds, says in [([7], "no fold 7; choose from 0, 1"), ([], "no fold in folds=")]:
         with pytest.raises(InputError, match=says):
             load_run(folder, folds=folds)
     (copy / "fold_1/48.last.safetensors").unlink()
-    with pytest.raises(InputError, match="fold 1 has no 48.last.safetensors; train it to its end"):
+    with pytest.raises(InputError, match="fold 1 has no 48.last.safetensors; train it to the end"):
         load_run(copy)
 
 

@@ -1,10 +1,9 @@
-"""An ensemble of runs: weights for the mean of their probabilities, and the honest score of having chosen them.
+"""An ensemble of runs: weights for the mean of their probabilities, and an honest score for having chosen them.
 
-Equal weights and every way to share out tenths are tried, with every threshold if that is searched: the pooled score
-is a flat and stepped function of the weights, and finer steps would fit its noise. Probabilities are averaged, not
-logits: a float16 probability of 0 or 1 has no finite logit, and two runs of equal weight at 0.5 give the same masks
-either way. A choice made on the tiles it is scored on flatters, so `nested` has each fold scored with what was chosen
-without it.
+Equal weights and every division into tenths are tried, with every threshold if that is searched: the pooled score is a
+flat step function of the weights, and finer steps would fit its noise. Probabilities are averaged, not logits: a
+float16 probability of 0 or 1 has no finite logit, and two runs of equal weight at 0.5 give the same masks either way. A
+choice looks too good on the tiles it was made on, so `nested` scores each fold with the choice made without it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pipeline.salt.parts import slices
 from pipeline.salt.progress import progress_bar
 
 PARTS = 10  # weights are tenths
-MOST = 6  # runs, of which there are 3,003 ways to share out the tenths; of ten 92,378
+MOST = 6  # runs, among which there are 3,003 ways to divide the tenths; among ten, 92,378
 
 
 class Choice(NamedTuple):
@@ -34,7 +33,7 @@ class Choice(NamedTuple):
 def search(table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit) -> tuple[Choice, dict]:
     """The best choice on these tiles, and their scores: with it (chosen), with equal weights (equal), and `nested`.
 
-    table  as `score_choices` has it, and fold
+    table  as for `score_choices`, with fold
     """
     thresholds = submission.THRESHOLDS if isinstance(rules.threshold, str) else (rules.threshold,)
     tried = choices(len(probs), thresholds)
@@ -48,9 +47,9 @@ def search(table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, 
 
 
 def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
-    """What is tried for this many runs, the preferred first: weights near to equal, then thresholds near 0.5."""
+    """All choices to try for this many runs, preferred ones first: near-equal weights, then thresholds near 0.5."""
     shares = {(1 / runs,) * runs}
-    for bars in combinations(range(PARTS + runs - 1), runs - 1):  # among the tenths in a row, between runs
+    for bars in combinations(range(PARTS + runs - 1), runs - 1):  # in a row of tenths, between runs
         ends = [-1, *bars, PARTS + runs - 1]
         shares.add(tuple((end - start - 1) / PARTS for start, end in pairwise(ends)))
     by_preference = sorted(shares, key=lambda weights: (sum(w**2 for w in weights), weights))
@@ -59,7 +58,7 @@ def choices(runs: int, thresholds: Sequence[float]) -> list[Choice]:
 
 
 def blend(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted mean of each run's probabilities, in their shape and type; NaN where a run has NaN."""
+    """Weighted mean of the runs' probabilities, in their shape and type; NaN where a run has NaN."""
     mean = np.zeros(probs[0].shape, np.float32)
     for of_run, weight in zip(probs, weights, strict=True):
         mean += np.float32(weight) * of_run
@@ -69,10 +68,10 @@ def blend(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
 def score_choices(
     table: pd.DataFrame, probs: Sequence[np.ndarray], truth: np.ndarray, rules: Submit, tried: Sequence[Choice]
 ) -> np.ndarray:
-    """Tenths (len(tried), len(table)) uint8 that each tile scores with each choice, after the rules.
+    """Score, in tenths, of each tile with each choice, after the rules: (len(tried), len(table)) uint8.
 
-    table  the tiles: its index is their rows in `probs`, of each run (N, H, W) float16, and `truth` (N, H, W) bool,
-           which may be memory maps; black (bool)
+    table  the tiles: its index is their rows in `truth` (N, H, W) bool and each run's `probs` (N, H, W) float16, which
+           may be memory maps; black (bool)
     """
     tenths = np.empty((len(tried), len(table)), np.uint8)
     with progress_bar(len(table), "weights") as bar:
@@ -90,12 +89,12 @@ def score_choices(
 
 
 def best(tenths: np.ndarray) -> int:
-    """Row of `score_choices` with the highest sum, the first of equals."""
+    """Index of the choice with the highest sum of `score_choices`, the first of equals."""
     return int(tenths.sum(axis=1, dtype=np.int64).argmax())
 
 
 def nested(tenths: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Tenths (N,) of each tile with the choice that is best on the tiles of all other folds (N,)."""
+    """Tenths (N,) of each tile with the choice that is best on the other folds; folds (N,)."""
     scores = np.empty(tenths.shape[1], np.uint8)
     for fold in np.unique(folds):
         scores[folds == fold] = tenths[best(tenths[:, folds != fold]), folds == fold]

@@ -9,10 +9,10 @@ from pipeline.salt.errors import InputError
 
 
 def split(tiles: pd.DataFrame, scheme: str, k: int = 10, seed: int = 42) -> np.ndarray:
-    """Fold (N,) 0..k-1 of each row, by a scheme of SCHEMES; a group of tiles is in one fold.
+    """Fold (N,) 0..k-1 of each row, by a scheme of SCHEMES; a group of tiles stays in one fold.
 
-    tiles  as the scheme needs them; with image and left where they were cut: their `groups` then count; else with
-           group, for the scheme mosaic
+    tiles  with the columns the scheme needs; cut tiles have image and left, from which `groups` follow; else the
+           scheme mosaic needs group
     """
     if "image" in tiles:
         names, group = np.unique(groups(tiles, k), return_inverse=True)
@@ -22,7 +22,7 @@ def split(tiles: pd.DataFrame, scheme: str, k: int = 10, seed: int = 42) -> np.n
         return SCHEMES[scheme](tiles, k, seed)
     if len(names) < k:
         raise InputError(
-            f"{k} folds of {len(names)} groups (neighbours, images, or strips of their columns of tiles): lower "
+            f"{k} folds of {len(names)} groups (neighbours, images, or strips of image columns) are too many: lower "
             "folds.k, or tiles.stride"
         )
     each = tiles.groupby(group)
@@ -33,9 +33,10 @@ def split(tiles: pd.DataFrame, scheme: str, k: int = 10, seed: int = 42) -> np.n
 
 
 def groups(tiles: pd.DataFrame, k: int) -> np.ndarray:
-    """Name (N,) of each tile's group, which is one fold's: its image; with fewer images than k, a strip of its columns.
+    """Name (N,) of each tile's group, which stays in one fold: its image or, with fewer images than k, a strip of it.
 
-    Tiles of neighbouring strips may share pixels: who trains leaves those out (tiles.cutting.sharing_pixels).
+    A strip is a run of tile columns. Tiles of neighbouring strips may share pixels; training leaves those out
+    (tiles.cutting.sharing_pixels).
     """
     names = tiles["image"].to_numpy(dtype=object, copy=True)
     strips = -(-k // tiles["image"].nunique())
@@ -48,7 +49,7 @@ def groups(tiles: pd.DataFrame, k: int) -> np.ndarray:
 
 def kfold(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     """Fold (N,) 0..k-1 of each row, by scikit-learn's shuffled KFold; tiles: unique `id`s, sorted."""
-    from sklearn.model_selection import KFold  # two seconds, which --help does without
+    from sklearn.model_selection import KFold  # takes two seconds, which --help is spared
 
     _check(tiles, k)
     fold = np.empty(len(tiles), dtype=np.int64)
@@ -66,9 +67,9 @@ def coverage(tiles: pd.DataFrame, k: int = 10, seed: int = 42) -> np.ndarray:
     _check(tiles, k)
     z, black = tiles["z"].to_numpy(), tiles["black"].to_numpy()
     _, group = np.unique(2 * coverage_class(tiles["coverage"]) + black, return_inverse=True)
-    snake = np.where(group % 2, -z, z)  # up, then down: a round that spans two groups has one depth, not both ends
+    snake = np.where(group % 2, -z, z)  # up, then down: a round that spans two groups stays at one depth
     order = np.lexsort((snake, group))  # ties stay in order of id
-    rng = np.random.RandomState(seed)  # numpy promises this generator's stream for good, default_rng's it does not
+    rng = np.random.RandomState(seed)  # numpy guarantees this generator's stream for good, not default_rng's
     rounds = [rng.permutation(k) for _ in range(0, len(tiles), k)]
     fold = np.empty(len(tiles), dtype=np.int64)
     fold[order] = np.concatenate(rounds)[: len(tiles)]
@@ -87,16 +88,16 @@ def class_label(number: int) -> str:
 
 def _check(tiles: pd.DataFrame, k: int) -> None:
     if not 2 <= k <= len(tiles):
-        raise InputError(f"{k} folds of {len(tiles)} tiles: choose between 2 and the number of tiles")
+        raise InputError(f"{k} folds of {len(tiles)} tiles are not possible: choose from 2 to the number of tiles")
     if not tiles["id"].is_unique:
         twice = tiles.loc[tiles["id"].duplicated(), "id"].iloc[0]
-        raise InputError(f"tile {twice} is listed twice: a tile belongs to one fold, remove one of the two")
+        raise InputError(f"tile {twice} is listed twice, but belongs to one fold: remove one of the two")
     if not tiles["id"].is_monotonic_increasing:
-        raise InputError("the tiles are not sorted by id, and folds would depend on their order: sort them")
+        raise InputError("the tiles are not sorted by id, so folds would depend on their order: sort them")
 
 
 SCHEMES: dict[str, Callable[[pd.DataFrame, int, int], np.ndarray]] = {
     "kfold": kfold,
     "coverage": coverage,
-    "mosaic": coverage,  # of groups of neighbours, which `split` is given
+    "mosaic": coverage,  # of groups of neighbours, see `split`
 }

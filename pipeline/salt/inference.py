@@ -1,4 +1,4 @@
-"""Inference: flip test-time augmentation, the mean over folds, back to the tiles' size."""
+"""Inference: flip test-time augmentation, mean over folds, resizing back to the tiles' size."""
 
 import contextlib
 import copy
@@ -34,11 +34,11 @@ def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How models predict.
+    """Settings of prediction.
 
     size  px, side of the model's input;  batch  tiles per forward pass;  flip  average with the mirror image
     precision  of the forward pass: fp32, bf16, fp16
-    devices  share the batches of a model; each has its own copy
+    devices  they share the batches of a model, of which each has a copy
     """
 
     size: int
@@ -49,7 +49,7 @@ class InferenceSettings:
 
 
 def inference_settings(profile: Profile, phase: Phase) -> InferenceSettings:
-    """How the models that this phase has trained predict on this machine."""
+    """Settings with which the models trained in this phase predict on this machine."""
     devices, precision = pick_devices(), profile.train.precision
     if devices[0].type == "cpu" and precision == "fp16":  # trained on a T4; a CPU has no fp16
         precision = "auto"
@@ -70,9 +70,9 @@ def tile_logits(
     settings: InferenceSettings,
     device: torch.device | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, their logits) a batch at a time: (B,) int and (B, H, W) float32, of tiles (N, H, W) or (N, H, W, 3) uint8.
+    """Yield rows (B,) int and their logits (B, H, W) float32 by batches; tiles (N, H, W) or (N, H, W, 3) uint8.
 
-    device  where; None: the first of the settings'
+    device  to compute on; None: the first of the settings
     """
     device = device or settings.devices[0]
     move_(model.eval(), device)
@@ -98,21 +98,21 @@ def predict_to_file(
     origin: artifacts.Origin = artifacts.Origin({}, {}),
     stop: Callable[[str], object] = lambda done: None,
 ) -> np.ndarray:
-    """Probabilities of the tiles into a .npy file, (N, H, W) float16: sigmoid of the mean logit of the models.
+    """Write the tiles' probabilities to a .npy file, (N, H, W) float16: sigmoid of the models' mean logit.
 
     tiles  (N, H, W) or (N, H, W, 3) uint8
     jobs  each model with the rows of tiles that it predicts, taken one at a time
-    count_votes  keep in how many masks a pixel is salt, 2 bytes a pixel on disk
-    stop  called after each batch with what is done; where it raises Stopped, sums and votes so far are kept in `resume`
-    resume  is gone on from where a prediction of the same origin left it: on a CPU the result is the same, bit for bit
-    return  `disagreement` (N,) of each tile's models; NaN where votes are not counted
-    A tile that no model predicts gets NaN. InputError where a model gives something else than numbers.
+    count_votes  count the masks in which a pixel is salt, 2 bytes per pixel on disk
+    stop  called after each batch with what is done; if it raises Stopped, sums and votes so far are kept in `resume`
+    resume  file to resume from, if of the same origin: on a CPU the result is the same as without a stop, bit for bit
+    return  `disagreement` (N,) of each tile's models; NaN if votes are not counted
+    A tile that no model predicts gets NaN. InputError if a model gives NaN or inf.
     """
     sums, devices = LogitSums(tiles.shape[:3], path.parent, count_votes), settings.devices
     if resume:
         sums.load(resume, origin)
     with contextlib.ExitStack() as stack:
-        # A thread for each GPU from first to last: in a new one cuDNN would look for its fastest algorithms again.
+        # One thread per GPU throughout: in a new one cuDNN would search for its fastest algorithms again.
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         for job, (model, its_rows) in enumerate(jobs, start=1):
             rows = sums.left(its_rows, job)
@@ -142,10 +142,10 @@ def predict_to_file(
 def mean_logits(
     models: Sequence[nn.Module], tiles: np.ndarray, settings: InferenceSettings, title: str = ""
 ) -> np.ndarray:
-    """Mean logit of the models, (N, H, W) float32, of tiles in memory, as `tile_logits` takes them, on one device.
+    """Mean logit of the models, (N, H, W) float32, for tiles in memory, as `tile_logits` takes them, on one device.
 
     title  of the progress bar; '': none
-    InputError where a model gives something else than numbers.
+    InputError if a model gives NaN or inf.
     """
     sums, rows = np.zeros(tiles.shape[:3], np.float32), np.arange(len(tiles))
     with progress_bar(len(models) * len(tiles), title, hidden=not title) as bar:
@@ -154,14 +154,14 @@ def mean_logits(
                 sums[chosen] += logits
                 bar.update(len(chosen))
     if not np.isfinite(sums).all():
-        raise InputError("a model gives NaN or inf: its weights are no good, or its numbers are too large for fp16")
+        raise InputError("a model gives NaN or inf: bad weights, or values too large for fp16; train it again in fp32")
     return sums / np.float32(len(models))
 
 
 def side_by_side(streams: list[Iterator[T]], threads: list[ThreadPoolExecutor]) -> Iterator[T]:
     """Merge iterators, in the order in which their results are ready: each runs in its own thread, so no GPU waits.
 
-    A single one stays in this thread, the only one in which keep_freed_memory has its full effect.
+    A single iterator stays in this thread, the only one in which keep_freed_memory has its full effect.
     """
     if len(streams) == 1:
         yield from streams[0]

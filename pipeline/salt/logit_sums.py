@@ -1,4 +1,4 @@
-"""The logits of several models, added up in files, kept where they are stopped; the probabilities they become."""
+"""Adds up the logits of several models in files, saves the sums when stopped, turns them into probabilities."""
 
 from pathlib import Path
 
@@ -10,25 +10,25 @@ from pipeline.salt.parts import slices
 
 
 class LogitSums:
-    """Sums of logits of N tiles, and who has predicted them.
+    """Sums of the logits of N tiles, and which models have predicted them.
 
-    They lie in files without a name, in a folder: memory does not grow with N.
+    They are kept in unnamed files in a folder, so memory does not grow with N.
     """
 
     def __init__(self, shape: tuple[int, int, int], folder: Path, count_votes: bool = False):
-        """shape  (N, H, W);  count_votes  keep in how many masks a pixel is salt, too: 2 bytes a pixel"""
+        """shape  (N, H, W);  count_votes  count the masks in which a pixel is salt: 2 bytes per pixel"""
         self.count_votes = count_votes
         self.sums = disk.zeros(shape, np.float32, folder)
         self.votes = disk.zeros(shape if count_votes else (0,), np.uint16, folder)
-        self.models = np.zeros(shape[0], np.float32)  # how many have predicted a tile
+        self.models = np.zeros(shape[0], np.float32)  # number that have predicted a tile
         self.reached = np.zeros(shape[0], np.int32)  # the last job that has, counted from 1
 
     def left(self, rows: np.ndarray, job: int) -> np.ndarray:
-        """Those of the rows that this job has not predicted yet."""
+        """The rows that this job has not predicted yet."""
         return rows[self.reached[rows] < job]
 
     def done(self, job: int) -> int:
-        """Tiles that this job was the last to predict."""
+        """Number of tiles that this job was the last to predict."""
         return int((self.reached == job).sum())
 
     def add(self, rows: np.ndarray, logits: np.ndarray, job: int) -> None:
@@ -40,9 +40,9 @@ class LogitSums:
         self.reached[rows] = job
 
     def write(self, path: Path) -> np.ndarray:
-        """Sigmoid of the mean logits into a .npy file, (N, H, W) float16, NaN where no model has predicted.
+        """Write the sigmoid of the mean logits to a .npy file, (N, H, W) float16; NaN where no model predicted.
 
-        return  `disagreement` (N,) of each tile's models; NaN where votes are not counted
+        return  `disagreement` (N,) of each tile's models; NaN if votes are not counted
         """
         disagreements = np.full(len(self.sums), np.nan, np.float32)
         out = np.lib.format.open_memmap(path, "w+", np.float16, self.sums.shape)
@@ -57,34 +57,34 @@ class LogitSums:
         return disagreements
 
     def save(self, path: Path, origin: artifacts.Origin) -> None:
-        """All of it into a file, for `load`."""
+        """Save everything to a file, for `load`."""
         with artifacts.publish(path, origin) as tmp, open(tmp, "wb") as file:
             for array in self._arrays():
                 file.write(array.data)
 
     def load(self, path: Path, origin: artifacts.Origin) -> None:
-        """What `save` has kept, if it is whole and of this origin; a line says so, or why not."""
+        """Load what `save` kept, if it is whole and of this origin; print that it was loaded, or why not."""
         if damage := artifacts.damage_of(path, hashed=True):
-            print(f"restart  {damage}: this prediction begins anew")
+            print(f"restart  {damage}: this prediction starts over")
         elif artifacts.is_fresh(path, origin):
             print(f"resume   {disk.display_path(path)}")
             made_with = (artifacts.read_sidecar(path) or {})["versions"]
             if others := environment.differences(made_with, environment.versions()):
-                print(f"note     it was made with {others}: the result may differ from that of one environment")
+                print(f"note     it was made with {others}: the result may differ from that of a single environment")
             with open(path, "rb") as file:
                 for array in self._arrays():
                     file.readinto(array.data)
         elif path.exists():
-            print(f"restart  {disk.display_path(path)} was made with other settings, which are given up")
+            print(f"restart  {disk.display_path(path)} was made with other settings and is discarded")
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         return self.sums, self.votes, self.models, self.reached
 
 
 def disagreement(votes: np.ndarray, models: np.ndarray) -> np.ndarray:
-    """(N,) share of pixels, in [0, 1], in which the masks of two of a tile's models differ: mean over all their pairs.
+    """(N,) share of pixels, in [0, 1], in which two of a tile's models give different masks: mean over all pairs.
 
-    votes   (N, H, W) how many of the models find salt in a pixel (logit above 0);  models  (N,) how many there are
+    votes   (N, H, W) number of models that find salt in a pixel (logit above 0);  models  (N,) number of models
     NaN for a tile with fewer than two models.
     """
     votes, models = votes.astype(np.float32), models.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Segmentation losses on (B, 1, H, W) logits and masks of 0..1: one scalar, or B values with reduction="none".
+"""Segmentation losses on (B, 1, H, W) logits and masks in 0..1: one scalar, or B values with reduction="none".
 
-They compute in float32 whatever comes in (the running counts reach H*W, bfloat16 is exact to 256), never wait for the
-device and have no shape that depends on the data, so that they compile and fit into a CUDA graph.
+They compute in float32 whatever the input (running counts reach H*W, bfloat16 is exact up to 256), never wait for the
+device, and have no shapes that depend on the data, so they can be compiled and captured in a CUDA graph.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from torch.nn import functional as F
 Weight = Literal["elu1", "relu"]
 Reduction = Literal["mean", "none"]
 
-CLASSIFIER_SHARE = 0.05  # of the empty/non-empty cross-entropy in `composite`
+CLASSIFIER_SHARE = 0.05  # weight of the empty/non-empty cross-entropy in `composite`
 
 
 def lovasz_hinge(logits: Tensor, masks: Tensor, weight: Weight = "elu1", reduction: Reduction = "mean") -> Tensor:
     """Convex surrogate of 1 - IoU of the salt, tile by tile.
 
-    weight: what a pixel's error e = 1 - logit * (+1 on salt, -1 on rock) counts. "relu" is the paper's max(e, 0);
-    "elu1" is the article's elu(e) + 1, which never stops pulling at pixels that are already right.
+    weight: how a pixel's error e = 1 - logit * (+1 on salt, -1 on rock) counts. "relu" is the paper's max(e, 0);
+    "elu1" is the article's elu(e) + 1, which keeps pulling at pixels that are already right.
     Source: Berman, Triki & Blaschko 2018, https://arxiv.org/abs/1705.08790, algorithm 1.
     """
     return _lovasz(logits, masks, _salt_jaccard, weight, reduction)
 
 
 def symmetric_lovasz(logits: Tensor, masks: Tensor, weight: Weight = "elu1", reduction: Reduction = "mean") -> Tensor:
-    """Mean of `lovasz_hinge` of the salt and of the rock (logits negated, masks inverted), so that empty tiles teach.
+    """Mean of `lovasz_hinge` for salt and for rock (logits negated, masks inverted), so empty tiles teach as well.
 
     Source: the 9th-place TGS solution, https://github.com/tugstugi/pytorch-saltnet.
     """
@@ -38,7 +38,7 @@ def symmetric_lovasz(logits: Tensor, masks: Tensor, weight: Weight = "elu1", red
 
 
 def bce(logits: Tensor, masks: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Binary cross-entropy, nats a pixel."""
+    """Binary cross-entropy, nats per pixel."""
     entropy = F.binary_cross_entropy_with_logits(*_pixels(logits, masks), reduction="none")
     return _reduce(entropy.mean(dim=1), reduction)
 
@@ -51,7 +51,7 @@ def bce_lovasz(logits: Tensor, masks: Tensor, reduction: Reduction = "mean") -> 
 def focal(
     logits: Tensor, masks: Tensor, gamma: float = 2.0, alpha: float = 0.25, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Cross-entropy times (1 - p)^gamma, p the probability given to the truth; salt counts alpha, rock 1 - alpha.
+    """Cross-entropy times (1 - p)^gamma, p the probability of the true class; salt weighs alpha, rock 1 - alpha.
 
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, equation 5; averaged over pixels, not over anchors.
     """
@@ -62,13 +62,13 @@ def focal(
 
 
 def composite(loss: Callable[..., Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """One of LOSSES, made to take what a model with auxiliary heads returns in training as well as plain logits.
+    """Let one of LOSSES take the training output of a model with auxiliary heads as well as plain logits.
 
     Heads are read by attribute: `logits` (B, 1, H, W); `deep`, maps of logits (B, 1, h, w) of any size, or empty; and
     `any_salt`, (B, 1) logits that the tile has salt, or None. The value is loss(logits), plus for each deep map its
     loss against the mask resized bilinearly to its size, plus CLASSIFIER_SHARE times the classifier's cross-entropy.
-    On tiles without salt the deep logits count as 0: these tiles stay in the mean and teach the deep heads nothing.
-    With `lovasz_hinge` it is the loss of the article's second notebook.
+    On tiles without salt the deep logits count as 0: these tiles stay in the mean but teach the deep heads nothing.
+    With `lovasz_hinge` this is the loss of the article's second notebook.
     """
     return partial(_composite, loss)
 
@@ -92,8 +92,8 @@ def _lovasz(
 ) -> Tensor:
     """Sum over pixels of the weighted error times the rise of the Jaccard loss at that pixel, worst error first.
 
-    The rises depend on the order of the errors only, and no gradient flows through an order: they are put back in the
-    pixels' places as constants, so that the backward pass is elementwise, without a sort or a scatter.
+    The rises depend only on the order of the errors, through which no gradient flows. They are put back in the pixels'
+    places as constants, so the backward pass is elementwise, without a sort or a scatter.
     """
     logits, masks = _pixels(logits, masks)
     errors = 1 - logits * (2 * masks - 1)
@@ -106,15 +106,15 @@ def _lovasz(
 
 
 def _worst_first(errors: Tensor) -> Tensor:
-    """Indices (B, P) of falling errors; on a CPU by numpy, one thread of which takes 8 ms for 32 x 128 x 128 (AVX-512)
-    where two of torch take 18."""
+    """Indices (B, P) by falling error; on a CPU from numpy, which takes 8 ms on one thread for 32 x 128 x 128 (AVX-512)
+    where torch takes 18 on two."""
     if errors.is_cpu:
         return torch.from_numpy(np.argsort(-errors.detach().numpy(), axis=1))
     return errors.argsort(dim=1, descending=True)
 
 
 def _salt_jaccard(truth: Tensor) -> Tensor:
-    """1 - IoU of the salt after each pixel, worst first, has been counted wrong: (B, P) masks in that order -> (B, P).
+    """1 - IoU of the salt as pixels are counted wrong, worst first: (B, P) masks in that order -> (B, P).
 
     With n pixels wrong, s of them salt, and S salt pixels in all: IoU = (S - s) / (S + n - s).
     """
@@ -123,7 +123,7 @@ def _salt_jaccard(truth: Tensor) -> Tensor:
 
 
 def _symmetric_jaccard(truth: Tensor) -> Tensor:
-    """Mean of that and of the same for the rock, of which n - s pixels are wrong: same errors, hence the same order."""
+    """Mean of `_salt_jaccard` and the same for rock, of which n - s pixels are wrong: same errors, so same order."""
     wrong, salt_wrong, salt = _counts(truth)
     rock = truth.shape[1] - salt
     return (wrong / (salt + wrong - salt_wrong) + wrong / (rock + salt_wrong)) / 2
@@ -140,7 +140,7 @@ def _pixels(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Without fastai's subclass, if it has one: two different ones refuse to mix, and each slows every operation."""
+    """x without fastai's subclass, if it has one: different ones do not mix, and each slows every operation."""
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 
 

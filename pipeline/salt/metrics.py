@@ -1,4 +1,4 @@
-"""The competition's score of a batch of masks, on numpy arrays or on torch tensors (which stay on their device).
+"""The competition's score for a batch of masks, as numpy arrays or torch tensors (which stay on their device).
 
 Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
 """
@@ -14,17 +14,17 @@ Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 
 def tile_scores(pred: Array, truth: Array) -> Array:
-    """Score (N,) in [0, 1] of N masks (N, H, W) bool: how many of 0.50, 0.55 .. 0.95 the tile's IoU exceeds, of ten.
+    """Score (N,) of N masks (N, H, W) bool: the share, in [0, 1], of 0.50, 0.55 .. 0.95 that the tile's IoU exceeds.
 
-    Two empty masks score 1; an empty one against one that is not scores 0.
+    Two empty masks score 1; an empty mask against a non-empty one scores 0.
     """
     return score_of_counts(*_counts(pred, truth))
 
 
 def score_of_counts(intersection: Array, union: Array) -> Array:
-    """`tile_scores` from the pixels of intersection and union, integer arrays of one shape.
+    """`tile_scores` from the pixels in intersection and union, integer arrays of one shape.
 
-    IoU > k/20 means k * union < 20 * intersection: in integers an IoU of exactly 0.80 does not pass 0.80.
+    IoU > k/20 means k * union < 20 * intersection: in integers, an IoU of exactly 0.80 does not exceed 0.80.
     """
     both_empty = union == 0
     highest = (20 * intersection - 1) // (union + both_empty)  # the last k that the IoU exceeds
@@ -32,7 +32,7 @@ def score_of_counts(intersection: Array, union: Array) -> Array:
 
 
 def meanap(pred: Array, truth: Array) -> Array:
-    """Mean of `tile_scores`, as the leaderboard has it; of tensors, a 0-d tensor on their device."""
+    """Mean of `tile_scores`, as on the leaderboard; for tensors, a 0-d tensor on their device."""
     return tile_scores(pred, truth).mean()
 
 
@@ -44,10 +44,10 @@ def iou(pred: Array, truth: Array) -> Array:
 
 
 def overlap(shared: np.ndarray, predicted: np.ndarray, salt: np.ndarray) -> dict[str, np.ndarray]:
-    """Dice, IoU, precision and recall, each in [0, 1], from areas: of the intersection, the prediction and the truth.
+    """Dice, IoU, precision and recall, each in [0, 1], from the areas of intersection, prediction and truth.
 
-    The areas of each tile (N,) give the four of each tile, their sums over all tiles those of all pixels together; in
-    px or in parts of a tile. Both areas 0 give 1; otherwise a ratio over 0 is 0, as scikit-learn's zero_division=0.
+    Areas of each tile (N,), in px or as shares of it, give values for each tile; their sums give values for all pixels
+    together. If both masks are empty all are 1; other ratios over 0 are 0, as with scikit-learn's zero_division=0.
     """
     both_empty = np.equal(predicted + salt, 0)
 
@@ -63,7 +63,7 @@ def overlap(shared: np.ndarray, predicted: np.ndarray, salt: np.ndarray) -> dict
 
 
 def _counts(pred: Array, truth: Array) -> tuple[Array, Array]:
-    """Pixels (N,) int64 of intersection and union. For numpy the masks are packed first, eight pixels to a byte."""
+    """Pixels (N,) int64 in intersection and union. Numpy masks are packed first, eight pixels to a byte."""
     pred, truth = (masks.reshape(-1, masks.shape[-2] * masks.shape[-1]) for masks in (pred, truth))
     if isinstance(pred, np.ndarray):
         pred, truth = (np.packbits(masks, axis=1) for masks in (pred, truth))

@@ -1,6 +1,6 @@
-"""Neighbouring tiles: which tiles were cut from the same section side by side, found by their borders.
+"""Neighbouring tiles: which tiles were cut side by side from the same section, found by comparing their borders.
 
-Random folds train on the neighbours of validation tiles, so their score flatters; folds of whole groups do not.
+Random folds train on the neighbours of validation tiles, which flatters their score; folds of whole groups do not.
 """
 
 import hashlib
@@ -12,15 +12,15 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-ALIKE = 0.75  # correlation; in a small set the best match of a tile without neighbours has no rival
-CLEARLY = 2.5  # times as far from a perfect match is the next best one
-ROWS_AT_ONCE = 1024  # of the matrix of all pairs: 90 MB where there are 22,000 tiles
+ALIKE = 0.75  # least correlation; in a small set, the best match of a tile without neighbours has no rival
+CLEARLY = 2.5  # the next best match is this many times as far from a perfect one
+ROWS_AT_ONCE = 1024  # of the matrix of all pairs: 90 MB for 22,000 tiles
 
 
 class Pair(NamedTuple):
     """Two neighbours: rows of the tiles, and how many times clearer their match is than the next best.
 
-    after  "right" or "below": where the second lies; "same": the same picture
+    after  "right" or "below": place of the second; "same": the same picture
     """
 
     first: int
@@ -32,12 +32,12 @@ class Pair(NamedTuple):
 def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
     """Pairs of tiles (N, H, W) uint8 grey that continue one another, right and below, or are the same picture.
 
-    Each tile's last two lines are drawn out to the next one, which is correlated with the first line of every other
-    tile, and the other way round; the two are averaged. Correlated, as each tile's contrast was stretched on its own.
-    A pair are neighbours if each is the other's best match, a good one, and the next best of either is `clearly` times
-    as far from a correlation of 1: two smooth tiles match well and mean nothing, the one good match of a rich one does.
+    Each tile's last two lines are extrapolated by one, which is correlated with the first line of every other tile; the
+    same is done backwards, and the two averaged. Correlation is used as each tile's contrast was stretched on its own.
+    Two tiles are neighbours if each is the other's best match, that match is good, and the next best of either is
+    `clearly` times as far from a correlation of 1: that smooth tiles match says little, a rich tile's only match much.
     """
-    rows: dict[bytes, int] = {}  # of a picture that is there more than once the first; it would be its own best rival
+    rows: dict[bytes, int] = {}  # content -> its first row only: copies would be each other's best rivals
     pairs = [
         Pair(first, i, "same", math.inf)
         for i, image in enumerate(images)
@@ -56,16 +56,16 @@ def neighbours(images: np.ndarray, clearly: float = CLEARLY) -> list[Pair]:
 
 
 def groups(n: int, pairs: Sequence[Pair] | np.ndarray) -> np.ndarray:
-    """(n,) int: the same number for tiles that are joined by pairs, in the order in which they first appear.
+    """(n,) int: number of each tile's group, the tiles that pairs join, in the order in which groups first appear.
 
-    pairs  two rows of the tiles first: of `neighbours`, or a table (P, 2)
+    pairs  from `neighbours`, or a table (P, 2) of rows of the tiles
     """
     i, j = np.array([pair[:2] for pair in pairs], int).reshape(-1, 2).T
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
 def sheet(images: np.ndarray, pairs: list[Pair], rows: int = 4, columns: int = 6) -> np.ndarray:
-    """(H', W') uint8: pairs of neighbours chosen at random, side by side, and below them those one below the other."""
+    """(H', W') uint8: random pairs of neighbours; above, those side by side, below, those one above the other."""
     height, width = images.shape[1:3]
     lots, bands = np.random.RandomState(0), []
     for after, axis, each in (("right", 1, columns), ("below", 0, 2 * columns)):
@@ -81,7 +81,7 @@ def sheet(images: np.ndarray, pairs: list[Pair], rows: int = 4, columns: int = 6
 
 
 def _normed(lines: np.ndarray) -> np.ndarray:
-    """Lines (N, L) less their mean, of length 1; a line of one grey stays 0 and matches nothing."""
+    """Lines (N, L) minus their mean, scaled to length 1; a line of one grey becomes 0 and matches nothing."""
     lines = lines - lines.mean(1, keepdims=True)
     length = np.linalg.norm(lines, axis=1, keepdims=True)
     return np.divide(lines, length, out=np.zeros_like(lines), where=length > 1e-3)

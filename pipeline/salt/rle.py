@@ -7,11 +7,11 @@ import numpy as np
 
 from pipeline.salt.parts import slices
 
-TABLE = 2**18  # pixels: of larger masks a table of all numbers would take long, and more memory than they do
+TABLE = 2**18  # pixels; for larger masks, a table of all numbers would be slow and take more memory than they do
 
 
 def encode(masks: np.ndarray) -> list[str]:
-    """Codes of a batch of masks (N, H, W) bool, N strings, '' for an empty mask.
+    """Run-length codes of masks (N, H, W) bool: N strings, '' for an empty mask.
 
     Source: https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
     """
@@ -22,15 +22,15 @@ def encode(masks: np.ndarray) -> list[str]:
 
 
 def decode(rle: str, shape: tuple[int, int]) -> np.ndarray:
-    """Mask (H, W) bool of one code; ValueError says in words what is wrong with it."""
+    """Mask (H, W) bool from one code; ValueError says what is wrong with the code."""
     words = rle.split()
     if len(words) % 2:
-        raise ValueError(f"an odd count of numbers ({len(words)}), where each run is a start and a length")
+        raise ValueError(f"an odd count of numbers ({len(words)}), but each run is a start and a length")
     if not all(re.fullmatch("-?[0-9]{1,99}", word) for word in words) or not rle.isascii():
-        raise ValueError(f"{rle[:40]!r} is not a list of whole numbers")  # int() takes 1_0 and digits of all alphabets
+        raise ValueError(f"{rle[:40]!r} is not a list of whole numbers")  # int() accepts 1_0 and digits of any script
     numbers = [int(word) for word in words]
     pixels = np.zeros(shape[0] * shape[1], dtype=bool)
-    end = 0  # last pixel of the run before, 1-based
+    end = 0  # last pixel of the previous run, 1-based
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         if start < 1:
             raise ValueError(f"run '{start} {length}' has a start below 1, the first pixel")
@@ -51,7 +51,7 @@ def _encode_at_once(masks: np.ndarray, digits: np.ndarray | None) -> list[str]:
     at = np.flatnonzero(edges)
     numbers = at % edges.shape[1] + 1  # start, end, start, end ... of all tiles
     numbers[1::2] -= numbers[::2]  # ends -> lengths
-    # str(), paid once for each number there is, where there are more runs than pixels
+    # The table calls str() once for each possible number: it pays where there are more runs than pixels.
     words = [str(number) for number in numbers.tolist()] if digits is None else digits[numbers].tolist()
     stops = np.searchsorted(at, np.arange(len(masks) + 1) * edges.shape[1]).tolist()
     return [" ".join(words[start:stop]) for start, stop in pairwise(stops)]

@@ -1,4 +1,4 @@
-"""From probabilities to the submission: threshold, rules, run lengths, the file Kaggle takes."""
+"""From probabilities to the submission: threshold, rules, run lengths, the file for Kaggle."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.parts import slices
 
-THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # on the probability: 0.30, 0.32 .. 0.70, what a search tries
+THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # of the probability, tried in a search: 0.30, 0.32 .. 0.70
 
 
 def masks(probs: np.ndarray, threshold: float, rules: Submit, black: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def masks(probs: np.ndarray, threshold: float, rules: Submit, black: np.ndarray)
 def score_thresholds(
     table: pd.DataFrame, probs: np.ndarray, truth: np.ndarray, rules: Submit, thresholds: Iterable[float] = THRESHOLDS
 ) -> dict[float, float]:
-    """Mean score of the masks that a submission would hold at each threshold, after the rules; a few tiles at a time.
+    """Mean score of a submission's masks at each threshold, after the rules; computed a few tiles at a time.
 
     table  the tiles to score: its index is their rows in `probs` (N, H, W) float16 and `truth` (N, H, W) bool, which
            may be memory maps; black (bool)
@@ -47,7 +47,7 @@ def score_thresholds(
         some, some_truth = probs[part.index], truth[part.index]
         for i, threshold in enumerate(thresholds):
             totals[i] += tile_scores(masks(some, threshold, rules, part["black"].to_numpy()), some_truth).sum()
-    # Scores are tenths: rounded, thresholds that score the same are equal.
+    # Scores are tenths: rounding makes equal scores compare equal.
     return dict(zip(thresholds, (totals / len(table)).round(6).tolist(), strict=True))
 
 
@@ -57,10 +57,10 @@ def best_threshold(scores: dict[float, float]) -> float:
 
 
 def write(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray]) -> None:
-    """Write id, rle_mask as gzipped csv, and read it back: ids, their order and every mask must be those given.
+    """Write id, rle_mask as gzipped csv, and check by reading it back: ids, their order and every mask must match.
 
     masks  (N, H, W) bool, or a list of (h, w), each of its own size
-    The same masks give the same bytes (no time stamp). Raises InputError if what is read back differs.
+    The same masks give the same bytes (no time stamp). Raises InputError if the check fails.
     """
     codes = rle.encode(masks) if isinstance(masks, np.ndarray) else [rle.encode(mask[None])[0] for mask in masks]
     table = pd.DataFrame({"id": ids, "rle_mask": codes})
@@ -68,10 +68,10 @@ def write(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray]) -> N
         f.write(table.to_csv(index=False).encode())
     back = read(path.read_bytes())
     if back["id"].tolist() != ids:
-        raise InputError("the submission's ids are not those of sample_submission.csv, in its order; rerun prepare")
+        raise InputError("the submission's ids are not those of sample_submission.csv in its order; run prepare again")
     for tile, text, mask in zip(ids, back["rle_mask"], masks, strict=True):
         if not np.array_equal(rle.decode(text, mask.shape), mask):
-            raise InputError(f"the run lengths of tile {tile} do not give its mask back; please report this")
+            raise InputError(f"the run lengths of tile {tile} do not decode to its mask; please report this")
 
 
 def write_pngs(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray]) -> None:
@@ -84,5 +84,5 @@ def write_pngs(path: Path, ids: list[str], masks: np.ndarray | list[np.ndarray])
 
 
 def read(gzipped: bytes) -> pd.DataFrame:
-    """id and rle_mask as text, '' for an empty mask."""
+    """Read a gzipped submission: id and rle_mask as text, '' for an empty mask."""
     return pd.read_csv(io.BytesIO(gzipped), compression="gzip", dtype=str, keep_default_na=False)

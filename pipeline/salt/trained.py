@@ -5,11 +5,11 @@
     run = load_run("folds/demo")
     masks, probs = run.predict("tile.png")
 
-The folder is folds/<run>, or a copy of it that has at least fold_<k>/<phase>*.safetensors with their .json: these say
-which model it is and how it was trained. Which weights predict:
+The folder is folds/<run>, or a copy of it with at least fold_<k>/<phase>*.safetensors and their .json files, which say
+what the model is and how it was trained. The weights that predict are those of
 
-phase  the one that oof.npy was predicted with; without oof.npy the last one, from which no other was trained
-epoch  likewise; without oof.npy what the profile named in the weights' .json says ('best' where it has gone)
+phase  as in oof.npy; without oof.npy the last phase, from which no other was trained
+epoch  as in oof.npy; without oof.npy that of the profile named in the weights' .json ('best' if it no longer exists)
 """
 
 from collections.abc import Sequence
@@ -40,12 +40,12 @@ class TrainedRun:
     """The models of a run's folds, ready to predict on the first GPU, or on the CPU.
 
     name       of its folder
-    profile    what the weights' sidecars say: sections model, augment, train with the phase of the weights, predict
+    profile    from the weights' sidecars: sections model, augment, train with the phase of the weights, predict
     models     by fold
     weights    'fold_0/96.safetensors' -> hash of its content
-    tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on; None where that is not known
+    tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on; None if unknown
     threshold  on the probability: the submission's if there is one, else 0.5
-    settings   how it predicts on this machine; its batch becomes smaller where memory runs out
+    settings   how it predicts on this machine; its batch shrinks when memory runs out
     """
 
     name: str
@@ -60,16 +60,16 @@ class TrainedRun:
         """Masks and probabilities of salt, as arrays (masks bool, probs float16 in [0, 1]).
 
         images     a file or an array (H, W) or (H, W, 3): both results are (H, W)
-                   an array (N, H, W) or (N, H, W, 3), or a list of files and arrays: both are (N, H, W); two lists of
-                   arrays (H, W) where the images differ in size
-                   grey or RGB, whichever it was trained on: RGB becomes grey as Pillow's "L", grey three channels
-                   arrays are uint8; files are PNG, JPG, TIFF or .npy, read as `prepare` reads images of one's own
-        threshold  a pixel is salt where its probability is above it; None: the run's
+                   an array (N, H, W) or (N, H, W, 3), or a list of files and arrays: both are (N, H, W), or lists of
+                   arrays (H, W) if the images differ in size
+                   grey or RGB, converted to what it was trained on: RGB to grey as Pillow's "L", grey to 3 channels
+                   arrays are uint8; files are PNG, JPG, TIFF or .npy, read as `prepare` reads images of your own
+        threshold  a pixel is salt if its probability is above it; None: the run's
 
-        Any size: an image is resized to the square that the models were trained on, and its logits back; the mean
-        logit of all folds and both mirror images counts, as in the stage `predict`. A picture much larger than the
-        tiles loses its detail this way: tools.segment is for those. The submission's rules for black tiles and full
-        masks are not applied. InputError for what is no such image.
+        Images may have any size: each is resized to the square that the models were trained on, and its logits back.
+        What counts is the mean logit of all folds and of both mirror images, as in the stage `predict`. A picture much
+        larger than the tiles would lose its detail: use tools.segment. The submission's rules for black tiles and full
+        masks are not applied. InputError for anything that is not such an image.
         """
         if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and _is_one(images)):
             masks, probs = self.predict([images], threshold)
@@ -86,10 +86,10 @@ class TrainedRun:
         return (np.stack(masks), np.stack(results)) if len({*shapes}) == 1 else (masks, results)
 
     def logits(self, images: np.ndarray, title: str = "") -> np.ndarray:
-        """Mean logit of all folds and views, (N, H, W) float32, of uint8 images (N, *tile) but for their H and W.
+        """Mean logit of all folds and views, (N, H, W) float32, of uint8 images (N, *tile) with any H and W.
 
         title  of a progress bar; '': none
-        Where memory runs out, batches become half as large, and stay so. InputError where one image is too much.
+        When memory runs out, batches are halved for good. InputError if a single image is too much.
         """
         while True:
             try:
@@ -103,16 +103,16 @@ class TrainedRun:
             print(f"note     too little memory: batches of {self.settings.batch} images from here on")
 
     def with_channels(self, image: np.ndarray) -> np.ndarray:
-        """(H, W) grey or (H, W, 3) RGB, uint8 -> whichever the models were trained on."""
+        """Convert (H, W) grey or (H, W, 3) RGB, uint8, to whichever the models were trained on."""
         return with_channels(image, colour=self.tile is not None and len(self.tile) == 3)
 
 
 def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedRun:
-    """The trained run in a folder: folds/<run>, or a copy of it.
+    """Load the trained run in a folder: folds/<run>, or a copy of it.
 
     folds  those to use; None: all that are there
-    The models stay in memory, a file's size each. InputError where there are no weights, where a file is damaged,
-    where folds are of different models, where a newer version of the code made them.
+    The models stay in memory, each as large as its file. InputError if there are no weights, a file is damaged, the
+    folds' models differ, or a newer version of the code made them.
     """
     place = RunFolder(Path(folder).expanduser())
     files = place.weights()
@@ -121,8 +121,8 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
     there = sorted({weights.fold for weights in files})
     chosen = there if folds is None else sorted({*folds})
     if not chosen or (missing := [fold for fold in chosen if fold not in there]):
-        which = f"no fold {missing[0]}" if chosen else "none in folds=[]"
-        raise InputError(f"{display_path(place.path)}: there is {which}; it has {_listed(there)}")
+        which = f"no fold {missing[0]}" if chosen else "no fold in folds=[]"
+        raise InputError(f"{display_path(place.path)}: there is {which}; choose from {_listed(there)}")
     sidecars = {weights: sidecar for weights, path in files.items() if (sidecar := artifacts.read_sidecar(path))}
     phase, predict = _how_to_predict(place, sidecars)
     profiles: dict[int, Profile] = {}
@@ -134,7 +134,7 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
         if weights not in sidecars:
             file = f"{weights.name}.json" if weights in files else weights.name
             raise InputError(
-                f"{display_path(place.path)}: fold {fold} has no {file}; train it to its end, copy that file too, "
+                f"{display_path(place.path)}: fold {fold} has no {file}; train it to the end, copy that file too, "
                 "or choose other folds with folds=[...]"
             )
         if damage := artifacts.damage_of(files[weights], hashed=True):
@@ -166,9 +166,9 @@ def _no_weights(folder: Path) -> str:
 
 
 def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[str, Predict]:
-    """Name of the phase whose weights predict, and section predict of the profile."""
+    """Name of the phase whose weights predict, and the profile's section predict."""
     if oof := artifacts.read_sidecar(place.oof):
-        batch = {"batch": oof["batch"]} if "batch" in oof else {}  # with the same one the same bits come out
+        batch = {"batch": oof["batch"]} if "batch" in oof else {}  # the same batch gives the same bits
         predict = section_from(Predict, oof["settings"]["predict"] | batch, display_path(place.oof))
         [phase] = {used.phase for name in oof["inputs"] if (used := Weights.parse(name))}
         return phase, predict
@@ -181,7 +181,7 @@ def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[st
     if len(phases) > 1:
         raise InputError(
             f"{display_path(place.path)} has weights of the phases {_listed(phases)}, none of which was trained from "
-            "the other; leave those of one"
+            "the other; keep those of one phase"
         )
     names = {sidecar.get("profile", "") for weights, sidecar in sidecars.items() if weights.phase == phases[0]}
     [name] = names if len(names) == 1 else [""]  # folds of several profiles are refused later, if they differ
@@ -192,7 +192,7 @@ def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[st
 
 
 def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
-    """What a weights file's sidecar says of its training."""
+    """Profile of a training, from the sidecar of its weights."""
     settings, source = sidecar["settings"], display_path(path)
     if "phase" not in settings["train"]:
         raise InputError(f"{source} was made by version 0.1.0 of this code; train it again with this one")
@@ -208,26 +208,26 @@ def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
 
 
 def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:
-    """InputError where the last of the folds was trained otherwise than the first."""
+    """InputError if the last of the folds was trained with other settings than the first."""
     first, last = next(iter(profiles)), next(reversed(profiles))
     one, other = named_settings(profiles[first]), named_settings(profiles[last])
     if changes := [name for name in {**one, **other} if one.get(name) != other.get(name)]:
         name = changes[0]
         raise InputError(
             f"{display_path(folder)} mixes models: {name} is {one.get(name)!r} in fold {first} and "
-            f"{other.get(name)!r} in fold {last}; choose those of one kind with folds=[...]"
+            f"{other.get(name)!r} in fold {last}; choose folds of one kind with folds=[...]"
         )
 
 
 def _tile(place: RunFolder) -> tuple[int, ...] | None:
-    """Shape of the tiles, for weights whose sidecar is of an older version: oof.npy has it, but for the channels."""
+    """Shape of the tiles, for weights with a sidecar of an older version: that of oof.npy, which lacks channels."""
     if not artifacts.read_sidecar(place.oof):
         return None
     return door.array(place.oof, "predict", np.float16, (None, None, None)).shape[1:]
 
 
 def _threshold(place: RunFolder) -> float:
-    """The threshold of the submission that was made from this folder's oof.npy; 0.5 where there is none."""
+    """Threshold of the submission made from this folder's oof.npy; 0.5 if there is none."""
     oof, submission = artifacts.read_sidecar(place.oof), artifacts.read_sidecar(place.submission)
     same = oof and submission and submission["inputs"].get(place.oof.name) == oof["sha256"]
     return float(submission["threshold"]) if submission and same else 0.5
@@ -241,22 +241,20 @@ def _listed(values: Sequence) -> str:
 
 
 def _is_one(array: np.ndarray) -> bool:
-    """Whether it is (H, W) or (H, W, 3), and not (N, H, W) or (N, H, W, 3)."""
+    """Whether this is one image, (H, W) or (H, W, 3), rather than several."""
     return array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
 
 
 def _arrays(images: Sequence[str | Path | np.ndarray] | np.ndarray) -> list[np.ndarray]:
-    """Images as (H, W) or (H, W, 3) uint8 each."""
+    """The images as arrays, each (H, W) or (H, W, 3) uint8."""
     if isinstance(images, np.ndarray) and not images.ndim:
-        raise InputError("an image is (H, W) grey or (H, W, 3) RGB, and this is a single number")
+        raise InputError("an image is (H, W) grey or (H, W, 3) RGB, but this is a single number")
     if not len(images):
         raise InputError("there is no image to predict")
     arrays = [read_image(Path(image)) if isinstance(image, str | Path) else np.asarray(image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8:
-            raise InputError(
-                f"an image is uint8, 0 to 255, and this one is {array.dtype}; scale it to that range first"
-            )
+            raise InputError(f"an image is uint8, 0 to 255, but this one is {array.dtype}; scale and convert it first")
         if not _is_one(array) or 0 in array.shape:
-            raise InputError(f"an image is (H, W) grey or (H, W, 3) RGB, and this one is {array.shape}")
+            raise InputError(f"an image is (H, W) grey or (H, W, 3) RGB, but this one is {array.shape}")
     return arrays

@@ -1,7 +1,7 @@
 """Run the speed benches, keep their results, and write the table of docs/speed.md.
 
     python -m bench                     all that this machine can run
-    python -m bench losses metric_rle   some; the others' results stay as they were
+    python -m bench losses metric_rle   only these; the results of others stay
 
 writes  bench/results/<machine>.json after each comparison, and the table in docs/speed.md
 """
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 def save(machine: str, bench: str, results: list, finished: bool = True) -> None:
     """Put one bench's results and their provenance into the machine's file.
 
-    finished  whether the bench has ended; until then the rows of an earlier attempt with the same provenance stay
+    finished  whether the bench has ended; until then, rows of an earlier attempt with the same provenance stay
     """
     path = RESULTS / f"{machine}.json"
     record = json.loads(path.read_text()) if path.exists() else {"machine": machine, "benches": {}}
@@ -73,11 +73,11 @@ def write_page() -> None:
 
 
 def table() -> str:
-    """One Markdown row for each comparison of each machine's file."""
+    """Markdown table with one row for each comparison in each machine's file."""
     rows = ["| machine | what | ours | theirs | ratio | load | date | commit |", "|---|---|--:|--:|--:|--:|---|---|"]
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     for record in records:
-        if "benches" not in record:  # an experiment's
+        if "benches" not in record:  # an experiment
             continue
         for bench in record["benches"].values():
             rows += [
@@ -90,7 +90,7 @@ def table() -> str:
 
 
 def amount(result: dict, side: str) -> str:
-    """The side's median with its unit."""
+    """Median of one side, with its unit."""
     value = result[side]
     return f"{value:,.{0 if value >= 100 else 1}f} {result['unit']}" if "unit" in result else format_seconds(value)
 

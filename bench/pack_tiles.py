@@ -1,9 +1,9 @@
-"""Repack Kaggle's tiles without loss as 8-bit grey PNGs, 60% of their size, for a machine with a slow connection.
+"""Repack Kaggle's tiles losslessly as 8-bit grey PNGs, 60% of their size, for a machine with a slow connection.
 
     python -m bench.pack_tiles DIR .tiles [number of test tiles]
 
 reads   DIR/train.zip, test.zip, train.csv, depths.csv, sample_submission.csv
-writes  the same into .tiles; it prepares to the same cache
+writes  the same files into .tiles, which give the same cache
 """
 
 import csv
@@ -30,7 +30,7 @@ def main(source: str, target: str, test_tiles: str = "0") -> None:
 
 
 def repack(source: Path, target: Path, limit: int | None) -> set[str]:
-    """Write the images of a zip as grey PNGs, at most `limit`, the masks as they are; return the ids of the images."""
+    """Write at most `limit` images of a zip as grey PNGs, the masks as they are; return the ids of the images."""
     kept: set[str] = set()
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for member in sorted(name for name in old.namelist() if name.endswith(".png")):

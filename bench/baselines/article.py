@@ -1,8 +1,8 @@
-"""The article's training and prediction in plain fastai, as one of its readers would write them down.
+"""The article's training and prediction in plain fastai, as one of its readers would write them.
 
-A PNG file a tile, three equal channels, the random changes one after another; fp32, channels first, eager; two passes
-for flip TTA, added up in one float64 array. Where the article's own code is wrong (its flip pass switches the other
-random changes on, and does not always flip back), this is what it means.
+One PNG file per tile, three equal channels, random changes one after another; fp32, channels first, eager; two passes
+for flip TTA, added up in one float64 array. Where the article's own code is wrong (its flip pass also switches on the
+other random changes, and does not always flip back), this does what was meant.
 """
 
 from pathlib import Path
@@ -31,8 +31,8 @@ def get_data(
 ) -> DataLoaders:
     """DataLoaders over folder/images and folder/masks; `held_out` ids are for validation.
 
-    only    of all ids there, these
-    kwargs  of fastai's DataLoader, such as num_workers, by default a process for each core
+    only    ids to use; None: all
+    kwargs  for fastai's DataLoader, such as num_workers, by default one process per core
     """
     block = DataBlock(
         blocks=(ImageBlock, MaskBlock),
@@ -47,12 +47,12 @@ def get_data(
             Zoom(max_zoom=1.1, p=0.25),
             Normalize.from_stats(*imagenet_stats, cuda=False),
         ],
-    )  # goes where the batches are
+    )  # Normalize goes where the batches are
     return block.dataloaders(folder / "images", bs=bs, device=device, **kwargs)
 
 
 def get_learner(dls: DataLoaders, model: nn.Module, path: Path) -> Learner:
-    """fastai's Learner with the article's loss, rate and score; in `path` it saves the best epoch."""
+    """fastai's Learner with the article's loss, rate and score; saves the best epoch in `path`."""
     return Learner(
         dls,
         model,
@@ -76,7 +76,7 @@ def meanapv1(logits: Tensor, masks: Tensor) -> float:
 
 
 def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
-    """(N, 101, 101) probabilities of a model's two passes over N PNG files."""
+    """(N, 101, 101) probabilities from a model's two passes over N PNG files."""
     tiles = learn.dls.test_dl(files)
     logits = np.zeros((len(files), size, size))
     with learn.no_bar():
@@ -91,7 +91,7 @@ def predict(learn: Learner, files: list[Path], size: int) -> np.ndarray:
 
 
 class Mirror(Callback):
-    """Mirrors every batch left to right."""
+    """Mirror every batch left to right."""
 
     def before_batch(self):
         self.learn.xb = (self.xb[0].flip(-1),)

@@ -1,4 +1,4 @@
-"""Training steps in a bare loop of torch, every optimisation a switch; several folds at once."""
+"""Training steps in a bare torch loop, with a switch for each optimisation; several folds at once."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pipeline.salt.losses import symmetric_lovasz
 
 Steps = Callable[[], object]
 
-BARRIER_TIMEOUT = 120  # s that a process waits for the others; one that could not begin must not hold them for ever
+BARRIER_TIMEOUT = 120  # s that a process waits for the others, so that one that cannot start does not block them
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class StepOptions:
 
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     channels_last: bool = True
-    fused: bool = True  # the optimizer is one kernel
+    fused: bool = True  # the optimizer runs as one kernel
     tf32: bool = True  # on a GPU, fp32 convolutions with a mantissa of 10 bits: torch's default
-    cudnn_benchmark: bool = True  # cuDNN tries its algorithms for each shape, keeps the fastest
-    keep_freed_memory: bool = True  # on a CPU; once set, in that process set for ever
+    cudnn_benchmark: bool = True  # cuDNN tries its algorithms for each shape and keeps the fastest
+    keep_freed_memory: bool = True  # on a CPU; once set, it stays set in that process
     cuda_graph: bool = False  # the whole step is recorded once as a CUDA graph, then replayed
 
 
 def build_steps(model: nn.Module, options: StepOptions, x: Tensor, masks: Tensor, count: int) -> Steps:
-    """A function that trains `model` for `count` steps on one batch.
+    """Build a function that trains `model` for `count` steps on one batch.
 
     x  (B, 3, S, S) normalised images;  masks  (B, 1, S, S) of {0, 1}; both on the device to compute on
     """
@@ -75,7 +75,7 @@ def build_steps(model: nn.Module, options: StepOptions, x: Tensor, masks: Tensor
 
 
 def on_streams(folds: list[Steps]) -> Steps:
-    """The steps of all folds, each on its own CUDA stream: graphs are only started here, so they run side by side."""
+    """The steps of all folds, each on its own CUDA stream: graphs are only launched here, so they run concurrently."""
     streams = [torch.cuda.Stream() for _ in folds]
 
     def all_folds() -> None:
@@ -87,7 +87,7 @@ def on_streams(folds: list[Steps]) -> Steps:
 
 
 def in_processes(n: int, build: Callable[..., Steps], *args, repeats: int) -> float:
-    """Seconds that n processes take, all at once, for one call each of what build(*args) returns."""
+    """Seconds that n concurrent processes take for one call each of what build(*args) returns."""
     spawn = get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(n, mp_context=spawn) as pool:
         all_ready = manager.Barrier(n)

@@ -1,4 +1,4 @@
-"""The Lovász losses as most notebooks have them: one tile after another, and twice over for the symmetric form."""
+"""The Lovász losses as in most notebooks: one tile after another, and all of it twice for the symmetric form."""
 
 import torch
 from torch import Tensor

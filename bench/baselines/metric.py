@@ -6,7 +6,7 @@ import numpy as np
 
 
 def meanap_by_histogram(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Mean score with the two-dimensional histogram of the much-copied Kaggle kernel (its missing range mended)."""
+    """Mean score with the two-dimensional histogram of the much-copied Kaggle kernel (its missing range added)."""
     return _mean_score(pred, truth, _iou_by_histogram)
 
 

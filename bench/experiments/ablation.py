@@ -1,12 +1,12 @@
-"""Score of each part of a recipe: named variants of one base, trained on fold 0 of the real tiles, one core each.
+"""Ablation: scores of named variants of one base recipe, trained on fold 0 of the real tiles, one core each.
 
     python -m bench.experiments.ablation base heads --data DIR --weights DIR          short trainings, paired by seed
     python -m bench.experiments.ablation phases_warp --scale full --seed 1 --data DIR --weights DIR
-    python -m bench.experiments.ablation --table                                      what is known so far
+    python -m bench.experiments.ablation --table                                      the results so far
 
-A variant that is done is skipped; one that was stopped goes on from its last saved epoch.
+A finished variant is skipped; one that was stopped resumes from its last saved epoch.
 
-writes  bench/results/ablation.json: one entry a training, with a score for each tile, so that any two can be compared
+writes  bench/results/ablation.json: one entry per training, with the score of each tile, so any two can be compared
 """
 
 import argparse
@@ -35,12 +35,12 @@ from pipeline.train import train_fold
 
 FILE = RESULTS / "ablation.json"
 FOLD = 0
-DIGITS = "0123456789X"  # a tile's score is a number of tenths
+DIGITS = "0123456789X"  # a tile's score in tenths
 
 
 @dataclass(frozen=True)
 class Variant:
-    """settings  as after --set;  phases  of its training, one after the other; none: the scale's own"""
+    """settings  as for --set;  phases  of its training, in order; none: that of the scale"""
 
     settings: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()
@@ -50,13 +50,13 @@ def cycle(size: int, epochs: int, lr: float = 1.5e-3, pseudo: bool = False) -> P
     return Phase(size=size, batch=16, epochs=epochs, lr=lr, pseudo=pseudo)
 
 
-# what a variant is trained with where it does not say otherwise
+# the phase of a variant that has none of its own
 SCALES = {"screen": cycle(64, 6), "mid": cycle(64, 12), "full": cycle(128, 28)}
 W24 = "model.options.width=24"
 WARP = ("augment.rotate=5", "augment.stretch=1.2", "augment.shear=0.15", "augment.shift=0.08")
 PHASES = (cycle(64, 6), cycle(96, 10), cycle(128, 14))
 HEADS = ("model.options.deep_supervision=true", "model.options.classifier=true")
-NO_LABELS = ("pseudo.low=0", "pseudo.high=1", "pseudo.share=1")  # no tile is as sure as that
+NO_LABELS = ("pseudo.low=0", "pseudo.high=1", "pseudo.share=1")  # no tile is that sure
 VARIANTS = {
     "present": Variant(("model.name=unet_resnext50", "model.options.width=16", "model.options.stem_skip=true")),
     "base": Variant(),
@@ -70,7 +70,7 @@ VARIANTS = {
     "phases_warp": Variant((W24, *WARP), PHASES),
     "phases_warp_low": Variant((W24, *WARP), (*PHASES[:2], cycle(128, 10, lr=7e-4))),
     "phases_warp_pseudo": Variant((W24, *WARP), (*PHASES, cycle(128, 3, lr=5e-4, pseudo=True))),
-    # The same phase without a single pseudo-labelled tile: the score of another cycle alone.
+    # The same phase without any pseudo-labelled tile: the effect of another cycle alone.
     "phases_warp_cycle": Variant((W24, *WARP, *NO_LABELS), (*PHASES, cycle(128, 4, lr=5e-4, pseudo=True))),
     "bce_lovasz": Variant(("train.loss=bce_lovasz",)),
     "lr3e-3": Variant(("train.lr=3e-3",)),
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
-    """Profile cpu at width 16 and this scale, changed as the variant says."""
+    """Profile cpu at width 16 and this scale, with the variant's changes."""
     cpu = PROFILES["cpu"]
     base = replace(
         cpu,
@@ -120,7 +120,7 @@ def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
 
 
 def prepared_run(title: str, args: argparse.Namespace, profile: Profile) -> Run:
-    """The run of this name and recipe on the tiles of --data, its tiles decoded and its folds made."""
+    """The run of this name and recipe on the tiles of --data, with tiles decoded and folds made."""
     flags = ["--profile=cpu", f"--run={title}", f"--data={args.data}", f"--out={args.out}"]
     flags.append(f"--set=folds.scheme={profile.folds.scheme}")
     if args.weights:
@@ -128,14 +128,14 @@ def prepared_run(title: str, args: argparse.Namespace, profile: Profile) -> Run:
     prepare.main(flags)
     make_folds.main(flags)
     run, _ = cli.parse(__doc__, flags)
-    start = run.profile.model.weights  # as --weights says
+    start = run.profile.model.weights  # from --weights
     return replace(run, profile=replace(profile, model=replace(profile.model, weights=start)))
 
 
 def held_out_masks(run: Run, fold: int, epoch: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Rows of the tiles that the fold holds out, their masks (N, 101, 101) bool, and seconds of one core for these.
+    """Rows of the tiles that the fold holds out, their predicted masks (N, 101, 101) bool, and the CPU seconds taken.
 
-    Flip TTA, threshold 0.5 and the submission's rules.
+    With flip TTA, threshold 0.5 and the submission's rules.
     """
     profile, files = run.profile, run.files
     tiles, model, last = cache.read(files), checkpoints.build(profile.model), profile.train.last
@@ -177,7 +177,7 @@ def measure(run: Run) -> dict:
 
 
 def summarize(scores: np.ndarray, masks: np.ndarray, truth: np.ndarray) -> dict:
-    """Mean and standard error of the scores (N,), and what goes wrong with masks (N, H, W) bool."""
+    """Mean and standard error of the scores (N,), and the errors of the masks (N, H, W) bool by kind."""
     salt, predicted = truth.any((1, 2)), masks.any((1, 2))
     both = salt & predicted
     return {
@@ -191,13 +191,13 @@ def summarize(scores: np.ndarray, masks: np.ndarray, truth: np.ndarray) -> dict:
 
 
 def difference(a: dict, b: dict) -> tuple[float, float]:
-    """Mean of a's scores less b's, tile by tile, and its standard error."""
+    """Mean of a's scores minus b's, tile by tile, and its standard error."""
     a, b = (np.array([DIGITS.index(digit) for digit in result["by_tile"]]) / 10 for result in (a, b))
     return float((a - b).mean()), float((a - b).std(ddof=1) / len(a) ** 0.5)
 
 
 def table(records: list[dict]) -> str:
-    """Markdown, one row a result; the difference is to `base` of the same scale and seed, both last epochs' weights."""
+    """Markdown, one row per result; differences are to `base` at the same scale and seed, with last-epoch weights."""
     base = {(r["scale"], r["seed"]): r for r in records if r["variant"] == "base"}
     lines = [
         "| variant | scale | seed | epochs | last | averaged | to base | missed / invented / shape | CPU s |",

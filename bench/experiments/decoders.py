@@ -1,11 +1,11 @@
-"""Speed and score of decoders on one encoder, one core: ours against smp's Unet, UnetPlusPlus, FPN and Linknet.
+"""Speed and score of decoders on one encoder and one core: ours against smp's Unet, UnetPlusPlus, FPN and Linknet.
 
-    python -m bench.experiments.decoders                        tiles a second, in training and in prediction
-    python -m bench.experiments.decoders --seconds 200          and the score of fold 0 after so many CPU seconds
+    python -m bench.experiments.decoders                        tiles per second, in training and in prediction
+    python -m bench.experiments.decoders --seconds 200          also the score of fold 0 after that many CPU seconds
                                                                 (SALT_TILES names the tiles, SALT_WEIGHTS the weights)
 
 All train alike: symmetric Lovasz, AdamW, bf16 where the processor has it, channels last, and the quick depthwise
-convolutions of pipeline.salt.training.depthwise; 16 tiles of 128 px on one thread. Seconds are the processor's.
+convolutions of pipeline.salt.training.depthwise; 16 tiles of 128 px on one thread. Seconds are CPU time.
 smp  Iakubovskii 2019, https://github.com/qubvel-org/segmentation_models.pytorch
 
 writes  bench/results/<machine>.decoders.json
@@ -39,7 +39,7 @@ PX, TILES, WARM_UP, REPEATS = 128, 16, 3, 7
 
 
 class Smp(nn.Module):
-    """A model of smp's, called and trained as ours are."""
+    """A model of smp, called and trained like ours."""
 
     def __init__(self, name: str, encoder: str):
         super().__init__()
@@ -69,7 +69,7 @@ MODELS: dict[str, Callable[[str], nn.Module]] = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.0, help="to train each model for (default: not at all)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="CPU time to train each model (default: none)")
     parser.add_argument("--encoder", choices=ENCODERS, action="append", help="only this one")
     parser.add_argument("--model", choices=MODELS, action="append", metavar="NAME", help="only this one")
     args = parser.parse_args(argv)
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(name: str, encoder: str, budget: float, device: torch.device) -> dict:
-    """Tiles a second of one model; with a budget in seconds its score too, trained as in experiments.models."""
+    """Tiles per second of one model; with a budget in seconds also its score, trained as in experiments.models."""
     x, masks = batch(PX, TILES, device)
     model = build(name, encoder)
     row = {
@@ -109,7 +109,7 @@ def measure(name: str, encoder: str, budget: float, device: torch.device) -> dic
 
 
 def build(name: str, encoder: str) -> nn.Module:
-    """The model, its encoder with ImageNet's weights where SALT_WEIGHTS has them."""
+    """Build the model, its encoder with ImageNet weights if SALT_WEIGHTS has them."""
     torch.manual_seed(0)
     model, folder = MODELS[name](encoder), os.environ.get("SALT_WEIGHTS")
     if folder and isinstance(model, Smp):
@@ -136,7 +136,7 @@ def prediction_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Seconds of the processor, the median of REPEATS."""
+    """CPU seconds of a call, the median of REPEATS."""
     times = []
     for _ in range(WARM_UP + REPEATS):
         start = time.process_time()

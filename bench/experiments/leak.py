@@ -2,11 +2,11 @@
 
     python -m bench.experiments.leak --data DIR --weights DIR --seed 0
 
-Folds drawn by lot, the article's (kfold) or by coverage, train on tiles that continue a validation tile;
+Random folds, the article's (kfold) or by coverage, train on tiles that continue a validation tile;
 `folds.scheme=mosaic` keeps such tiles together. Five folds of each, the lean U-Net at 64 px for six epochs: twenty
-minutes of one core a scheme. Resumable.
+minutes of one core per scheme. Resumable.
 
-writes  bench/results/leak.json: one entry a seed and scheme, with a score for each tile
+writes  bench/results/leak.json: one entry per seed and scheme, with the score of each tile
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measure(scheme: str, args: argparse.Namespace) -> dict:
 
 
 def torn_apart(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """(N,) bool: the labelled tiles that have a neighbour in another fold; images are theirs and the test tiles'."""
+    """(N,) bool: labelled tiles with a neighbour in another fold; images: of these, then of the test tiles."""
     torn = np.zeros(len(fold), bool)
     for first, second, *_ in neighbours(images):
         if max(first, second) < len(fold) and fold[first] != fold[second]:
@@ -82,7 +82,7 @@ def torn_apart(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
 
 
 def table(records: list[dict]) -> str:
-    """Markdown: mean scores on each kind of random folds and on mosaics, their difference with its standard error."""
+    """Markdown: mean scores with each kind of random folds and with mosaics, their difference, its standard error."""
     scores = {record["scheme"]: np.array([DIGITS.index(d) / 10 for d in record["scores"]]) for record in records}
     lines = ["| folds | tiles | | score | by mosaics | flattered by |", "|---|---|--:|--:|--:|--:|"]
     for record in records:

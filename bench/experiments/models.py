@@ -1,9 +1,9 @@
-"""Score of every model after the same number of seconds of training, on one fold of the same tiles.
+"""Score of every model after equally many seconds of training, on one fold of the same tiles.
 
     SALT_TILES=DIR SALT_WEIGHTS=DIR python -m bench.experiments.models
 
-Each is trained in a process of its own, from ImageNet's weights where SALT_WEIGHTS has them for its encoder, with the
-learner of the product; the one-cycle schedule goes by the clock. No flip TTA, no rules.
+Each is trained in a process of its own with the product's learner, from ImageNet weights if SALT_WEIGHTS has them for
+its encoder; the one-cycle schedule goes by the clock. No flip TTA, no rules.
 
 writes  bench/results/<machine>.models.json, the table in docs/models.md
 """
@@ -52,7 +52,7 @@ MODELS = [  # name, encoder, options
 
 @dataclass(frozen=True)
 class Budget:
-    """What each model is given."""
+    """Training budget of each model."""
 
     seconds: float = 100.0
     size: int = 64  # px
@@ -68,16 +68,16 @@ class Row(TypedDict):
     options: dict
     weights: str  # "ImageNet" | "random"
     parameters: int
-    tiles: int  # trained on, each time it came counted
+    tiles: int  # trained on, with repeats
     seconds: float
     score: float  # Kaggle's, on the held-out fold
-    memory: float  # GiB at most, of the process or on the GPU
+    memory: float  # peak, GiB, of the process or on the GPU
 
 
 class TimedOneCycle(Callback):
-    """One cycle of fastai's schedule over `seconds`, then the end; no validation on the way.
+    """One cycle of fastai's schedule over `seconds`, after which training ends; no validation.
 
-    On a GPU they begin after five batches: cuDNN looks for its fastest algorithms first.
+    On a GPU the time starts after five batches, in which cuDNN searches for its fastest algorithms.
     """
 
     def __init__(self, seconds: float, lr: float, clock: Callable[[], float]):
@@ -131,9 +131,10 @@ def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
 def train_for(
     model: nn.Module, budget: Budget, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[np.ndarray, np.ndarray, TimedOneCycle]:
-    """Train a model for the budget: its masks of the held-out fold (N, 101, 101) bool, the true ones, the schedule.
+    """Train a model for the budget; return its masks of the held-out fold (N, 101, 101) bool, the true ones, and the
+    schedule.
 
-    model  with an `encoder` that has mean and std;  clock  gives the seconds that count
+    model  with an `encoder` that has mean and std;  clock  measures the seconds
     """
     device, tiles = pick_device(), load_tiles()
     share, black = tiles.masks.mean((1, 2)), ~tiles.images.any((1, 2))
@@ -161,7 +162,7 @@ def train_for(
 
 
 def table(record: dict) -> str:
-    """A machine's record in Markdown."""
+    """A machine's record as Markdown."""
     rows = ["| model | encoder, weights | parameters | tiles trained | score | memory |", "|---|---|--:|--:|--:|--:|"]
     for row in record["rows"]:
         name = f"{row['model']} {' '.join(f'{k}={v}' for k, v in row['options'].items())}".strip()
@@ -191,7 +192,7 @@ def main() -> None:
         "rows": [],
     }
     for name, encoder, options in MODELS:
-        with get_context("spawn").Pool(1) as pool:  # so that its peak memory is its own
+        with get_context("spawn").Pool(1) as pool:  # to measure its own peak memory
             row = pool.apply(train, (name, encoder, options, budget))
         record["rows"].append(row)
         print(f"{name} {options}: {row['score']:.4f} after {row['tiles']:,} tiles", flush=True)

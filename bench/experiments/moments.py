@@ -1,9 +1,9 @@
-"""Score with and without Adam's moments carried from one phase to the next, as fastai's save and load carry them.
+"""Score with and without Adam's moments carried from one phase to the next, as fastai's save and load would.
 
     python -m bench.experiments.moments DATA WEIGHTS --seed 0
 
-Fold 0 of the real tiles with the lean U-Net: 64 px, then 80 px twice from the same weights. Prints one row a seed; the
-score is the last epoch's on the held-out tiles, without flips.
+Fold 0 of the real tiles with the lean U-Net: 64 px, then 80 px twice from the same weights. Prints one row per seed;
+the score is that of the last epoch on the held-out tiles, without flips.
 """
 
 import argparse

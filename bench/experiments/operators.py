@@ -29,7 +29,7 @@ WARM_UP, STEPS, ROWS = 16, 4, 14
 
 
 class EncoderAlone(nn.Module):
-    """The encoder and a 1x1 convolution: no decoder takes less."""
+    """The encoder and a 1x1 convolution, the cheapest decoder there can be."""
 
     def __init__(self, encoder: str):
         super().__init__()
@@ -59,9 +59,9 @@ def main() -> None:
 
 
 def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> tuple[float, list[tuple[str, float, int]]]:
-    """ms of a step by the clock; (operator, ms of its own in a step, calls in a step), most expensive first.
+    """ms per step by the clock; (operator, its own ms per step, calls per step), most expensive first.
 
-    On a GPU an operator's ms are those of the kernels that it launches; the rest of the clock's the GPU was idle.
+    On a GPU an operator's ms are those of the kernels that it launches; for the rest of the time the GPU is idle.
     """
     on_gpu = device.type == "cuda"
     step = training_step(model, *batch(px, BATCHES[device.type], device))
@@ -71,20 +71,20 @@ def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> tuple[
             step()
         synchronize(device)
 
-    steps(WARM_UP)  # until the memory it needs is all there
+    steps(WARM_UP)  # until all memory is allocated
     start = time.perf_counter()
     steps(STEPS)
     clock = (time.perf_counter() - start) / STEPS * 1e3
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
         steps(STEPS)
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # not kernels again
+    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # without kernels
     rows = [(event.key, getattr(event, own) / STEPS / 1e3, event.count // STEPS) for event in events]
     return clock, sorted(rows, key=lambda row: -row[1])
 
 
 def table(name: str, device: torch.device, clock: float, rows: list[tuple[str, float, int]]) -> str:
-    """A step in Markdown, its most expensive operators."""
+    """The most expensive operators of a step as Markdown."""
     total = sum(ms for _, ms, _ in rows)
     lines = [
         f"### {name}",

@@ -1,9 +1,9 @@
-"""Score of trainings in bf16 and in fp32 from the same seeds: does the short number format cost score?
+"""Scores of trainings in bf16 and in fp32 from the same seeds: does the shorter format lower the score?
 
     SALT_WEIGHTS=DIR python -m bench.experiments.precision TILES WORK
 
-TILES is Kaggle's folder; WORK keeps the trainings, one run each, and what is there is not trained again. They are short
-ones of profile cpu, each scored on the tiles that its folds held out, after the last epoch, without flips.
+TILES is Kaggle's folder; WORK keeps the trainings, one run each, and finished ones are not repeated. They are short
+trainings of profile cpu, each scored after the last epoch on the tiles that its folds held out, without flips.
 
 writes  bench/results/<machine>.precision.json
 """
@@ -25,7 +25,7 @@ from pipeline.salt.run import Files
 
 FORMATS = ("bf16", "fp32")
 SEEDS = tuple(range(100, 900, 100))
-SIZE, EPOCHS = 64, 4  # three minutes a training, where the whole profile takes 45
+SIZE, EPOCHS = 64, 4  # three minutes per training; the whole profile takes 45
 
 
 def main(tiles: str, work: str) -> None:
@@ -49,7 +49,7 @@ def main(tiles: str, work: str) -> None:
 
 
 def score(tiles: Path, out: Path, precision: str, seed: int) -> float:
-    """Mean score of the folds of one training, which is done now if it is not there yet."""
+    """Mean score over the folds of one training, which runs now unless it is finished."""
     run = f"{precision}_{seed}"
     settings = (f"train.size={SIZE}", f"train.epochs={EPOCHS}", f"train.seed={seed}", f"train.precision={precision}")
     flags = ["--profile=cpu", f"--data={tiles}", f"--out={out}", f"--run={run}", *(f"--set={s}" for s in settings)]

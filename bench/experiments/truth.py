@@ -1,9 +1,9 @@
-"""Loss curves of the product's training and of plain fastai's, three seeds each: is what is fast the same training?
+"""Loss curves of the product's training and of plain fastai's, three seeds each: does the fast path train the same?
 
     python -m bench.experiments.truth
 
 The plain side is the article's: PNG files, fp32, channels first, a loop over tiles in the loss, fastai's optimizer.
-Both train the demo's model on the demo's tiles, from the same weights for the same seed.
+Both train the demo's model on the demo's tiles; the same seed gives both the same initial weights.
 
 writes  bench/results/<machine>.truth.json and docs/truth.svg
 """
@@ -39,7 +39,7 @@ PHASE = DEMO.train.phases[0]
 
 
 class LossCurve(Callback):
-    """Mean training loss of each epoch, by tile."""
+    """Training loss of each epoch, the mean over tiles."""
 
     def before_fit(self):
         self.means = []
@@ -97,7 +97,7 @@ def loss_curves(
 
 
 def distance(fast: list[list[float]], plain: list[list[float]]) -> float:
-    """Distance of the two mean curves in standard deviations of the plain seeds, both averaged over the epochs."""
+    """Distance of the two mean curves in standard deviations of the plain seeds, each averaged over the epochs."""
     a, b = np.array(fast), np.array(plain)
     return float(np.abs(a.mean(0) - b.mean(0)).mean() / b.std(0, ddof=1).mean())
 

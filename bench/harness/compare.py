@@ -1,4 +1,4 @@
-"""Timing of two sides of one claim, in turn."""
+"""Alternating timing of the two sides of a claim."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from typing import NotRequired, TypedDict
 
 import torch
 
-WARM_UP = 2  # runs of each side that are not counted
-_work: list[Callable[[], object]] = []  # in a process of in_own_process()
+WARM_UP = 2  # uncounted runs of each side
+_work: list[Callable[[], object]] = []  # of a process of in_own_process()
 
 
 class Result(TypedDict):
@@ -24,9 +24,9 @@ class Result(TypedDict):
     ours: float  # median, in `unit`
     theirs: float  # median, in `unit`
     ratio: float  # theirs / ours
-    load: float  # of the machine over the minute before: above the cores a bench uses, others were at work too
+    load: float  # of the machine in the minute before; if above the cores a bench uses, other work ran as well
     unit: NotRequired[str]  # seconds if there is none
-    first_seconds: NotRequired[float]  # until theirs had run once: compiling and recording are in it
+    first_seconds: NotRequired[float]  # of theirs' first run, with compiling and recording
     steps_per_second: NotRequired[float]  # of theirs
 
 
@@ -55,7 +55,7 @@ def compare(
 def make_result(
     name: str, device: str, repeats: int, ours: float, theirs: float, *, load: float | None = None, **unit: str
 ) -> Result:
-    """A result with its ratio, and the load of now if no other is given."""
+    """Make a result with its ratio; load is the current one if none is given."""
     load = os.getloadavg()[0] if load is None else load
     return Result(
         name=name, device=device, repeats=repeats, ours=ours, theirs=theirs, ratio=theirs / ours, load=load, **unit
@@ -64,12 +64,12 @@ def make_result(
 
 @contextlib.contextmanager
 def in_own_process(build: Callable[..., Callable[[], object]], *args) -> Iterator[Callable[[], object]]:
-    """What build(*args) returns, to be called in a process of its own: one side's settings of the C library stay there.
+    """Give a function that calls what build(*args) returns in a process of its own, where its C library settings stay.
 
-    build  a function of a module
+    build  a module-level function
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_build, initargs=(build, args)) as pool:
-        pool.submit(os.getpid).result()  # so that it is built now, not within the first call
+        pool.submit(os.getpid).result()  # builds it now, not in the first call
         yield lambda: pool.submit(_call).result()
 
 

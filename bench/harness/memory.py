@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: it is done in a process of its own, which a thread watches."""
+"""Peak memory of a piece of work, run in a process of its own that a thread watches."""
 
 import threading
 from collections.abc import Callable
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from bench.harness.compare import Result, make_result
 
-STATUS = Path("/proc/self/status")  # Linux separates a process's own memory from the files that it has mapped
+STATUS = Path("/proc/self/status")  # Linux tells a process's own memory from the files it has mapped
 
 
 def is_supported() -> bool:
-    """Whether this system says how much memory is a process's own."""
+    """Whether this system reports how much memory is a process's own."""
     return STATUS.exists() and "RssAnon:" in STATUS.read_text()
 
 
 def peak(work: Callable[..., object], *args) -> float:
-    """MiB at most, beyond what its process has before it begins, while work(*args) runs; mapped files are not counted.
+    """Peak MiB while work(*args) runs, beyond what its process had before; mapped files are not counted.
 
-    work  a function of a module
+    work  a module-level function
     """
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(_watch, (work, args))
 
 
 def compare_peaks(name: str, ours: float, theirs: float, device: str = "cpu") -> Result:
-    """Two peaks in MiB as a result, printed with their ratio."""
+    """Print two peaks in MiB with their ratio, and return them as a result."""
     print(f"{name}: ours {ours:,.0f} MiB, theirs {theirs:,.0f} MiB, {theirs / ours:.1f}x")
     return make_result(name, device, 1, ours, theirs, unit="MiB")
 

@@ -1,4 +1,4 @@
-"""Measured numbers on disk: where they are kept, what stands beside each of them, and the pages that show them."""
+"""Measured numbers on disk: where they are kept, what is recorded with each, and the pages that show them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BEGIN, END = "<!-- python -m bench writes from here -->", "<!-- to here -->"
 
 
 def machine_name(device: torch.device) -> str:
-    """The machine's name, for a file: its GPU, or the number of its cores and the model of its CPU."""
+    """The machine's name, for file names: its GPU, or the number of its cores and its CPU's model."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -40,20 +40,20 @@ def provenance() -> dict[str, str]:
 
 
 def write_record(path: Path, record: dict) -> None:
-    """Write a record as JSON, in a folder that is made if it is not there."""
+    """Write a record as JSON, making its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_generated(page: Path, text: str) -> None:
-    """Replace what stands between BEGIN and END in a page of the documentation, or append it."""
+    """Replace the text between BEGIN and END in a page of the documentation, or append it."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{text}{END}{after or chr(10)}")
 
 
 def _commit() -> str:
-    """Short hash, with a + if code has changed since; outside a clone the value of SALT_COMMIT, or "unknown"."""
+    """Short hash, with a + if code has changed since; outside a clone, SALT_COMMIT's value or "unknown"."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout

@@ -1,4 +1,4 @@
-"""The tiles that the benches work on: Kaggle's where SALT_TILES names their folder, generated ones elsewhere."""
+"""The tiles that the benches use: Kaggle's if SALT_TILES names their folder, else generated ones."""
 
 import atexit
 import os
@@ -22,7 +22,7 @@ GENERATED = 1200
 
 @dataclass(frozen=True)
 class BenchTiles:
-    """Labelled tiles twice over: the PNG files that the plain side reads, and the same files decoded.
+    """Labelled tiles in two forms: as PNG files, which the plain side reads, and decoded.
 
     folder  images/<id>.png and masks/<id>.png, as in train.zip;  kind  "real" | "generated"
     images  (N, 101, 101) uint8;  masks  (N, 101, 101) bool;  ids  (N,), sorted
@@ -35,7 +35,7 @@ class BenchTiles:
     ids: list[str]
 
     def pngs(self, count: int) -> list[Path]:
-        """Files of `count` images, from the start again where there are not enough."""
+        """Files of `count` images, starting over if there are too few."""
         return [self.folder / "images" / f"{self.ids[i % len(self.ids)]}.png" for i in range(count)]
 
     def arrays(self, count: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def generate_tiles(count: int, seed: int = 0) -> BenchTiles:
 
 
 def random_masks(n: int, side: int, device: torch.device | str = "cpu") -> Tensor:
-    """Masks (n, side, side) bool much like Kaggle's: smooth bodies, three in ten pixels, two in five tiles empty."""
+    """Masks (n, side, side) bool like Kaggle's: smooth bodies, three in ten pixels, two in five tiles empty."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(n, 1, 2, 2, generator=generator)
     masks = F.interpolate(coarse, size=(side, side), mode="bicubic")[:, 0] > 0
@@ -80,7 +80,7 @@ def _read(data: Path, kind: str) -> BenchTiles:
 
 
 def _temporary_folder() -> Path:
-    """Gone when this process ends."""
+    """A new folder, deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""Backward of an EfficientNet's depthwise convolutions on a CPU: the product's against torch's, under autocast.
+"""Backward pass of an EfficientNet's depthwise convolutions on a CPU under autocast: the product's against torch's.
 
 python -m bench.speed.cpu_depthwise
 """

@@ -18,9 +18,9 @@ FOLDS = (2, 4)
 
 
 def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
-    """A fold's share of the time in which several take as many steps: a process each, or in one as CUDA graphs.
+    """Time per fold when several train at once, in a process each or in one process as CUDA graphs.
 
-    On a CPU folds at once have threads of their own, and the profile says how many: nothing is measured.
+    On a CPU nothing is measured: each fold has its own threads, and the profile sets their number.
     """
     if device.type == "cpu":
         return

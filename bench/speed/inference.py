@@ -30,7 +30,7 @@ class Size:
     tiles: int
     batch: int  # of the article's loaders; ours is the profile's
     repeats: int
-    memory_tiles: int  # tiles of the comparison of memory
+    memory_tiles: int  # tiles in the memory comparison
     encoder: str = "se_resnext50_32x4d"
     workers: int | None = None  # of the article's loaders; None is fastai's default
 
@@ -64,7 +64,7 @@ def against_article(device: torch.device, size: Size) -> Result:
 
 
 def compare_memory(size: Size) -> list[Result]:
-    """Peak memory on the CPU with a model that needs next to none: what is left are the tiles and the results."""
+    """Peak memory on the CPU with a model that needs next to none, which leaves the tiles and the results."""
     if not memory.is_supported():
         return []
     tiles = load_tiles()
@@ -78,7 +78,7 @@ def compare_memory(size: Size) -> list[Result]:
 
 
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
-    """The product's prediction of images (N, 101, 101) uint8, into a file."""
+    """Predict images (N, 101, 101) uint8 into a file, as the product does."""
     precision = resolve_precision("auto", device)
     settings = InferenceSettings(size=size.px, batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
     predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", settings)
@@ -87,14 +87,14 @@ def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device
 def predict_as_article(
     folder: Path, files: list[Path], model: nn.Module, size: Size, device: torch.device
 ) -> np.ndarray:
-    """The article's prediction of PNG files: (N, 101, 101) probabilities."""
+    """Predict PNG files as the article does: (N, 101, 101) probabilities."""
     dls = article.get_data(folder, {files[0].stem}, size.px, size.batch, device, num_workers=size.workers)
     model.to(device, memory_format=torch.contiguous_format)
     return article.predict(article.get_learner(dls, model, folder), files, size.px)
 
 
 class PixelModel(nn.Module):
-    """The smallest of models: one logit for each pixel, from that pixel alone."""
+    """The smallest model: one logit for each pixel, from that pixel alone."""
 
     def __init__(self):
         super().__init__()
@@ -106,12 +106,12 @@ class PixelModel(nn.Module):
 
 
 def predict_pixels(path: Path, images: Path, size: Size) -> None:
-    keep_freed_memory()  # as pick_device does on a CPU; on a GPU's machine its context would count as well
+    keep_freed_memory()  # as pick_device on a CPU; where there is a GPU, its context would count as well
     predict(path, np.load(images, mmap_mode="r", allow_pickle=False), PixelModel(), size, torch.device("cpu"))
 
 
 def predict_pixels_as_article(folder: Path, files: list[Path], size: Size) -> None:
-    # In this process alone: only its memory is watched, and the child of a pool may have no children.
+    # No workers: only this process's memory is watched, and a pool's child may have no children.
     predict_as_article(folder, files, PixelModel(), Size(**vars(size) | {"workers": 0}), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""One epoch of training batches, 128 px, 32 tiles each, every random change: decoded once, against PNG files.
+"""One epoch of training batches, 128 px, 32 tiles each, all random changes: tiles decoded once against PNG files.
 
 python -m bench.speed.loader
 """
@@ -17,9 +17,9 @@ SIZE, BATCH = 128, 32
 
 
 def run(device: torch.device, batch: int = BATCH, repeats: int = 3, **kwargs) -> list[Result]:
-    """kwargs  of fastai's DataLoader, for the article's side"""
+    """kwargs  for fastai's DataLoader, on the article's side"""
     tiles = load_tiles()
-    odd = len(tiles.ids) % batch or batch  # the article's side wants some to validate on; what stays is whole batches
+    odd = len(tiles.ids) % batch or batch  # the article's side must validate on some; the rest is whole batches
     images, masks, ids = (part[odd:] for part in (tiles.images, tiles.masks, tiles.ids))
     dataset = TileDataset(images, masks, ids, SIZE, resize_masks=True, device=device)
     ours = TileLoader(dataset, batch, imagenet_stats, Augment())

@@ -1,4 +1,4 @@
-"""Growth of an epoch's time and of prediction's memory with the number of tiles; memory of segmenting a large picture;
+"""How an epoch's time and prediction's memory grow with the number of tiles; memory of segmenting a large picture;
 start-up time of a stage.
 
 python -m bench.speed.scaling
@@ -35,7 +35,7 @@ from pipeline.salt.training.learner import build_learner
 from pipeline.tools.segment import segment
 
 FACTORS = (2, 4)
-START_LIMIT = 10.0  # s that a stage may take to begin
+START_LIMIT = 10.0  # s that a stage may take to start
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Size:
     test: int  # fewest test tiles
     encoder: str
     repeats: int = 3
-    picture: int = 20_000  # px, side of the largest that is segmented
+    picture: int = 20_000  # px, side of the largest to be segmented
 
 
 SIZES = {
@@ -65,7 +65,7 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 
 
 def compare_epochs(device: torch.device, size: Size) -> Iterator[Result]:
-    """One epoch of n times the tiles against n epochs: above 0.9x, its time grows no faster than they do."""
+    """One epoch of n times the tiles against n epochs: above 0.9x, time grows no faster than the tiles."""
     once = build_epoch(device, size, size.tiles)
 
     def repeat(n: int) -> Steps:
@@ -82,7 +82,7 @@ def compare_epochs(device: torch.device, size: Size) -> Iterator[Result]:
 
 
 def build_epoch(device: torch.device, size: Size, n: int) -> Steps:
-    """A function that trains for an epoch of n tiles."""
+    """Build a function that trains for an epoch of n tiles."""
     tiles = load_tiles()
     rows = np.arange(n) % len(tiles.ids)
     ids = [tiles.ids[i] for i in rows]
@@ -130,7 +130,7 @@ def compare_segment_memory(side: int) -> list[Result]:
 
 
 def segment_pixels(folder: Path, height: int, width: int) -> None:
-    """From rows that are made when they are asked for to the three files."""
+    """Segment a picture, whose rows are made on demand, into the three files."""
     picture = Picture("picture", (height, width), lambda top, bottom: np.zeros((bottom - top, width), np.uint8))
     run = SimpleNamespace(
         logits=lambda windows: windows.astype(np.float32),
@@ -143,7 +143,7 @@ def segment_pixels(folder: Path, height: int, width: int) -> None:
 
 
 def start_up() -> list[Result]:
-    """Seconds before any work is done: the state of all stages, and what training imports."""
+    """Seconds before any work is done: the state of all stages, and the imports of training."""
     return [
         time_command("python -m pipeline, the state of every stage", "-m", "pipeline", "--data", "sample"),
         time_command("all that training imports", "-c", "import pipeline.salt.training.fold"),
@@ -151,7 +151,7 @@ def start_up() -> list[Result]:
 
 
 def time_command(title: str, *arguments: str) -> Result:
-    """Python with these arguments against START_LIMIT, in an empty folder."""
+    """Time Python with these arguments in an empty folder, against START_LIMIT."""
     environment = os.environ | {"PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": ""}
     load, times = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +162,7 @@ def time_command(title: str, *arguments: str) -> Result:
             )
             times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
-    print(f"{title}: {format_seconds(seconds)}, may take {format_seconds(START_LIMIT)}")
+    print(f"{title}: {format_seconds(seconds)}, limit {format_seconds(START_LIMIT)}")
     return make_result(f"start: {title}; theirs: what it may take", "cpu", 3, seconds, START_LIMIT, load=load)
 
 

@@ -2,8 +2,8 @@
 
     python -m bench.speed.smp
 
-The models cost differently, so each pair of steps has a second row, in seconds for each GFLOP: one over the tiles a
-second and the GFLOP a tile.
+The models differ in cost, so each pair of steps has a second row, in seconds per GFLOP: seconds per tile divided by
+GFLOP per tile.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
                 device,
             )
         trained, ratio = size.steps * tiles, steps["ratio"] * ours / theirs
-        print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x by the GFLOP")
+        print(f"    a tile costs {ours:.1f} GFLOP, theirs {theirs:.1f}: {ratio:.2f}x per GFLOP")
         yield steps
         yield steps | {
             "name": f"one GFLOP of that; a tile costs {ours:.1f}, theirs {theirs:.1f}",

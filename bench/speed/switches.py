@@ -1,10 +1,11 @@
-"""Training steps of UnetResNext50 with one optimisation switched off or on: what each of them gives.
+"""Training steps of UnetResNext50 with one optimisation switched off or on: what each one gains.
 
     python -m bench.speed.switches
 
 Ours is the product's step, theirs the same with one thing changed: above 1x the product's choice pays, below 1x the
 other would. Both are bare loops of torch; in the rows of train.compile both are the product's Learner, and one row
-compares that with the loop. Each has a process of its own: what one sets up or tunes stays with it.
+compares that with the loop. Each runs in a process of its own, so that settings and tuning of one do not affect the
+other.
 """
 
 import contextlib
@@ -73,7 +74,7 @@ def bare_steps(size: Size, px: int, tiles: int, device: torch.device, options: S
 
 
 def changes_nothing(switch: Switch, device: torch.device) -> bool:
-    """Whether a loop differs from the product's in nothing but a name for the same number format."""
+    """Whether a loop differs from the product's only in another name for the same number format."""
     if isinstance(switch, dict) or switch == StepOptions():
         return False
     one, two = (vars(s) | {"precision": resolve_precision(s.precision, device)} for s in (switch, StepOptions()))
@@ -82,7 +83,7 @@ def changes_nothing(switch: Switch, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def skip_on_error(title: str) -> Iterator[None]:
-    """Inside it an error is printed and the comparison left out: what a machine cannot do must not cost the rest."""
+    """Print an error and leave out the comparison: what a machine cannot do must not stop the rest."""
     try:
         yield
     except Exception as e:

@@ -26,7 +26,7 @@ from pipeline.salt.training.learner import build_learner
 
 @dataclass(frozen=True)
 class Size:
-    shapes: tuple[tuple[int, int], ...]  # px, tiles; the first of them for all other benches
+    shapes: tuple[tuple[int, int], ...]  # (px, tiles); other benches use the first
     steps: int  # in one measurement
     repeats: int
     encoder: str = "se_resnext50_32x4d"
@@ -59,7 +59,7 @@ def against_article(device: torch.device, size: Size, px: int, tiles: int) -> Re
 
 
 def our_steps(size: Size, px: int, tiles: int, device: torch.device, settings: dict | None = None) -> Steps:
-    """Steps of the product; settings: numbers of the profile's section train, in the place of its defaults."""
+    """Steps of the product; settings: values for the profile's section train that replace its defaults."""
     pick_device()  # sets the process up as for a stage
     return product_steps(build_model(size), *batch(px, tiles, device), size.steps, **settings or {})
 
@@ -83,7 +83,7 @@ def article_steps(model: nn.Module, x: Tensor, masks: Tensor, count: int) -> Ste
 
 
 def one_epoch(learn: Learner) -> Steps:
-    """A function that fits one epoch, without a word."""
+    """A function that fits one epoch without printing."""
 
     def fit() -> None:
         with learn.no_bar(), learn.no_logging():
@@ -93,7 +93,7 @@ def one_epoch(learn: Learner) -> Steps:
 
 
 class Batches(list):
-    """A loader of fastai's over batches that lie on the device already."""
+    """A fastai loader over batches that are already on the device."""
 
     def to(self, device: torch.device) -> None:
         pass
@@ -104,7 +104,7 @@ def loaders(batches: list, device: torch.device) -> DataLoaders:
 
 
 def batch(px: int, tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (tiles, 3, px, px) of noise, masks (tiles, 1, px, px) of {0, 1}, on the device."""
+    """Noise images (tiles, 3, px, px) and masks (tiles, 1, px, px) of {0, 1}, on the device."""
     x = torch.randn(tiles, 3, px, px, generator=torch.Generator().manual_seed(0))
     return x.to(device), random_masks(tiles, px, device)[:, None].float()
 
@@ -114,7 +114,7 @@ def build_model(size: Size) -> nn.Module:
 
 
 def gflop(model: nn.Module, px: int) -> float:
-    """GFLOP of a training step for one tile: forward and backward, two for each multiply-add."""
+    """GFLOP of a training step per tile: forward and backward, two operations per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         model.train()(torch.zeros(2, 3, px, px)).sum().backward()
     model.zero_grad()

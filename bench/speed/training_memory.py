@@ -1,10 +1,10 @@
-"""Memory of a training step of more_dynamic_unet, with each of its reductions of channels, and of fastai's DynamicUnet.
+"""Memory of a training step of more_dynamic_unet, with either way to reduce channels, and of fastai's DynamicUnet.
 
     python -m bench training_memory
 
-On a GPU the most that torch held in a step. Elsewhere counted, without computing anything: what forward keeps for
-backward, the weights, their gradients and Adam's two moments, all in fp32. What convolutions need for themselves while
-they work is in the first number only.
+On a GPU, the most that torch held in a step. Elsewhere it is counted without computing anything: what forward keeps for
+backward, the weights, their gradients and Adam's two moments, all in fp32. Only the first number includes the workspace
+of convolutions.
 """
 
 import torch
@@ -15,7 +15,7 @@ from bench.harness import memory
 from bench.harness.compare import Result
 from pipeline.salt.models import build_model
 
-# Of the claim in https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
+# As in the claim of https://blog.xack.me/posts/2024/a-more-dynamic-unet-in-pytorch
 ENCODER, SHAPE = "resnet50", (8, 3, 512, 512)
 MODELS = {
     "more_dynamic_unet, eq_skip": ("more_dynamic_unet", {"reduction": "eq_skip"}),
@@ -40,7 +40,7 @@ def run(device: torch.device, encoder: str = ENCODER, shape: tuple[int, ...] = S
 def counted(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Bytes that a step needs, from shapes alone: nothing is allocated."""
     model = model.to("meta").train()
-    storages = {}  # storages by address; held, so that no address is given out twice
+    storages = {}  # storages by address; kept, so that no address is reused
 
     def keep(t: Tensor) -> Tensor:
         storages[t.untyped_storage()._cdata] = t.untyped_storage()
@@ -55,7 +55,7 @@ def counted(model: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def measured(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes at most on the GPU in the second of two steps: by then the optimizer has its moments."""
+    """Peak bytes on the GPU in the second of two steps, when the optimizer has its moments."""
     model = model.cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The viewer with 4,000 tiles in headless Chromium, first look and scrolling, against a plain page of as many images.
+"""The viewer with 4,000 tiles in headless Chromium, first screen and scrolling, against a plain page of as many images.
 
 Needs starlette, uvicorn, playwright and a Chromium; it prints which is missing.
 
@@ -21,7 +21,7 @@ import torch
 from bench.harness.compare import Result, format_seconds, make_result
 from bench.harness.tiles import BenchTiles, load_tiles
 
-# Each image is drawn at the viewer's size; its file is fetched once for each place, as those of 4,000 tiles would be.
+# Images are drawn at the viewer's size; a file is fetched for each place, as it would be for 4,000 different tiles.
 PLAIN = """<!doctype html><style>
 body { margin: 0 } main { height: 100vh; overflow: auto; display: flex; flex-wrap: wrap; gap: 10px }
 figure { margin: 0; width: 150px; height: 174px } img { width: 150px; height: 150px }
@@ -39,7 +39,7 @@ SCROLL = """async ([px, frames]) => {  // seconds from frame to frame; share of 
   }
   return [seconds, empty / Math.max(tiles, 1)];
 }"""
-FIRST = {  # what is true once the first screen is whole
+FIRST = {  # true once the first screen is complete
     "ours": "() => document.querySelector('#canvas > div') && !document.querySelector('#canvas > .empty')",
     "theirs": "n => document.images.length >= n && [...document.images].slice(0, n).every(i => i.naturalWidth)",
 }
@@ -49,7 +49,7 @@ SCREEN = 36  # images of the plain page in a window of 1,000 x 1,000 px
 @dataclass(frozen=True)
 class Size:
     tiles: int = 4_000
-    px: int = 100  # scrolled from frame to frame, 6,000 a second at 60 frames
+    px: int = 100  # scrolled per frame, 6,000 per second at 60 frames
     frames: int = 300
     repeats: int = 3
 
@@ -102,12 +102,12 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 
 
 def visit(window, address: str, side: str, size: Size) -> tuple[float, float]:
-    """Seconds until the first screen is drawn, and 95th percentile of the seconds from frame to frame in scrolling."""
+    """Seconds until the first screen is drawn, and 95th percentile of the seconds per frame while scrolling."""
     start = time.perf_counter()
     window.goto(address, wait_until="commit")
     window.wait_for_function(FIRST[side], arg=min(SCREEN, size.tiles), timeout=600_000)
     first = time.perf_counter() - start
-    window.wait_for_load_state("load", timeout=600_000)  # a plain page scrolls badly before
+    window.wait_for_load_state("load", timeout=600_000)  # a plain page scrolls badly until then
     frames, empty = window.evaluate(SCROLL, [size.px, size.frames])
     slow = float(np.quantile(frames, 0.95))
     print(
@@ -118,7 +118,7 @@ def visit(window, address: str, side: str, size: Size) -> tuple[float, float]:
 
 
 def gallery(tiles: BenchTiles, count: int):
-    """A run's tiles as the viewer has them, half of them test tiles; the probabilities are near the masks."""
+    """A run's tiles as the viewer sees them, half of them test tiles; the probabilities are close to the masks."""
     from pipeline.salt.config import Submit
     from pipeline.salt.viewer.gallery import THRESHOLDS, Gallery, Split
     from pipeline.salt.viewer.gallery import count as count_pixels
@@ -147,7 +147,7 @@ def gallery(tiles: BenchTiles, count: int):
 
 @contextlib.contextmanager
 def serve(app) -> Iterator[str]:
-    """The address of a server on this machine with this app, in a thread."""
+    """Serve this app from a thread on this machine; gives the address."""
     import uvicorn
 
     from pipeline.tools.view import bind

@@ -2,8 +2,8 @@
 
     python -m bench.speed.whole_run
 
-Counted are ten folds' epochs at both sizes, with validation and score, and the TTA of 18,000 test tiles by ten folds
-(and for ours of the out-of-fold tiles). Not counted, on both sides: saving the best epoch, and what is done once.
+Counted: ten folds' epochs at both sizes, with validation and score, and TTA of the 18,000 test tiles by ten folds (for
+ours also of the out-of-fold tiles). Not counted, on either side: saving the best epoch, and work that is done once.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ LABELLED, TEST = 4_000, 18_000  # Kaggle's tiles
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured; the rest is extrapolated from it, tile for tile."""
+    """What is measured; the rest is extrapolated by the number of tiles."""
 
     train: int  # tiles of an epoch
     valid: int
@@ -49,7 +49,7 @@ class Size:
 
 SIZES = {
     "cuda": Size(train=3_232, valid=360, test=replace(inference.SIZES["cuda"], tiles=3_600)),
-    # Enough that an epoch is made of its tiles, not of what begins and ends it.
+    # Enough tiles to outweigh the start and the end of an epoch.
     "cpu": Size(train=32, valid=8, batch=8, test=replace(inference.SIZES["cpu"], px=224, tiles=16, repeats=1)),
 }
 
@@ -69,7 +69,7 @@ def run(device: torch.device, size: Size | None = None) -> Iterator[Result]:
 
 
 def hours(epochs: list[Result], tta: Result, size: Size, side: str) -> float:
-    """Hours of the whole run, from the seconds of what was measured."""
+    """Hours of the whole run, from the measured seconds."""
     folds, growth = BLOG.run_folds, LABELLED / (size.train + size.valid)
     epochs_of_a_fold = sum(p.epochs * epoch[side] for p, epoch in zip(BLOG.train.phases, epochs, strict=True))
     training = folds * growth * epochs_of_a_fold
@@ -99,7 +99,7 @@ def compare_epochs(device: torch.device, size: Size, phase: Phase) -> Result:
         tiles.folder, set(held_out), phase.size, phase.batch, device, only=set(ids), num_workers=size.workers
     )
     theirs = article.get_learner(their_dls, UnetResNext50(size.encoder), Path())
-    theirs.remove_cb(SaveModelCallback)  # it would save and load at every call here, at the best epochs in truth
+    theirs.remove_cb(SaveModelCallback)  # here it would save and load at every call, in a run only at best epochs
     name = f"epoch of {size.train:,} + {size.valid:,} {tiles.kind} tiles at {phase.size} px; theirs: the article's"
     return compare(name, silent_epoch(ours, phase), silent_epoch(theirs, phase), 1, device, warm_up=1)
 

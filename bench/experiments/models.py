@@ -131,8 +131,7 @@ def train(name: str, encoder: str, options: dict, budget: Budget) -> Row:
 def train_for(
     model: nn.Module, budget: Budget, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[np.ndarray, np.ndarray, TimedOneCycle]:
-    """Train a model for the budget; return its masks of the held-out fold (N, 101, 101) bool, the true ones, and the
-    schedule.
+    """Train a model for the budget; return its masks of the held-out fold (N, 101, 101) bool, the truth, the schedule.
 
     model  with an `encoder` that has mean and std;  clock  measures the seconds
     """

@@ -78,7 +78,7 @@ def profile_step(model: nn.Module, device: torch.device, px: int = PX) -> tuple[
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
         steps(STEPS)
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # without kernels
+    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # kernels count there
     rows = [(event.key, getattr(event, own) / STEPS / 1e3, event.count // STEPS) for event in events]
     return clock, sorted(rows, key=lambda row: -row[1])
 

@@ -29,7 +29,8 @@ def build_encoder(name: str) -> Encoder:
 def build_sequential(name: str, strides: tuple[int, ...] | None = None) -> SequentialEncoder:
     """An encoder that is a plain sequence of layers, with maps at these strides; None: any strides.
 
-    InputError for an unknown name, for a model that is no such sequence, and for one with other strides."""
+    InputError for an unknown name, for a model that is no such sequence, and for one with other strides.
+    """
     classifier = build_classifier(name)
     if name in ENCODERS:
         return _of_table(name, classifier)
@@ -65,7 +66,7 @@ BUILDERS: dict[str, Callable[[str], Encoder]] = {
 
 
 def check_encoder(name: str, needs: str) -> None:
-    """InputError unless encoder `name` can be built as `needs`, a key of BUILDERS, says; no weights are made."""
+    """InputError unless encoder `name` can be built as `needs`, a key of BUILDERS, requires; no weights are made."""
     with torch.device("meta"):
         BUILDERS[needs](name)
 

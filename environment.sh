@@ -1,8 +1,8 @@
-# Sourced by run_all.sh and run_tests.sh ($extra: the extra of pyproject.toml they need, if any). Finds or makes the Python to
-# use and sets $python to it; $here is the repository.
-#   Kaggle                                                              its Python, as it is: it lacks nothing that is
-#                                                                       needed (timm has pretrainedmodels' encoders)
-#   an active environment (conda, venv) with the packages               that Python, as it is
+# Sourced by run_all.sh and run_tests.sh, which set $here to the repository and $extra to the extra of pyproject.toml that
+# they need, if any. Finds or creates the Python to use and sets $python to it.
+#   on Kaggle                                                           its Python as it is: nothing needed is missing
+#                                                                       (timm has pretrainedmodels' encoders)
+#   in an active environment (conda, venv) with the packages            that Python as it is
 #   anywhere else                                                       .venv, made once, updated when the packages change
 extra=${extra:-}
 
@@ -31,7 +31,7 @@ else
         echo "install  packages into .venv, once (about 3 GB to fetch, 6 GB on disk; less without a GPU: docs/how-to/install.md)"
         "$python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
             --editable "$here${extra:+[$extra]}"
-        find "$here/.venv" -maxdepth 1 -name 'installed-*' ! -name "*-$packages" -delete    # these are no more
+        find "$here/.venv" -maxdepth 1 -name 'installed-*' ! -name "*-$packages" -delete    # stamps of earlier package lists
         touch "$stamp"
     fi
 fi

@@ -1,9 +1,9 @@
-"""Runs a stage or tool by its name; without a name, prints the state of a run and all runs with their scores.
+"""Run a stage or tool by name; without a name, print the state of a run, and all runs with their scores.
 
-python -m pipeline                                   `salt` is the same, where the package is installed
-python -m pipeline --data DIR --profile blog         the flags choose the run, as on every stage
-python -m pipeline run                               all stages in order, as ./run_all.sh
-python -m pipeline train --fold 0                    one of them
+python -m pipeline                                   once the package is installed, `salt` does the same
+python -m pipeline --data DIR --profile blog         the flags choose the run, as for every stage
+python -m pipeline run                               all stages in order, like ./run_all.sh
+python -m pipeline train --fold 0                    one stage
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pipeline.salt.product import Product, one_look
 from pipeline.salt.run import Run
 
 ALL = ("prepare", "make_folds", "train", "pseudo_label", "train --pseudo", "predict", "submit", "report")
-RUN = """All stages in order; one whose inputs and settings have not changed returns at once.
+RUN = """Run all stages in order; one whose inputs and settings have not changed returns at once.
 
     python -m pipeline run
     python -m pipeline run --data DIR --profile blog
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{command:<24} {summarize(products):<22} {about}")
     print_runs(run)
     print(
-        "\nrun a stage with the same flags, for example: python -m pipeline.train --phase "
-        f"{run.profile.train.phases[0].name} --fold 0; all of them: python -m pipeline run"
+        "\nto run one stage, use the same flags, for example: python -m pipeline.train --phase "
+        f"{run.profile.train.phases[0].name} --fold 0; to run them all: python -m pipeline run"
     )
 
 
@@ -56,24 +56,24 @@ def salt() -> None:
 
 
 def run_command(name: str, flags: list[str]) -> None:
-    """The stage or tool of this name, or all stages in order. InputError if there is none."""
+    """Run the stage or tool of this name; 'run' is all stages in order. InputError for an unknown name."""
     modules = commands()
     if name not in {*modules, "run"}:
         raise InputError(f"there is no command {name!r}; {did_you_mean(name, [*modules, 'run'])}")
-    sys.argv[0] = f"salt {name}"  # what its --help calls it
+    sys.argv[0] = f"salt {name}"  # the name that --help shows
     if name != "run":
         importlib.import_module(modules[name]).main(flags)
         return
-    run, _ = cli.parse(RUN, flags)  # --help, and what is wrong with the flags, before anything is done
+    run, _ = cli.parse(RUN, flags)  # answers --help and rejects wrong flags before any stage starts
     run.refuse_forced_sessions()
-    started = f"--started={time.time()}"  # the hours of --max-hours are those of all stages together
+    started = f"--started={time.time()}"  # --max-hours is for all stages together
     for command in ALL:
         stage, *own = command.split()
         importlib.import_module(modules[stage]).main([started, *own, *flags])
 
 
 def commands() -> dict[str, str]:
-    """Full module name of every stage and tool, by its own name."""
+    """Full module name of every stage and tool, by its short name."""
     return {
         info.name: f"{package}.{info.name}"
         for package, folder in (("pipeline", CODE), ("pipeline.tools", CODE / "tools"))
@@ -83,7 +83,7 @@ def commands() -> dict[str, str]:
 
 
 def describe_commands() -> str:
-    """A line for each command: its name and the first line of its docstring."""
+    """One line per command: its name and the first line of its docstring."""
     about = {"run": RUN} | {name: importlib.import_module(module).__doc__ or "" for name, module in commands().items()}
     order = [*dict.fromkeys(["run", *(command.split()[0] for command in ALL), *sorted(about)])]
     return "commands, each with a --help of its own:\n" + "\n".join(
@@ -92,7 +92,7 @@ def describe_commands() -> str:
 
 
 def summarize(products: Sequence[Product]) -> str:
-    """'done', 'to do', 'out of date', 'damaged', '3 done, of 10'; 'waits' where an input is not there or damaged."""
+    """'done', 'to do', 'out of date', 'damaged', '3 done, of 10'; 'waits' if an input is missing or damaged."""
     counts = Counter(product.status() for product in products)
     if len(counts) == 1:
         return next(iter(counts))
@@ -103,7 +103,7 @@ def summarize(products: Sequence[Product]) -> str:
 
 
 def print_runs(run: Run) -> None:
-    """A line for each run below --out: how many trainings it has finished, what it scored."""
+    """Print one line per run below --out: how many trainings it has finished, and its scores."""
     folders = sorted(path.parent for path in (run.files.out / "folds").glob("*/folds.csv"))
     if folders:
         print(f"\n{'run':<24} {'profile':<10} {'trained':<10} {'out of fold':<12} {'test':<8} made")
@@ -112,7 +112,7 @@ def print_runs(run: Run) -> None:
         trained = [path for path in folder.glob("fold_*/*.csv") if artifacts.sidecar_of(path).exists()]
         trained = [path for path in trained if not path.name.startswith("pseudo_")]
         sidecar, scores = {}, {}
-        with contextlib.suppress(InputError):  # not made, or damaged: as its stage will say
+        with contextlib.suppress(InputError):  # missing or damaged: its stage will say so
             sidecar = read_sidecar(files.folds) or {}
             scores = door.values(files.result("scores.json"), "report", {})
         oof, test = ((scores.get(part) or {}).get("score") for part in ("out_of_fold", "test"))

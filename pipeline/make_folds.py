@@ -1,15 +1,15 @@
-"""Split the training tiles into folds, once and for all.
+"""Split the training tiles into folds, once per run.
 
     python -m pipeline.make_folds
-    python -m pipeline.make_folds --force --set folds.scheme=coverage     split anew
-    python -m pipeline.make_folds --set folds.file=my.csv --set folds.k=4      by your own csv: id, fold 0..3
+    python -m pipeline.make_folds --force --set folds.scheme=coverage     split again, another way
+    python -m pipeline.make_folds --set folds.file=my.csv --set folds.k=4      from your own csv: id, fold 0..3
 
-With folds.scheme=mosaic tiles that continue one another at their borders, test tiles among them, are in one fold: no
-neighbour of a tile that is predicted out of fold has been trained on.
+folds.scheme=mosaic puts tiles that continue one another at their borders into one fold, also when only a test tile
+links them: a tile predicted out of fold then has no neighbour among its model's training tiles.
 
-reads   data/cache/<source>/tiles.csv; with mosaic images.npy, test.npy
-writes  folds/<run>/folds.csv: id, fold, coverage, z; with mosaic neighbours.csv (first, second, after: right, below or
-        same, clearness), and neighbours.png with some of them, to look at
+reads   data/cache/<source>/tiles.csv; with mosaic also images.npy, test.npy
+writes  folds/<run>/folds.csv: id, fold, coverage, z; with mosaic also neighbours.csv (first, second, after: right,
+        below or same, clearness), and neighbours.png, a picture of some pairs
 """
 
 from pathlib import Path
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         csv = table.to_csv(index=False).encode()
         if artifacts.damage_of(product.path) or not product.path.exists() or product.path.read_bytes() != csv:
             keep_finished([product], run.force)  # models may have been trained on it
-        for kind in ("csv", "png"):  # of another scheme
+        for kind in ("csv", "png"):  # left by another scheme
             artifacts.discard(run.files.neighbours(kind))
         if neighbours:
             publish_neighbours(run, decoded.table["id"].to_numpy(), images, pairs)
@@ -67,7 +67,7 @@ def grey_images(tiles: Tiles) -> np.ndarray:
 
 
 def publish_neighbours(run: Run, ids: np.ndarray, images: np.ndarray, pairs: list[mosaic.Pair]) -> None:
-    """The pairs of neighbours as a table and as a picture; images (N + M, H, W) uint8, with their ids (N + M,)."""
+    """Publish the pairs of neighbours as a table and a picture, from images (N + M, H, W) uint8 and ids (N + M,)."""
     found = pd.DataFrame(pairs, columns=mosaic.Pair._fields)
     in_table, in_picture = stages.neighbours(run)
     with artifacts.publish(in_table.path, in_table.origin()) as tmp:

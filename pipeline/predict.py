@@ -1,16 +1,16 @@
-"""Predict every tile: each training tile by the one model that never saw it, each test tile by the mean of all folds.
+"""Predict every tile: training tiles with the one model that never saw them, test tiles with the mean of all folds.
 
     python -m pipeline.predict
-    python -m pipeline.predict --fold 0 --fold 3     with these folds alone
+    python -m pipeline.predict --fold 0 --fold 3     with these folds only
     python -m pipeline.predict --engine ray          as one task of a Ray cluster
 
 reads   folds/<run>/fold_<k>/<last phase>.safetensors, folds.csv, data/cache/<source>/
 writes  folds/<run>/oof.npy, submissions/<run>/test.npy: float16 probabilities, NaN where no fold ran
-        submissions/<run>/disagreement.csv: for each test tile the share of pixels in which two folds' masks differ
+        submissions/<run>/disagreement.csv: for each test tile, the share of pixels in which two folds' masks differ
 
-All GPUs share the tiles. Ctrl-C and SIGTERM let it finish its batch and save; with --max-hours H it stops by itself,
-after the batch in which the hours end, with exit status 75. The same command goes on from there (oof.resume,
-test.resume), and what comes out is the same.
+The tiles are shared out among all GPUs. On Ctrl-C or SIGTERM it finishes its batch and saves; with --max-hours H it
+stops by itself, after the batch in which time runs out, with exit status 75. The same command resumes (from oof.resume,
+test.resume), and the result is the same as without a stop.
 """
 
 import time
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def predict(run: Run) -> None:
-    """oof.npy, test.npy and disagreement.csv of run.folds."""
+    """Write oof.npy, test.npy and disagreement.csv, predicted by run.folds."""
     from pipeline.salt.device import enough_memory
     from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints
@@ -75,7 +75,7 @@ def predict(run: Run) -> None:
                     jobs,
                     title,
                     settings,
-                    count_votes=product is test,  # a training tile has one model, with nobody to disagree with
+                    count_votes=product is test,  # only one model predicts a training tile, so no two can disagree
                     resume=state,
                     origin=origin,
                     stop=stop,
@@ -87,7 +87,7 @@ def predict(run: Run) -> None:
                 f"{time.perf_counter() - start:.0f} s"
             )
         product = stages.disagreement(run)
-        with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, which came last
+        with artifacts.publish(product.path, product.origin()) as tmp:  # of the test tiles, predicted last
             pd.DataFrame({"id": tiles.test_table["id"], "disagreement": disagreement}).to_csv(tmp, index=False)
     stopping.stop_if_asked("all tiles are predicted", signalled(), late=False)
 

@@ -2,11 +2,11 @@
 
     python -m pipeline.prepare                       data/, Kaggle's mount, or the built-in sample
     python -m pipeline.prepare --data DIR            a folder with Kaggle's zips, or the same unpacked
-    python -m pipeline.prepare --data DIR --set tiles.side=128 --set tiles.stride=64      images of your own, cut
+    python -m pipeline.prepare --data DIR --set tiles.side=128 --set tiles.stride=64      your own images, cut
 
 reads   train.zip, test.zip (or train/, test/), train.csv, depths.csv, sample_submission.csv; or images/, masks/, test/
-writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ where there is no data
-On Kaggle it first links what an earlier session, whose output is attached, has made of this run.
+writes  data/cache/<source>/images.npy masks.npy test.npy tiles.csv; data/sample/ if there is no data
+On Kaggle it first links the files of this run from the attached outputs of earlier sessions.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     run, _ = cli.parse(__doc__, argv)
     print(f"profile  {run.profile.name}: {run.profile.about} ({run.reason})")
     for out, count in (kaggle.adopt(run.files) if kaggle.on_kaggle() else {}).items():
-        print(f"earlier  {out}: {count} files of run {run.files.run} are used where they lie")
+        print(f"earlier  {out}: {count} files of run {run.files.run} are used from there")
     products = stages.tiles(run)
     if up_to_date(stages.decoded(run), run.force):
         return
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_sample(run: Run) -> Path:
-    """The built-in tiles, as files in Kaggle's layout."""
+    """Generate the built-in tiles as files in Kaggle's layout, and return their folder."""
     from pipeline.salt.tiles import synthetic
 
     folder, numbers = run.files.sample, run.profile.sample

@@ -1,13 +1,13 @@
-"""Choose, for each fold, the test tiles its model is sure of; `train --pseudo` learns from them too.
+"""Choose the test tiles that each fold's model is sure of; `train --pseudo` then learns from them too.
 
     python -m pipeline.pseudo_label --add-phase pseudo=true,epochs=20,lr=5e-4
     python -m pipeline.train --pseudo --add-phase pseudo=true,epochs=20,lr=5e-4
 
-reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy; with folds.scheme=mosaic
-        folds/<run>/neighbours.csv: what lies beside a fold's tiles is not for its model to learn from
+reads   folds/<run>/fold_<k>/<phase before>.safetensors, data/cache/<source>/test.npy; with folds.scheme=mosaic also
+        folds/<run>/neighbours.csv: a model must not learn from neighbours of the tiles its fold holds out
 writes  folds/<run>/fold_<k>/pseudo_tiles.csv (row, id, confidence, coverage), pseudo_masks.npy
-Does nothing in a profile none of whose phases learns from pseudo-labels. Ctrl-C and SIGTERM let it finish its batch and
-save, and so does --max-hours H, with exit status 75; the same command goes on from there (pseudo_masks.resume).
+Does nothing if no phase of the profile learns from pseudo-labels. On Ctrl-C or SIGTERM it finishes its batch and saves,
+and likewise when --max-hours H is over, with exit status 75; the same command resumes (from pseudo_masks.resume).
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
                 try:
                     label_fold(run, fold, stop)
                 except Stopped as e:
-                    alone = f", given for this alone: --force --fold {fold}" * run.force
+                    alone = f", with only this fold: --force --fold {fold}" * run.force
                     raise Stopped(f"{e}{alone}", e.status) from e
                 stop(f"fold {fold} is labelled")
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def label_fold(run: Run, fold: int, stop: Callable[[str], object] = lambda done: None) -> None:
-    """The pseudo-labels of one fold; stop as predict_to_file has it."""
+    """Make the pseudo-labels of one fold; `stop` is that of predict_to_file."""
     from pipeline.salt.inference import inference_settings, predict_to_file
     from pipeline.salt.training import checkpoints, pseudo
 
@@ -92,7 +92,7 @@ def label_fold(run: Run, fold: int, stop: Callable[[str], object] = lambda done:
 
 
 def beside(run: Run, fold: int, tiles: Tiles) -> np.ndarray:
-    """(M,) bool: test tiles that known neighbours join to a tile of fold k."""
+    """(M,) bool: the test tiles that a chain of known neighbours joins to a tile of fold k."""
     ids, pairs = pd.Index(tiles.table["id"]), published.read_neighbours(run)
     rows = np.stack([ids.get_indexer(pairs[name]) for name in ("first", "second")], axis=1)
     group, n = mosaic.groups(len(ids), rows), len(tiles.train_table)

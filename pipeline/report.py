@@ -1,4 +1,4 @@
-"""Score a run: one page that opens offline, and its numbers.
+"""Score a run: one page that opens offline, and its numbers as JSON.
 
     python -m pipeline.report
 
@@ -20,7 +20,7 @@ from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
 EXAMPLES = 6  # tiles of each kind
-SEED = 0  # of the choice of test tiles
+SEED = 0  # for the choice of test tiles
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(run: Run) -> None:
-    """scores.json and report.html."""
+    """Write scores.json and report.html."""
     from pipeline.salt import submission
     from pipeline.salt.reporting import html, scores
 
@@ -113,7 +113,7 @@ def sidecars(products: Iterable[Product]) -> list[dict]:
 
 
 def print_summary(run: Run, results: dict) -> None:
-    """The last lines of a run."""
+    """Print the scores, where submission and report lie, and warnings: the last lines of a run."""
     from pipeline.salt.reporting import scores
 
     for name, part in [("out of fold", results["out_of_fold"]), ("test", results["test"])]:

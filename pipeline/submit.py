@@ -1,14 +1,14 @@
-"""Turn the test probabilities into masks: the file Kaggle scores, and of images of one's own PNG files.
+"""Turn the test probabilities into masks: the file Kaggle scores, and PNG files if the images are your own.
 
     python -m pipeline.submit
     python -m pipeline.submit --set submit.threshold=search
     python -m pipeline.submit --run A --run B        an ensemble of finished runs; docs/how-to/compare.md
-    python -m pipeline.submit --upload               hand it to the kaggle client, if that is installed
+    python -m pipeline.submit --upload               pass it to the kaggle client, which must be installed
 
 reads   submissions/<run>/test.npy, folds/<run>/oof.npy, data/cache/<source>/
 writes  submissions/<run>/submission.csv.gz: id, rle_mask in the order of sample_submission.csv;
-        of images of one's own masks.zip: <id>.png, 255 where there is salt, of whole images where they were cut;
-        of an ensemble the same in submissions/A+B/, with its weights and scores in submission.csv.gz.json
+        for images of your own also masks.zip: <id>.png, 255 where there is salt, whole images even if they were cut;
+        for an ensemble the same in submissions/A+B/, with its weights and scores in submission.csv.gz.json
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if args.upload and (run.own_data or run.data is None):
         whose = "images of your own" if run.own_data else "the built-in sample's tiles"
-        raise InputError(f"--upload: these are {whose}, and Kaggle scores only its own; --data names them")
+        raise InputError(f"--upload: these are {whose}, and Kaggle scores only its own tiles; name them with --data")
     if args.run and args.run[1:]:
         runs, rules = runs_to_join(run, args)
         products = stages.ensemble(runs, rules)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(run: Run) -> None:
-    """submission.csv.gz, and masks.zip where the images are one's own."""
+    """Write submission.csv.gz, and masks.zip if the images are the user's own."""
     tiles, rules = cache.read(run.files), run.profile.submit
     oof, test = published.read_predictions(run, tiles)
     threshold = rules.threshold
@@ -76,10 +76,10 @@ def masks_of(
     threshold: float,
     rules: Submit,
 ) -> tuple[list[str], np.ndarray | list[np.ndarray]]:
-    """Names and masks of what is to be predicted: tiles (M, H, W) bool, or the images they were cut from, (h, w) each.
+    """Names and masks of the test tiles, (M, H, W) bool; or, if images were cut, of those images, (h, w) each.
 
-    predictions  of each run, as published.read_predictions gives them;  weights  of the runs, which sum to 1
-    Where images were cut, the rules on masks of whole tiles are not applied.
+    predictions  of each run, from published.read_predictions;  weights  of the runs; they sum to 1
+    If images were cut, the rules on masks of whole tiles do not apply.
     """
     if "image" in tiles.table:
         names, images = [], []
@@ -88,7 +88,9 @@ def masks_of(
             names.append(name)
             images.append(probs > threshold)
             if unknown := np.isnan(probs).mean():
-                print(f"note     {name}: {unknown:.1%} of it is labelled and in folds that were not run; empty there")
+                print(
+                    f"note     {name}: {unknown:.1%} of it belongs to folds that were not run; the mask is empty there"
+                )
         return names, images
     black = tiles.test_table["black"].to_numpy()
     masks = disk.zeros(tiles.test_images.shape[:3], np.bool_)
@@ -101,9 +103,9 @@ def masks_of(
 def write_masks(
     products: Sequence[Product], names: list[str], masks: np.ndarray | list[np.ndarray], *, threshold: float, **extra
 ) -> None:
-    """The masks into masks.zip, if it is among the products, and into submission.csv.gz, their last.
+    """Write the masks to masks.zip, if it is among the products, and to submission.csv.gz, the last product.
 
-    extra  JSON values for its sidecar
+    extra  JSON values for the sidecar of submission.csv.gz
     """
     *in_zip, product = products
     for zipped in in_zip:
@@ -118,34 +120,34 @@ def write_masks(
 
 
 def runs_to_join(run: Run, args: argparse.Namespace) -> tuple[list[Run], Submit]:
-    """The finished runs that --run names, and the first one's section submit with what --set changes of it.
+    """The finished runs that --run names, and the submit settings of the first one, as changed by --set.
 
-    InputError for runs that cannot be joined, and for flags that could only have been meant for a single run.
+    InputError for runs that cannot be joined, and for flags that make sense for a single run only.
     """
     names = args.run
     for flag in ("profile", "fold", "model", "encoder", "weights", "add_phase"):
         if getattr(args, flag):
-            raise InputError(
-                f"--{flag.replace('_', '-')} is of no use with several runs: they are finished; leave it out"
-            )
+            raise InputError(f"--{flag.replace('_', '-')} cannot change several finished runs; leave it out")
     if len(names) > ensemble.MOST:
-        raise InputError(f"--run: an ensemble is of {ensemble.MOST} runs at most, and these are {len(names)}")
+        raise InputError(
+            f"--run: an ensemble takes at most {ensemble.MOST} runs, and {len(names)} are named; leave some out"
+        )
     if len({*names}) < len(names):
-        raise InputError(f"--run {' --run '.join(names)}: an ensemble is of different runs; name each once")
+        raise InputError(f"--run {' --run '.join(names)}: an ensemble needs different runs; name each once")
     runs = stages.recorded(run, names)
     first, profile = runs[0], changed(runs[0].profile, *args.set)
     if replace(profile, submit=first.profile.submit) != first.profile:
-        raise InputError("--set with several runs: they are finished, and only submit.* can still be changed")
+        raise InputError("--set: of several finished runs only submit.* can be changed; leave the rest out")
     cli.check_rules(profile)
     if not stages.same_folds(runs):
         raise InputError(
-            f"runs {' and '.join(names)} have other folds: a tile that one predicts out of fold, the other has trained "
-            "on; give both the same folds.* settings and run one again"
+            f"runs {' and '.join(names)} have different folds: one was trained on tiles that the other predicts out of "
+            "fold; give both the same folds.* settings and run one again"
         )
     if len(common_folds(runs)) < 2:
         raise InputError(
-            f"runs {' and '.join(names)} have fewer than two folds in common: the weights are found on some and scored "
-            "on another; train more"
+            f"runs {' and '.join(names)} have fewer than two folds in common: the weights are found on some folds and "
+            "scored on another; train more folds"
         )
     return runs, profile.submit
 
@@ -155,7 +157,7 @@ def common_folds(runs: list[Run]) -> set[int]:
 
 
 def write_ensemble(runs: list[Run], rules: Submit) -> None:
-    """What a run writes, of all runs together, with the weights that score best on the out-of-fold predictions."""
+    """Write the submission of all runs together, with the weights that score best on the out-of-fold predictions."""
     tiles, names = cache.read(runs[0].files), [run.files.run for run in runs]
     predictions = [published.read_predictions(run, tiles) for run in runs]
     table = tiles.train_table.assign(fold=published.read_folds(runs[0], tiles)["fold"])
@@ -176,28 +178,28 @@ def write_ensemble(runs: list[Run], rules: Submit) -> None:
 
 
 def print_ensemble(product: Product) -> None:
-    """What the sidecar of an ensemble's submission says."""
+    """Print the scores and weights from the sidecar of an ensemble's submission."""
     made = product.sidecar()
     scores, weights = made["out_of_fold"], made["weights"]
     for name, score in scores["runs"].items():
         print(f"run      {name}: {score:.4f} out of fold on its own, weight {weights[name]:g}")
     print(
-        f"ensemble {scores['nested']:.4f} nested: each fold scored with weights found without it, the honest number; "
+        f"ensemble {scores['nested']:.4f} nested: each fold scored with weights found without it, the unbiased number; "
         f"{scores['chosen']:.4f} with the weights above, which were chosen on the same {scores['tiles']:,} tiles; "
         f"{scores['equal']:.4f} with equal ones"
     )
 
 
 def upload(path: Path) -> None:
-    """Hand the submission to the kaggle client. InputError where it is not installed, or refuses."""
+    """Submit the file through the kaggle client. InputError if that is not installed, or refuses."""
     if shutil.which("kaggle") is None:
         raise InputError(
-            "the kaggle client is not installed; pip install kaggle, or upload "
+            "the kaggle client is not installed; get it with: pip install kaggle; or upload "
             f"{display_path(path)} on https://www.kaggle.com/c/{competition.SLUG}/submit"
         )
     submit = ["kaggle", "competitions", "submit", "-c", competition.SLUG, "-f", str(path), "-m", path.parent.name]
     if subprocess.run(submit, check=False).returncode:
-        raise InputError(f"the kaggle client did not take {display_path(path)}; what it says stands above")
+        raise InputError(f"the kaggle client did not accept {display_path(path)}; its message is above")
 
 
 if __name__ == "__main__":

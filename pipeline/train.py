@@ -1,18 +1,18 @@
-"""Train the model of each fold: in the profile's first phase, then in the next from those weights.
+"""Train the model of each fold, phase by phase; each phase starts from the weights of the one before.
 
     python -m pipeline.train                         every phase of the profile
-    python -m pipeline.train --phase 128 --fold 2    one piece; --size 128 is the same
+    python -m pipeline.train --phase 128 --fold 2    one fold in one phase; --size 128 is the same
     python -m pipeline.train --weights DIR           ImageNet weights from a local file
-    python -m pipeline.train --add-phase size=256,epochs=10         one phase more
-    python -m pipeline.train --pseudo                the phase with pseudo-labels, where the profile has one
+    python -m pipeline.train --add-phase size=256,epochs=10         one more phase
+    python -m pipeline.train --pseudo                the phase with pseudo-labels, if the profile has one
     python -m pipeline.train --track tensorboard     losses and scores while it runs; docs/how-to/track.md
-    python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has all the ways
+    python -m pipeline.train --engine ray            folds as tasks of a Ray cluster; docs/scaling.md has other ways
 
 reads   folds/<run>/folds.csv, data/cache/<source>/, fold_<k>/<phase before>.safetensors
-writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history); of the last
-        phase <phase>.last.safetensors too, and <phase>.average.safetensors with train.average
-Ctrl-C and SIGTERM let a training finish its step and save; the same command goes on from there. One that is killed
-loses two minutes at most. With --max-hours H it stops by itself, after the epoch that still fits, with exit status 75.
+writes  folds/<run>/fold_<k>/<phase>.safetensors (best epoch), <phase>.csv (history); for the last
+        phase also <phase>.last.safetensors and, with train.average, <phase>.average.safetensors
+On Ctrl-C or SIGTERM a training finishes its step and saves; the same command resumes it. If it is killed, two minutes
+of work at most are lost. With --max-hours H it stops by itself, after the last epoch that fits, with exit status 75.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     for fold in run.folds:
         keep_first_weights(run, fold)
     to_do = [fold for fold in run.folds if run.force or not is_trained(run, fold, phases)]
-    for fold in to_do:  # errors come before any fold begins
+    for fold in to_do:  # raises all errors before any fold starts
         stages.trained(run, fold, phases[0])["history"].origin()
         for phase in phases:
             keep_trained(run, fold, phase)
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             for fold in folds:
                 for phase in phases:
                     train_fold(run, fold, phase)
-                    wait_for_all()  # the next phase starts from what the main process publishes
+                    wait_for_all()  # the next phase starts from weights that the main process publishes
 
         train_folds([fold for fold in run.folds if fold not in to_do])
         fan_out("pipeline.train", run, {f"fold {fold}": (fold,) for fold in to_do}, train_folds)
@@ -67,7 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_phases(run: Run, args: argparse.Namespace) -> list[Phase]:
-    """The phases to train in; without --phase or --pseudo all that come before the one with pseudo-labels."""
+    """The phases to train; without --phase or --pseudo, all phases before the one with pseudo-labels."""
     phases = run.profile.train.phases
     if args.phase is not None:
         return [run.profile.train.phase(args.phase)]
@@ -80,12 +80,12 @@ def is_trained(run: Run, fold: int, phases: list[Phase]) -> bool:
 
 
 def train_fold(run: Run, fold: int, phase: Phase) -> None:
-    """One fold in one phase, unless its weights and history are there: they are never replaced without --force."""
+    """Train one fold in one phase, unless its weights and history exist: only --force replaces those."""
     products = stages.trained(run, fold, phase)
     if up_to_date([*products.values()][::-1], run.force):
         return
     keep_trained(run, fold, phase)
-    from pipeline.salt.device import enough_memory  # torch takes seconds to import, so what is up to date does without
+    from pipeline.salt.device import enough_memory  # torch takes seconds to import: only now
 
     with (
         disk.making(products["history"].path) if is_main_process() else contextlib.nullcontext(),
@@ -96,16 +96,19 @@ def train_fold(run: Run, fold: int, phase: Phase) -> None:
         try:
             fit_and_publish(run, fold, phase)
         except Stopped as e:
-            if not run.force or not run.files.resume(fold, phase).exists():  # it is finished
+            if not run.force or not run.files.resume(fold, phase).exists():  # this training is finished
                 raise
-            raise Stopped(f"{e}, given for this alone: --force --fold {fold} --phase {phase.name}", e.status) from e
+            raise Stopped(
+                f"{e}, with only this fold and phase: --force --fold {fold} --phase {phase.name}", e.status
+            ) from e
 
 
 def keep_trained(run: Run, fold: int, phase: Phase) -> None:
-    """InputError where finished weights of fold k in this phase would be replaced, and others depend on them.
+    """InputError if this would replace finished weights of fold k in this phase. With --force nothing is checked.
 
-    Not with --force. A file that was deleted is made again, and with it all of its training; but where a phase that
-    this command does not know was trained from the weights that are left, that file was never to be there.
+    If only some of a phase's files are left, the phase is trained again to make the others. That is an InputError too
+    if a phase that this command's flags do not include was trained from the weights that are left: to the run with
+    that phase, no file is missing.
     """
     products = stages.trained(run, fold, phase)
     keep_finished(products.values(), run.force)
@@ -118,15 +121,15 @@ def keep_trained(run: Run, fold: int, phase: Phase) -> None:
         if weights.fold == fold and weights.phase not in known and best.name in inputs:
             raise InputError(
                 f"{display_path(path)} was trained from {best.path.name} in a phase that this command does not have; "
-                "give the same flags as then (--add-phase ...), or --run NAME; or, to train it anew, "
+                "give the same flags as then (--add-phase ...), or --run NAME; or, to train again, "
                 f"python -m pipeline.{best.maker} --force, with these flags"
             )
 
 
 def keep_first_weights(run: Run, fold: int) -> None:
-    """InputError where fold k's finished training began with another file than --weights names. Not with --force.
+    """InputError if fold k's finished training began from another file than --weights names; never with --force.
 
-    What a file holds is no setting: predictions are made where it is not.
+    Checked here because the file is no setting of the run: predictions are made on machines that do not have it.
     """
     from_scratch = run.profile.model.weights == "none"
     if run.weights is None or not run.weights.is_file() or from_scratch or run.force:
@@ -136,12 +139,12 @@ def keep_first_weights(run: Run, fold: int) -> None:
     if began != run.weights.name:
         raise InputError(
             f"{display_path(first)} was trained from {began}, and --weights names {run.weights.name}; --run NAME keeps "
-            f"it and works beside it; python -m pipeline.train --force --fold {fold}, with the same flags, replaces it"
+            f"it and makes a new one; python -m pipeline.train --force --fold {fold}, with the same flags, replaces it"
         )
 
 
 def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
-    """From tiles and first weights to published weights and history. Stopped where a signal has asked for an end."""
+    """Train one fold in one phase and publish its weights and history. Stopped if a signal or the clock asks for it."""
     from pipeline.salt.device import device_name, resolve_precision
     from pipeline.salt.training.fold import set_up_fold
     from pipeline.salt.training.learner import fit_fold
@@ -177,19 +180,19 @@ def fit_and_publish(run: Run, fold: int, phase: Phase) -> None:
                 "tile": start.dls.train.shape,
             }
             publish(run, fold, phase, fitted, origin, extra)
-        asked = largest(stop(), run.is_late())  # all processes end here, or none
+        asked = largest(stop(), run.is_late())  # all processes stop here, or none
     stopping.stop_if_asked(f"{title} is trained", *asked)
 
 
 def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifacts.Origin, extra: dict) -> None:
-    """The weights, made from `origin`, then the history, by which the training has ended; `extra` says more of both."""
+    """Publish the weights, then the history, which marks the training as ended. `extra` goes into their sidecars."""
     from safetensors.torch import save
 
     products = stages.trained(run, fold, phase)
     for epoch in run.profile.train.epochs_kept(phase):
         row = fitted.row(epoch)
         with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]) as tmp:
-            # safetensors' save_file makes one more file beside, which only its owner may read
+            # not safetensors' save_file: that makes a second file beside it, which only its owner may read
             tmp.write_bytes(save(fitted.weights[epoch]))
     seconds = round(sum(row["seconds"] for row in fitted.rows), 1)
     with artifacts.publish(products["history"].path, origin, **extra, seconds=seconds) as tmp:
@@ -205,14 +208,14 @@ def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifac
 
 
 def discard_outdated_phases(run: Run, fold: int, phase: Phase) -> None:
-    """Delete the later phases' artifacts that were trained from weights which have just been replaced."""
+    """Delete the later phases' artifacts if they were trained from the weights that this phase has just replaced."""
     phases = run.profile.train.phases
     weights = stages.trained(run, fold, phase)["best"]
     sha256 = weights.sidecar()["sha256"]
-    outdated = False  # with a phase go all that follow it
+    outdated = False  # once one phase is outdated, all that follow it are
     for later in phases[phases.index(phase) + 1 :]:
         paths = [product.path for product in stages.trained(run, fold, later).values()]
-        whole = [path for path in paths if not artifacts.damage_of(path)]  # a damaged one is said where it is used
+        whole = [path for path in paths if not artifacts.damage_of(path)]  # whatever uses a damaged one reports it
         inputs = [sidecar["inputs"] for path in whole if (sidecar := artifacts.read_sidecar(path))]
         outdated = outdated or any(of_one.get(weights.name, sha256) != sha256 for of_one in inputs)
         for path in paths if outdated else []:

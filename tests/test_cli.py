@@ -300,7 +300,7 @@ def test_a_folder_a_level_too_deep_is_named(parse, tiny_competition, tmp_path):
         (Stopped("no more hours"), 75, "stopped  no more hours"),
         (
             PermissionError(13, "no", "/d/train.zip"),
-            "error: /d/train.zip: this user has no permission; change that, or name another",
+            "error: /d/train.zip: permission denied; change its permissions, or name another",
             "",
         ),
     ],

@@ -191,7 +191,7 @@ def test_both_limits_are_allowed_and_nothing_beyond(low, high, name):
         ("train.².epochs=5", ["²"]),
         ("train=5", ["section", "loss"]),
         ("train.phases=5", ["train.epochs", "--add-phase"]),
-        ("train.wd.x=5", ["wd is one value"]),
+        ("train.wd.x=5", ["write wd=VALUE in train"]),
         ("model.options=5", ["options.KEY"]),
         ("model.options.a.b=5", ["options.KEY"]),
         ("name=blog", ["'name'"]),

@@ -74,7 +74,7 @@ def test_a_lock_of_another_machine_or_user_is_a_lock(tmp_path, monkeypatch):
             pass
     lock.write_text("process 7 on there, since 2026-11-20 10:00")
     monkeypatch.setattr(os, "access", lambda file, mode: Path(file) != lock)
-    words = r"64\.csv\.lock is another user's: process 7 on there, since .* where it has ended, delete that file"
+    words = r"64\.csv\.lock is another user's: process 7 on there, since .* if it has ended, delete that file"
     with pytest.raises(InputError, match=words), disk.making(path):
         pass
 
@@ -86,7 +86,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr(disk.fcntl, "flock", none)
     with disk.making(tmp_path / "64.csv"):
         pass
-    assert "knows no locks: let no other command work there" in capsys.readouterr().out
+    assert "does not support locks: run only one command at a time there" in capsys.readouterr().out
 
 
 def test_a_full_disk_behind_another_error_is_found(tmp_path):

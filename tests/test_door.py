@@ -296,11 +296,11 @@ CACHE, FOLDS, OOF, TEST = "data/cache/sample", "folds/demo/folds.csv", "folds/de
         (FOLDS, table(lambda t: t.assign(fold=7)), train, "has folds other than 0 to 1"),
         (FOLDS, table(lambda t: t.assign(fold="a")), train, "cannot be read as a table"),
         (FOLDS, table(lambda t: t.drop(columns="fold")), train, "has no column fold"),
-        (OOF, array(lambda a: put(a, np.nan)), submit, "something else than probabilities for tile 1 "),
-        (OOF, array(lambda a: put(a, -0.5)), submit, "something else than probabilities for tile 1 "),
+        (OOF, array(lambda a: put(a, np.nan)), submit, "values that are no probabilities for tile 1 "),
+        (OOF, array(lambda a: put(a, -0.5)), submit, "values that are no probabilities for tile 1 "),
         (OOF, array(lambda a: a.astype(np.float32)), submit, "float32, where 25 x 101 x 101 float16 belongs"),
-        (TEST, array(lambda a: put(a, 1.01)), submit, "something else than probabilities for tile 1 "),
-        (TEST, array(lambda a: put(a, np.inf)), submit, "something else than probabilities for tile 1 "),
+        (TEST, array(lambda a: put(a, 1.01)), submit, "values that are no probabilities for tile 1 "),
+        (TEST, array(lambda a: put(a, np.inf)), submit, "values that are no probabilities for tile 1 "),
         (TEST, array(lambda a: a[1:]), submit, "where 8 x 101 x 101 float16 belongs"),
         ("folds/demo/fold_0/32.csv", table(lambda t: t[:0]), report, "does not have a row for each epoch"),
         ("folds/demo/fold_0/32.csv", table(lambda t: t[1:]), report, "does not have a row for each epoch"),
@@ -590,7 +590,9 @@ def test_a_json_file_is_an_object_with_the_keys_that_are_needed(tmp_path, conten
     path = tmp_path / "x.json"
     with artifacts.publish(path, artifacts.Origin({}, {})) as tmp:
         tmp.write_text(content)
-    with pytest.raises(InputError, match=r"x\.json (cannot be read as JSON|is no object with a).*pipeline\.report"):
+    with pytest.raises(
+        InputError, match=r"x\.json (cannot be read as JSON|is not a JSON object with a).*pipeline\.report"
+    ):
         door.values(path, "report", {"a": dict})
 
 

@@ -159,12 +159,12 @@ def test_it_is_up_to_date_until_a_run_changes(two_runs):
 @pytest.mark.parametrize(
     "names, extra, words",
     [
-        (("demo", "demo"), (), "an ensemble is of different runs"),
+        (("demo", "demo"), (), "an ensemble needs different runs"),
         (("demo", "missing"), (), "run missing has no report below"),
-        (("demo", "../demo"), (), "a run is a folder's name"),
-        (("demo", "other"), ("--set=train.lr=1e-3",), "only submit.* can still be changed"),
-        (("demo", "other"), ("--fold=0",), "--fold is of no use with several runs"),
-        (("demo", "other"), ("--add-phase=size=128",), "--add-phase is of no use with several runs"),
+        (("demo", "../demo"), (), "a run's name becomes a folder"),
+        (("demo", "other"), ("--set=train.lr=1e-3",), "only submit.* can be changed"),
+        (("demo", "other"), ("--fold=0",), "--fold cannot change several finished runs"),
+        (("demo", "other"), ("--add-phase=size=128",), "--add-phase cannot change several finished runs"),
     ],
 )
 def test_what_cannot_be_joined_is_said(two_runs, names, extra, words):
@@ -178,7 +178,7 @@ def test_runs_of_other_folds_are_refused(two_runs):
     two_runs(
         make_folds, train, predict, submit, report, extra=("--run=split", "--set=folds.seed=1", "--set=train.epochs=1")
     )
-    with pytest.raises(InputError, match="demo and split have other folds: .*; give both the same"):
+    with pytest.raises(InputError, match="demo and split have different folds: .*; give both the same"):
         joined(two_runs, names=("demo", "split"))
 
 
@@ -209,5 +209,5 @@ def test_weights_are_found_on_the_tiles_that_all_runs_predict(untrained):
 
 
 def test_no_other_stage_takes_two_runs(tiny):
-    with pytest.raises(InputError, match=r"--run is given 2 times \(a, b\).*pipeline.submit alone"):
+    with pytest.raises(InputError, match=r"--run is given 2 times \(a, b\).*pipeline.submit takes several"):
         tiny.parse("--run=a", "--run=b")

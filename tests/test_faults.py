@@ -204,7 +204,7 @@ STAGES_THAT_WRITE = [(stage, extra) for stage, extra, _ in WRITES if stage not i
 def test_a_folder_that_can_only_be_read_is_one_sentence_of_every_stage(tiny, stage, extra):
     with read_only(tiny.out):
         said = sentence(tiny, stage, ("--force", *extra))
-    assert "cannot be written; choose a folder of yours with --out" in said and "\n" not in said
+    assert "cannot be written; name a writable folder with --out" in said and "\n" not in said
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # fastai's Learner.load
@@ -213,7 +213,7 @@ def test_a_folder_that_can_only_be_read_is_one_sentence_of_the_tools(tiny, tools
     before = tree(tiny.out)
     with read_only(tiny.out):
         said = ends(tool.main, tools(flags))
-    assert "cannot be written; choose a folder of yours" in said and tree(tiny.out) == before
+    assert "cannot be written; name a writable folder" in said and tree(tiny.out) == before
 
 
 def test_a_run_in_a_folder_that_can_only_be_read_is_found_up_to_date(tiny):

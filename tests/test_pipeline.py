@@ -284,7 +284,7 @@ def test_a_forced_training_is_not_begun_anew_in_each_session(untrained, monkeypa
         untrained(train, extra=("--force",))
     (untrained.out / "folds/demo/fold_0").mkdir(exist_ok=True)
     (untrained.out / "folds/demo/fold_0/32.resume.pt").touch()
-    with pytest.raises(Stopped, match=r"given for this alone: --force --fold 0 --phase 32$") as stopped:
+    with pytest.raises(Stopped, match=r"with only this fold and phase: --force --fold 0 --phase 32$") as stopped:
         untrained(train, extra=("--force",))
     assert stopped.value.status == 143
 

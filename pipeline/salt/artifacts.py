@@ -1,12 +1,12 @@
-"""Artifacts: files that are published whole, know what they were made from, and are checked before they are used.
+"""Artifacts: files that are published whole, record what they were made from, and are checked before they are used.
 
 Beside each artifact `x.npy` lies its sidecar `x.npy.json`, written last: the settings and inputs it was made from, the
-hash of its bytes, versions, host, seconds. An artifact is fresh while its settings and the hashes of its inputs are the
-same. Code is not among them (a comment must not cost a night of training); a change of it is printed.
+hash of its bytes, versions, host, seconds. An artifact is fresh as long as its settings and the hashes of its inputs
+stay the same. Changed code does not make it stale (a comment must not cost a night of training), but is reported.
 
-`check` is the door to every artifact: its sidecar is whole, its bytes are those that were published. Bytes are hashed
-where size or time of change differ from the sidecar's (a copy, a restored backup); where the hash is right, the file
-gets its time back, so that the next command need not hash it again.
+`check` guards every artifact: its sidecar must be whole, and its bytes those that were published. Bytes are hashed if
+size or modification time differ from the sidecar's (a copy, a restored backup); if the hash is right, the file gets its
+recorded time back, so that the next command need not hash it again.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
 SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
-FORGOTTEN = {"predict.batch"}  # settings that earlier versions recorded, though they change no result
+FORGOTTEN = {"predict.batch"}  # settings that earlier versions recorded although they change no result
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
@@ -46,7 +46,7 @@ class Origin:
 
 
 def origin(settings: dict, inputs: Mapping[str, Path]) -> Origin:
-    """The Origin of an artifact made with these settings from these finished artifacts, by name."""
+    """The Origin of an artifact made with these settings from these finished artifacts {name: path}."""
     hashes = {name: sidecar["sha256"] for name, path in inputs.items() if (sidecar := read_sidecar(path))}
     return Origin(json.loads(json.dumps(settings)), hashes)
 
@@ -57,9 +57,10 @@ def is_fresh(path: Path, origin: Origin) -> bool:
 
 
 def check(path: Path, maker: str, *, hashed: bool = False) -> None:
-    """InputError unless the artifact is there, finished and undamaged; maker: the command that makes it.
+    """InputError unless the artifact is there, finished and undamaged.
 
-    hashed  read its bytes (once a command) though size and time have not changed: a disk may lose a bit and not say so
+    maker   the command that makes it
+    hashed  hash its bytes (once per command) even if size and time are unchanged: a disk can lose a bit silently
     """
     sidecar = sidecar_of(path)
     flags = "with the same flags" + " (or name the folds to use with --fold)" * ("--fold" in maker)
@@ -75,7 +76,7 @@ def check(path: Path, maker: str, *, hashed: bool = False) -> None:
 
 
 def damage_of(path: Path, *, hashed: bool = False) -> str:
-    """What is wrong with a finished artifact, without a full stop; '' where nothing is, or it is not there."""
+    """What is wrong with a finished artifact, without a full stop; '' if nothing is wrong, or it does not exist."""
     try:
         sidecar = read_sidecar(path)
     except InputError as e:
@@ -86,7 +87,7 @@ def damage_of(path: Path, *, hashed: bool = False) -> str:
         size, time_ns, inode = _version(path)
         written = sidecar.get("size", size)  # the first version's sidecars have neither size nor time
         if size != written:
-            return f"{display_path(path)} is damaged: it has {size:,} bytes, {written:,} were written"
+            return f"{display_path(path)} is damaged: it has {size:,} bytes, but {written:,} were written"
         unchanged = time_ns == sidecar.get("time")
         if unchanged and not hashed:
             return ""
@@ -95,14 +96,14 @@ def damage_of(path: Path, *, hashed: bool = False) -> str:
     except OSError as e:
         return f"{display_path(path)} cannot be read ({e.strerror})"
     if "time" in sidecar and not unchanged and not _looking.get():
-        with contextlib.suppress(OSError):  # a folder that can only be read: hashed once a command
+        with contextlib.suppress(OSError):  # in a read-only folder it is hashed in every command
             os.utime(path, ns=(path.stat().st_atime_ns, sidecar["time"]))
     return ""
 
 
 @contextlib.contextmanager
 def only_looking() -> Iterator[None]:
-    """Inside it no artifact is touched: not even a copy whose hash is right gets its time back."""
+    """Inside it no artifact is touched: even a copy with the right hash does not get its recorded time back."""
     token = _looking.set(True)
     try:
         yield
@@ -118,15 +119,15 @@ def print_fresh(path: Path) -> None:
 
 
 def differences(path: Path, origin: Origin) -> list[str]:
-    """How an existing artifact's origin differs from this one, as `changes` has it."""
+    """How an existing artifact's origin differs from this one, in the words of `changes`; [] if there is none."""
     sidecar = read_sidecar(path)
     return changes(Origin(sidecar["settings"], sidecar["inputs"]), origin) if sidecar else []
 
 
 def changes(was: Origin, now: Origin) -> list[str]:
-    """What has changed from one to the other: 'train.epochs 60 -> 5', 'images.npy changed'.
+    """What has changed between two origins: 'train.epochs 60 -> 5', 'images.npy changed'.
 
-    A setting that was not there yet counts as its default; a report has all settings, below `profile`.
+    A setting that did not exist yet counts as its default. A report records all settings, with the prefix `profile.`.
     """
     old, new = _flat(was.settings), _flat(now.settings)
     for name in new.keys() - old:
@@ -143,17 +144,17 @@ def changes(was: Origin, now: Origin) -> list[str]:
 
 @contextlib.contextmanager
 def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
-    """Inside it, write the file that it yields; after it the artifact and its sidecar are in place.
+    """Inside it, write the file that it yields; afterwards the artifact and its sidecar are in place.
 
-    extra  JSON values worth keeping beside it (score; seconds, if not those between entering and leaving)
-    A killed stage leaves no half artifact. InputError when the disk is full or the folder cannot be written to.
+    extra  more JSON values for the sidecar (score; seconds, if not those between entering and leaving)
+    A killed stage leaves no half artifact. InputError if the disk is full or the folder cannot be written to.
     """
     start = time.perf_counter()
     with replacing(path) as tmp:
         yield tmp
-        fsync(tmp)  # a full disk shows now, while the old artifact still has its sidecar
+        fsync(tmp)  # a full disk raises here, while the old artifact still has its sidecar
         sha256, (size, time_ns, _) = _hash_file(tmp), _version(tmp)
-        sidecar_of(path).unlink(missing_ok=True)  # which must not vouch for new bytes
+        sidecar_of(path).unlink(missing_ok=True)  # it must not vouch for the new bytes
     sidecar = {
         "name": path.name,
         "key": origin.key(),
@@ -171,10 +172,10 @@ def publish(path: Path, origin: Origin, **extra) -> Iterator[Path]:
         "host": platform.node(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    sidecar = json.loads(json.dumps(sidecar))  # what will be read: lists for tuples
+    sidecar = json.loads(json.dumps(sidecar))  # hash what will be read back: tuples become lists
     with replacing(sidecar_of(path)) as tmp:
         tmp.write_text(json.dumps(sidecar | {"checksum": hash_of(sidecar)}, indent=1) + "\n")
-    _parse.cache_clear()  # a file system may give the same inode again
+    _parse.cache_clear()  # a file system may reuse the inode
 
 
 def discard(path: Path) -> None:
@@ -185,14 +186,14 @@ def discard(path: Path) -> None:
 
 
 def sidecar_of(path: Path) -> Path:
-    """The file of an artifact's sidecar."""
+    """The path of an artifact's sidecar."""
     return path.with_name(path.name + ".json")
 
 
 def read_sidecar(path: Path) -> dict | None:
-    """The sidecar of a finished artifact, not to be changed; None if one of both files is not there.
+    """The sidecar of a finished artifact, read-only; None if either file is missing.
 
-    InputError for one that is not whole: no JSON object, a key that is missing or of another type, or changed since.
+    InputError if it is damaged: not a JSON object, a key missing or of the wrong type, or changed since it was written.
     """
     try:
         return _parse(sidecar_of(path), _version(sidecar_of(path))) if path.exists() else None
@@ -204,7 +205,7 @@ def read_sidecar(path: Path) -> dict | None:
 
 @lru_cache(10_000)
 def _parse(sidecar: Path, version: tuple[int, int, int]) -> dict:
-    """The sidecar's content. ValueError where it is not whole."""
+    """The sidecar's content. ValueError if it is damaged."""
     content = json.loads(sidecar.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in SIDECAR.items()):
         raise ValueError("no sidecar")
@@ -217,7 +218,7 @@ def _parse(sidecar: Path, version: tuple[int, int, int]) -> dict:
 
 
 def note_code() -> None:
-    """Sidecars name the code as it is now: in hours, when they are written, another may lie there."""
+    """Record the code's version now, for the sidecars: by the time they are written, it may have been edited."""
     code_version(), commit()
 
 
@@ -229,7 +230,7 @@ def code_version() -> str:
 
 @cache
 def commit() -> str | None:
-    """Short hash of the code's git commit, with a + if a file has changed since; None outside a clone."""
+    """Short hash of the code's git commit, with a + if files have changed since; None outside a clone."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -237,7 +238,9 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "report.py")  # not the clone of something else that holds an installed copy
+        git(
+            "ls-files", "--error-unmatch", "report.py"
+        )  # fails in a clone of something else with this code installed in it
         return git("describe", "--always", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -265,7 +268,7 @@ def _hash_version(path: Path, version: tuple[int, int, int]) -> str:
 
 
 def _version(path: Path) -> tuple[int, int, int]:
-    """Size, time of change in ns, inode: what tells the versions of a file apart without reading it."""
+    """Size, modification time in ns, inode: tells versions of a file apart without reading it."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 

@@ -1,6 +1,6 @@
-"""Checks of what a run needs of its machine: packages, a convolution on each GPU, disk, tiles, ImageNet weights.
+"""Checks of what a run needs from its machine: packages, a convolution on each GPU, disk, tiles, ImageNet weights.
 
-For tools.doctor, and for tools.session, the first thing that Kaggle's notebooks run. They change nothing.
+Used by tools.doctor and by tools.session, which Kaggle's notebooks run first. The checks change nothing.
 """
 
 import importlib
@@ -23,10 +23,10 @@ from pipeline.salt.product import all_done
 from pipeline.salt.run import Run
 
 OK, NOTE, FAULT = "ok", "--", "!!"
-SPARE = {"pretrainedmodels", "six"}  # without them timm's copy of the same encoders is used
+SPARE = {"pretrainedmodels", "six"}  # if missing, timm's copy of the same encoders is used
 IMPORTED = ("torch", "torchvision", "timm", "fastai.learner")
-# Bytes that a run may take: the weights of a fold that is not trained yet (of profiles made for a GPU three files of
-# 0.4 GB), and all else: the states of trainings under way, the predictions.
+# Bytes that a run may take: the weights of each fold not trained yet (three files of 0.4 GB for a GPU profile), and
+# everything else: states of unfinished trainings, predictions.
 OF_FOLD, ELSE = 0.1e9, 1.5e9
 OF_FOLD_WITH_GPU, ELSE_WITH_GPU = 1.2e9, 6e9
 
@@ -34,8 +34,9 @@ OF_FOLD_WITH_GPU, ELSE_WITH_GPU = 1.2e9, 6e9
 class Finding(NamedTuple):
     """What a check has found.
 
-    mark  OK, NOTE (no fault, but worth a look) or FAULT;  subject  'gpu', or the command that makes it
-    remedy  what fixes a fault, a command where there is one; of a note what goes on from there, if anything does
+    mark     OK, NOTE (no fault, but worth a look) or FAULT
+    subject  what was checked: 'gpu', or the command that makes an artifact
+    remedy   what fixes a fault, a command if there is one; for a note, what to do next, if anything
     """
 
     mark: str
@@ -45,7 +46,7 @@ class Finding(NamedTuple):
 
 
 def of_machine(run: Run) -> Iterator[Finding]:
-    """What a run needs and has not made itself, in this order; what imports torch only where it can be imported."""
+    """Checks of what a run needs and does not make itself; those that use torch only if it can be imported."""
     installed = [*packages()]
     yield from installed
     if all(finding.mark != FAULT for finding in installed):
@@ -56,7 +57,7 @@ def of_machine(run: Run) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Whether what the package asks for is installed, recent enough, and can be imported."""
+    """Whether the required packages are installed, recent enough, and can be imported."""
     from packaging.requirements import Requirement
 
     found = environment.versions()
@@ -77,13 +78,13 @@ def packages() -> Iterator[Finding]:
             importlib.import_module(name)
         except Exception as e:  # whatever its compiled part raises
             text = f"{name} cannot be imported ({type(e).__name__}: {str(e).partition(chr(10))[0]})"
-            remedy = f"{pip} --force-reinstall torch torchvision  # of one build: docs/how-to/install.md"
+            remedy = f"{pip} --force-reinstall torch torchvision  # builds that match: docs/how-to/install.md"
             yield Finding(FAULT, "versions", text, remedy)
             return
 
 
 def _requirements() -> list[str]:
-    """Of the clone that this code lies in, or of the installed package; [] of a bare copy of the code."""
+    """Requirements of the clone that this code lies in, or of the installed package; [] for a bare copy of the code."""
     project = CODE.with_name("pyproject.toml")
     if project.exists():
         return tomllib.loads(project.read_text())["project"]["dependencies"]
@@ -103,7 +104,7 @@ def gpus() -> Iterator[Finding]:
         try_out(cpu := torch.device("cpu"))
         yield Finding(NOTE, "gpu", f"there is none; a convolution on the CPU works ({device_name(cpu)})")
     elif not torch.cuda.is_available():
-        text = f"there is one, and torch {torch.__version__} cannot use it"
+        text = f"there is one, but torch {torch.__version__} cannot use it"
         yield Finding(FAULT, "gpu", text, "install the build of torch for its driver: https://pytorch.org/get-started")
     for i in range(torch.cuda.device_count()):
         device = torch.device("cuda", i)
@@ -113,7 +114,7 @@ def gpus() -> Iterator[Finding]:
             yield Finding(OK, "gpu", f"{i}: {name}, {memory / 2**30:.0f} GiB; a convolution on it works")
         except InputError as e:
             if is_full(e.__cause__):
-                fault, remedy = "its memory is full", "nvidia-smi  # shows who has it"
+                fault, remedy = "its memory is full", "nvidia-smi  # shows what uses it"
             else:
                 fault = f"torch {torch.__version__} has no kernels for it"
                 remedy = "export CUDA_VISIBLE_DEVICES=  # to use the CPU; or name the GPUs that work"
@@ -121,7 +122,7 @@ def gpus() -> Iterator[Finding]:
 
 
 def disk(run: Run) -> Iterator[Finding]:
-    """Whether --out can be written to and, unless the run is finished, has room for all of it."""
+    """Whether an unfinished run can write to --out, and has room there for the rest."""
     folder = next(path for path in (run.files.out, *run.files.out.parents) if path.exists())
     free, last = shutil.disk_usage(folder).free, run.profile.train.last
     of_fold, otherwise = (OF_FOLD_WITH_GPU, ELSE_WITH_GPU) if run.profile.needs_gpu else (OF_FOLD, ELSE)
@@ -130,12 +131,10 @@ def disk(run: Run) -> Iterator[Finding]:
     finished = all(all_done(products) for _, _, products in stages.table(run))
     text = f"{run.files.out}: {free / 1e9:.1f} GB free"
     if not finished and not os.access(folder, os.W_OK):
-        yield Finding(
-            FAULT, "disk", f"{run.files.out}: cannot be written to", "choose a folder of yours with --out DIR"
-        )
+        yield Finding(FAULT, "disk", f"{run.files.out}: cannot be written to", "name a writable folder with --out DIR")
     elif not finished and free < needed:
-        text += f"; this run may take {needed / 1e9:.1f}"
-        yield Finding(FAULT, "disk", text, "free some, or choose another disk with --out DIR")
+        text += f"; this run may need {needed / 1e9:.1f} GB"
+        yield Finding(FAULT, "disk", text, "free some space, or choose another disk with --out DIR")
     else:
         yield Finding(OK, "disk", text)
 
@@ -145,11 +144,11 @@ def tiles(run: Run) -> Iterator[Finding]:
     if run.data:
         yield Finding(OK, "tiles", str(run.data))
     else:
-        yield Finding(NOTE, "tiles", "generated ones are used; --data DIR names Kaggle's, or yours")
+        yield Finding(NOTE, "tiles", "generated ones are used; name Kaggle's or your own with --data DIR")
 
 
 def weights(run: Run) -> Iterator[Finding]:
-    """Where the encoder's ImageNet weights come from, and whether a file that is there is whole."""
+    """Where the encoder's ImageNet weights come from, and whether their file, if it is there, is undamaged."""
     from pipeline.salt.models.encoders.weights import addresses, fault_of, find_weights, is_fetched
 
     encoder = run.profile.model.encoder
@@ -164,7 +163,7 @@ def weights(run: Run) -> Iterator[Finding]:
         return
     text = f"ImageNet's for {encoder} are not there; they are needed to train, not to predict"
     if urls := [url for url, name in addresses(encoder).items() if is_fetched(name)]:
-        remedy = f"training fetches them from {urls[0]}; without a connection name a file: --weights FILE"
+        remedy = f"training downloads them from {urls[0]}; without a connection, name a file: --weights FILE"
     else:
-        remedy = "no address of any is known: --weights FILE, or --weights none to train from scratch"
+        remedy = "no download address is known: give --weights FILE, or --weights none to train from scratch"
     yield Finding(NOTE, "weights", text, remedy)

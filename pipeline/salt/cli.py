@@ -1,4 +1,4 @@
-"""The command line that all stages and tools share: flags -> Run, and how a command ends when something is wrong."""
+"""The command line shared by all stages and tools: parses flags into a Run, and turns errors into exit messages."""
 
 import argparse
 import contextlib
@@ -28,12 +28,12 @@ from pipeline.salt.tiles import competition, folder
 FLAGS: dict[str, dict] = {
     "data": {
         "metavar": "DIR",
-        "help": "folder with Kaggle's files, zipped or not, or with images/ and masks/ of your own, or 'sample' "
-        "(default: data/, Kaggle's mount, the sample)",
+        "help": "folder with Kaggle's files, zipped or not, or with your own images/ and masks/; or 'sample' "
+        "(default: data/, Kaggle's mount or the sample, whichever is found first)",
     },
     "out": {"metavar": "DIR", "help": "where data/, folds/ and submissions/ go (default: the current folder)"},
-    "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: by data and machine)"},
-    "run": {"metavar": "NAME", "action": "append", "help": "what this run is called (default: the profile's name)"},
+    "profile": {"metavar": "NAME", "help": f"{', '.join(PROFILES)} (default: chosen by data and machine)"},
+    "run": {"metavar": "NAME", "action": "append", "help": "name of this run (default: the profile's name)"},
     "fold": {"metavar": "K", "type": int, "action": "append", "help": "only this fold; may be repeated"},
     "model": {"metavar": "NAME", "help": "short for --set model.name=NAME"},
     "encoder": {"metavar": "NAME", "help": "short for --set model.encoder=NAME"},
@@ -42,30 +42,38 @@ FLAGS: dict[str, dict] = {
         "metavar": "NAME=VALUE",
         "action": "append",
         "default": [],
-        "help": "change one number of the profile; may be repeated; 'help' lists them all",
+        "help": "change one setting of the profile; may be repeated; 'help' lists them all",
     },
     "add-phase": {
         "metavar": "NAME=VALUE,...",
         "action": "append",
         "default": [],
-        "help": "one more phase of training, as the last one but for: size=256,epochs=10",
+        "help": "one more training phase: the last one with changes, such as size=256,epochs=10",
     },
-    "force": {"action": "store_true", "help": "redo what is up to date, replace what was made with other settings"},
-    "engine": {"choices": ENGINES, "default": "local", "help": "where work is done: this machine, or a Ray cluster"},
-    "workers": {"metavar": "N", "type": int, "help": "folds at once (default: one a GPU, or the profile's number)"},
+    "force": {"action": "store_true", "help": "redo what is up to date, and replace what was made with other settings"},
+    "engine": {
+        "choices": ENGINES,
+        "default": "local",
+        "help": "where the work is done: on this machine, or on a Ray cluster",
+    },
+    "workers": {
+        "metavar": "N",
+        "type": int,
+        "help": "folds at once (default: one per GPU; without GPUs, the profile's number)",
+    },
     "max-hours": {
         "metavar": "H",
         "type": float,
-        "help": "stop in good order after H hours: a training after its last whole epoch",
+        "help": "save and stop after H hours; a training stops after the last epoch that fits",
     },
     "started": {
         "type": float,
         "help": argparse.SUPPRESS,
-    },  # when these began: for stages of one run_all.sh, and workers
-    "track": {"choices": TRACKERS, "help": "follow the training there while it runs, through fastai's own callback"},
+    },  # time.time() when the hours of --max-hours began; run_all.sh and workers pass it on
+    "track": {"choices": TRACKERS, "help": "tool that follows the training as it runs, through fastai's own callback"},
 }
-MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # of a tool that looks at a model alone
-RUN_FLAGS = tuple(flag for flag in FLAGS if flag != "force")  # of one that looks at a run: those of its stages
+MODEL_FLAGS = ("profile", "model", "encoder", "set", "add-phase")  # for tools that only need a model
+RUN_FLAGS = tuple(flag for flag in FLAGS if flag != "force")  # for tools that read a run: all that its stages take
 
 
 def parse(
@@ -75,10 +83,13 @@ def parse(
     flags: Collection[str] = tuple(FLAGS),
     several_runs: bool = False,
 ) -> tuple[Run, argparse.Namespace]:
-    """The run and all arguments, from those of FLAGS that are named and those that `add` adds.
+    """Parse the command line: the run, and all arguments.
 
-    several_runs  --run may be given more than once: `args.run` lists the names, and the Run is of the first
-    InputError for a value that cannot be.
+    doc           shown by --help
+    add           adds the command's own flags to the parser
+    flags         those of FLAGS that the command takes; the others keep their defaults
+    several_runs  --run may be given more than once: `args.run` lists the names, and the Run is that of the first
+    InputError for a value that is not allowed.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -98,29 +109,29 @@ def parse(
         parser.exit()
     if args.run and args.run[1:] and not several_runs:
         raise InputError(
-            f"--run is given {len(args.run)} times ({', '.join(args.run)}): a stage works on one run; "
-            "python -m pipeline.submit alone takes several, and joins them"
+            f"--run is given {len(args.run)} times ({', '.join(args.run)}), but this command works on one run; only "
+            "python -m pipeline.submit takes several, and joins them"
         )
     return run_from(args, reads_tiles="data" in flags), args
 
 
 def add_phase_flags(parser: argparse._ActionsContainer) -> None:
-    """--phase NAME, and --size PX as its short form: a phase is called after its size."""
-    parser.add_argument("--phase", metavar="NAME", help="one phase of the profile, by its name")
-    parser.add_argument("--size", dest="phase", metavar="PX", help="the same, by its size in px")
+    """Add --phase NAME, and --size PX, which means the same: by default a phase is named after its size."""
+    parser.add_argument("--phase", metavar="NAME", help="one phase of the profile, by name")
+    parser.add_argument("--size", dest="phase", metavar="PX", help="one phase, by its size in px")
 
 
 def only_fold(run: Run, args: argparse.Namespace) -> int:
-    """The fold that a tool for one of them works on, the first unless --fold says. InputError if that is repeated."""
+    """The fold for a tool that works on one: the first, or the one --fold names. InputError if --fold is repeated."""
     if args.fold and args.fold[1:]:
         raise InputError(f"--fold is given {len(args.fold)} times; this tool takes one fold")
     return run.folds[0]
 
 
 def run_from(args: argparse.Namespace, reads_tiles: bool = True) -> Run:
-    """The run that these flags describe. InputError for a value that cannot be.
+    """The run that these flags describe. InputError for a value that is not allowed.
 
-    reads_tiles  whether tiles that have yet to be unpacked are an error
+    reads_tiles  whether tiles that still have to be unpacked are an error
     """
     out = _folder("--out", args.out) if args.out is not None else _default_out()
     if out.exists() and not out.is_dir():
@@ -137,24 +148,25 @@ def run_from(args: argparse.Namespace, reads_tiles: bool = True) -> Run:
         weights = _folder("--weights", args.weights)
         if not weights.exists():
             raise InputError(f"--weights {args.weights}: there is no such file or folder")
-        if weights.is_file():  # a file is meant for this run, even if its profile trains from scratch; a folder for all
+        # A file is meant for this run, even if its profile trains from scratch; a folder may serve many runs.
+        if weights.is_file():
             settings.insert(0, "model.weights=imagenet")
     own_data = data is not None and folder.find(data)
     profile = changed(appended(profile_named(name, own_data), *args.add_phase), *settings)
     if profile.tiles.side != "whole" and not own_data:
-        raise InputError(f"tiles.side={profile.tiles.side}: only images of your own are cut; leave it out")
+        raise InputError(f"tiles.side={profile.tiles.side}: only images of your own are cut into tiles; leave it out")
     check_rules(profile)
     model, own = profile.model, profile_named(name).model
     check_options(model.name, model.options)
-    if (model.name, model.encoder) != (own.name, own.encoder):  # to look at an encoder of timm's takes torch
+    if (model.name, model.encoder) != (own.name, own.encoder):  # checking an encoder of timm's imports torch
         check_model(model.name, model.encoder, model.options)
     folds = tuple(sorted(set(args.fold))) if args.fold is not None else tuple(range(profile.run_folds))
     if bad := [k for k in folds if not 0 <= k < profile.folds.k]:
         raise InputError(f"--fold {bad[0]}: profile {profile.name} has folds 0 to {profile.folds.k - 1}")
     if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers {args.workers}: it is how many folds are worked on at once, 1 or more")
+        raise InputError(f"--workers {args.workers}: give the number of folds to work on at once, 1 or more")
     if args.max_hours is not None and not args.max_hours >= 0:
-        raise InputError(f"--max-hours {args.max_hours:g}: it is how long to work, in hours, 0 or more")
+        raise InputError(f"--max-hours {args.max_hours:g}: give the time to work in hours, 0 or more")
     started = None if args.max_hours is None else args.started or time.time()
     titles = args.run or [profile.name]
     for title in titles:
@@ -187,23 +199,23 @@ def run_from(args: argparse.Namespace, reads_tiles: bool = True) -> Run:
 
 
 def check_run_name(name: str, flag: str = "") -> None:
-    """InputError for what cannot be the name of a run; flag: what it was given by."""
+    """InputError if this cannot be the name of a run; flag: the flag that gave it, to begin the message."""
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or len(name.encode()) > 100:
         raise InputError(
-            f"{flag}{name!r}: a run is a folder's name; take letters, digits, '_', '-' and '.', 100 bytes at most"
+            f"{flag}{name!r}: a run's name becomes a folder; use letters, digits, '_', '-' and '.', 100 bytes at most"
         )
 
 
 def start(main: Callable[[list[str]], object]) -> None:
-    """Run a stage from the shell: an InputError ends in one sentence and exit status 1, Stopped with its own status.
+    """Run a stage from the shell: InputError ends it with one sentence and exit status 1, Stopped with its own status.
 
-    SIGTERM ends with 143, Ctrl-C with 130, as a shell has them.
+    SIGTERM ends it with 143 and Ctrl-C with 130, as is usual in a shell.
     """
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # timm's
     try:
         with terminating_like_ctrl_c():
             main(sys.argv[1:])
-            print(end="", flush=True)  # here, and not while Python ends
+            print(end="", flush=True)  # so that a failing write raises here, not at exit
     except InputError as e:
         sys.exit(f"error: {e}")
     except Stopped as e:
@@ -211,14 +223,14 @@ def start(main: Callable[[list[str]], object]) -> None:
             print(f"stopped  {e}")
         sys.exit(e.status)
     except OSError as e:
-        if isinstance(e, BrokenPipeError):  # the reader of the output has closed it: ... | head
+        if isinstance(e, BrokenPipeError):  # the reader closed the pipe: ... | head
             _give_up_output()
             sys.exit(128 + signal.SIGPIPE)
-        elif e.errno in FULL:  # no artifact's, of which `disk.writing` says it
+        elif e.errno in FULL:  # not while writing an artifact: `disk.writing` reports that
             _give_up_output()
             sys.exit(f"error: no space left to write {e.filename or 'what this command prints'}; free some")
-        elif isinstance(e, PermissionError) and e.filename:  # to write an artifact: `disk.writing` says it
-            sys.exit(f"error: {e.filename}: this user has no permission; change that, or name another")
+        elif isinstance(e, PermissionError) and e.filename:  # not while writing an artifact, as above
+            sys.exit(f"error: {e.filename}: permission denied; change its permissions, or name another")
         else:
             raise
     except KeyboardInterrupt as e:
@@ -227,14 +239,14 @@ def start(main: Callable[[list[str]], object]) -> None:
 
 
 def _give_up_output() -> None:
-    """What could not be printed must not come again as an error while Python ends."""
+    """Send stdout to nowhere, so that what could not be printed does not raise again when Python exits."""
     with contextlib.suppress(OSError):
         print(end="", flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
-    """The command line of these arguments for another process, but for the folds, the engine and the workers."""
+    """The command line that gives these arguments to another process, without folds, engine and workers."""
     given = vars(args) | resolved | {"fold": None, "engine": None, "workers": None}
     return tuple(
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
@@ -245,13 +257,13 @@ def _flags(args: argparse.Namespace, **resolved) -> tuple[str, ...]:
 
 
 def _with_whole_path(setting: str) -> str:
-    """The setting; that of a folds.file with its whole path, for a process that runs in another folder reads it too."""
+    """The setting, with folds.file's path made absolute: processes that run in other folders read it too."""
     name, _, value = setting.partition("=")
     return f"{name}={_folder(f'--set {name}', value)}" if name == "folds.file" and value else setting
 
 
 def _hint(flag: str) -> str:
-    """The end of a sentence about a flag that is a setting: '; did you mean --set train.lr=...?'."""
+    """The end of a message about an unknown flag: '; did you mean --set train.lr=...?' if it names a setting."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     paths = [line.split()[0] for line in describe(PROFILES["demo"]).splitlines()]
     known = dict.fromkeys(re.sub(r"^train\.\d+\.", "train.", path) for path in paths)
@@ -260,7 +272,7 @@ def _hint(flag: str) -> str:
 
 
 def check_rules(profile: Profile) -> None:
-    """InputError for rules of the section submit that do not suit the tiles."""
+    """InputError for rules in the `submit` section that do not apply to these tiles."""
     if profile.tiles.side != "whole" and (profile.submit.black_empty or profile.submit.full_empty):
         raise InputError(
             "submit.black_empty and submit.full_empty are for whole images, not for cut ones; leave them out"
@@ -268,7 +280,7 @@ def check_rules(profile: Profile) -> None:
 
 
 def _folder(flag: str, text: str) -> Path:
-    """The path that a flag names. InputError for what cannot be one."""
+    """The path that a flag names, resolved. InputError if it cannot be a path."""
     if not text.strip():
         raise InputError(f"{flag} is empty; name a folder, or leave the flag out")
     try:
@@ -290,17 +302,17 @@ def _data(named: str | None, out: Path, reads_tiles: bool) -> Path | None:
     if named is not None:
         path = _folder("--data", named)
         if not path.is_dir():
-            what = "that is a file; name the folder it lies in" if path.exists() else "there is no such folder"
+            what = "that is a file; name its folder" if path.exists() else "there is no such folder"
             raise InputError(f"--data {named}: {what}")
         if not (competition.find(path) or folder.find(path)):
             raise InputError(
-                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...), and no "
+                f"--data {named}: none of Kaggle's files are in it (train.zip or train/images, train.csv ...), nor "
                 "images/ and masks/ of your own; "
                 + (competition.hint(path) or folder.hint(path) or f"get Kaggle's with: {competition.DOWNLOAD}")
             )
         return path
     places = [out / "data", Path("data").resolve(), *(competition_mounts() if on_kaggle() else [])]
-    # An earlier run's output may be mounted too, and in it the generated tiles, which are not the competition's.
+    # An earlier session's output may be mounted too; generated tiles in it are not the competition's.
     found = (path for path in places if competition.find(path) or folder.find(path))
     if data := next((path for path in found if not competition.is_sample(path)), None):
         return data

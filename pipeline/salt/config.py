@@ -1,7 +1,7 @@
-"""Settings of a run and the profiles: every number, its limits, what a profile costs and what it scored.
+"""Settings and profiles: every number with its limits, and for each profile what it costs and what it scored.
 
-A profile is a tree of frozen dataclasses. A section holds what one stage reads, so a changed number remakes that stage
-and what follows it, no more. `--set train.epochs=5` changes one number; see `overrides`.
+A profile is a tree of frozen dataclasses. A section holds what one stage reads, so that a changed number reruns only
+that stage and those after it. `--set train.epochs=5` changes one number; see `overrides`.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -12,7 +12,7 @@ from pipeline.salt.errors import InputError, did_you_mean
 
 
 class Limits(NamedTuple):
-    """Least and most that a number may be; both are allowed."""
+    """Smallest and largest allowed value of a number, both inclusive."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Limits(NamedTuple):
 T = TypeVar("T")
 Count = Annotated[int, Limits(1, 10**4)]
 Seed = Annotated[int, Limits(0, 2**32 - 1)]
-Share = Annotated[float, Limits(0, 1)]  # a probability, or a part of a whole
+Share = Annotated[float, Limits(0, 1)]  # a probability or a fraction
 Rate = Annotated[float, Limits(1e-9, 10)]
 Loss = Literal[  # keys of salt.losses.LOSSES
     "lovasz_hinge", "lovasz_hinge_relu", "symmetric_lovasz", "symmetric_lovasz_relu", "bce", "bce_lovasz", "focal"
@@ -30,27 +30,27 @@ Loss = Literal[  # keys of salt.losses.LOSSES
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The built-in tiles, for whoever has none of Kaggle's."""
+    """The built-in tiles, for use without Kaggle's."""
 
     train: Annotated[int, Limits(2, 10**6)] = 480  # tiles with a mask
-    test: Annotated[int, Limits(1, 10**6)] = 200  # tiles to predict; their truth is kept aside for the report
+    test: Annotated[int, Limits(1, 10**6)] = 200  # tiles to predict; their truth is used only in the report
     seed: Seed = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How images of one's own become tiles."""
+    """How the user's own images become tiles."""
 
-    side: Annotated[int, Limits(32, 4096)] | Literal["whole"] = "whole"  # px, of the square tiles images are cut into
-    stride: Annotated[int, Limits(8, 4096)] | Literal["side"] = "side"  # px from one tile to the next; side: no overlap
+    side: Annotated[int, Limits(32, 4096)] | Literal["whole"] = "whole"  # px, side of the square tiles cut from images
+    stride: Annotated[int, Limits(8, 4096)] | Literal["side"] = "side"  # px from tile to tile; side: no overlap
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folds:
-    """Which fold holds out which tile."""
+    """How tiles are assigned to folds."""
 
-    file: str = ""  # csv with id and fold, in place of a scheme
-    scheme: Literal["kfold", "coverage", "mosaic"] = "kfold"  # random; even shares of salt; neighbours together
+    file: str = ""  # csv with id and fold, instead of a scheme
+    scheme: Literal["kfold", "coverage", "mosaic"] = "kfold"  # random; stratified by share of salt; neighbours together
     k: Annotated[int, Limits(2, 10**4)] = 10
     seed: Seed = 42
 
@@ -61,37 +61,37 @@ class Model:
 
     name: str = "unet_resnext50"  # key of salt.models.MODELS
     encoder: str = "se_resnext50_32x4d"  # key of ENCODERS in salt.models.encoders, or a name timm knows
-    weights: Literal["imagenet", "none"] = "imagenet"  # what the encoder starts from
+    weights: Literal["imagenet", "none"] = "imagenet"  # initial weights of the encoder
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the model: scse, fpa, width ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random changes of a training tile; the defaults are the article's."""
+    """Random changes to a training tile; the defaults are the article's."""
 
-    flip_p: Share = 0.5  # left-right only: a seismic section has an up and a down
-    brightness: Annotated[float, Limits(0, 0.99)] = 0.1  # the grey 0.5 becomes one of 0.5 * (1 -+ brightness)
+    flip_p: Share = 0.5  # left-right only: up and down differ in a seismic section
+    brightness: Annotated[float, Limits(0, 0.99)] = 0.1  # grey 0.5 becomes a random value in 0.5 * (1 ± brightness)
     brightness_p: Share = 0.25
     zoom: Annotated[float, Limits(1, 10)] = 1.1  # largest magnification, about a random point
     zoom_p: Share = 0.25
-    rotate: Annotated[float, Limits(0, 180)] = 0.0  # degrees at most, either way; the tile is mirrored at its edges
+    rotate: Annotated[float, Limits(0, 180)] = 0.0  # degrees at most, either way; the tile's edges are mirrored
     rotate_p: Share = 0.5
-    stretch: Annotated[float, Limits(1, 10)] = 1.0  # largest ratio of width to height, or of height to width
-    shear: Annotated[float, Limits(0, 10)] = 0.0  # px sideways for each px down, at most, either way
-    shift: Share = 0.0  # part of the side, at most, either way, across and down
-    warp_p: Share = 0.5  # of stretch, of shear and of shift, each on its own
+    stretch: Annotated[float, Limits(1, 10)] = 1.0  # largest ratio of width to height, or the reverse
+    shear: Annotated[float, Limits(0, 10)] = 0.0  # px sideways per px down, at most, either way
+    shift: Share = 0.0  # fraction of the side, at most, either way, across and down
+    warp_p: Share = 0.5  # of stretch, shear and shift, each drawn on its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One leg of a fold's training; fold k starts from fold k's weights of the phase before."""
+    """One leg of a fold's training; fold k starts from the weights of fold k in the phase before."""
 
-    name: str = ""  # what its files are called; if nothing else is said, its size, or 'pseudo'
-    size: Annotated[int, Limits(32, 4096)]  # px, side of the square model input
+    name: str = ""  # name of its files; by default its size, or 'pseudo'
+    size: Annotated[int, Limits(32, 4096)]  # px, side of the model's square input
     batch: Annotated[int, Limits(2, 10**4)]  # tiles per optimizer step
     epochs: Count
-    lr: Rate  # peak of the schedule; its base_lr where that is fine_tune
-    pseudo: bool = False  # learn from the pseudo-labels of the phase before, too
+    lr: Rate  # peak of the schedule; for fine_tune its base_lr
+    pseudo: bool = False  # also learn from pseudo-labels made by the phase before
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -103,22 +103,22 @@ class Train:
     """Phases, loss, schedule and optimizer."""
 
     phases: tuple[Phase, ...]
-    loss: Loss = "symmetric_lovasz"  # symmetric: the mean of salt's and rock's; _relu: the paper's, else elu + 1
-    schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"  # fastai's; fine_tune: an epoch more, encoder frozen
-    wd: Annotated[float, Limits(0, 10)] = 1e-7  # weight decay, apart from the gradient; the article's
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: the fastest the machine has in hardware
-    average: Share = 0.0  # of all steps that a moving average of the weights looks back on; 0: no average
-    compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile's mode; the last one: CUDA graphs
+    loss: Loss = "symmetric_lovasz"  # symmetric: mean over salt and rock; _relu: relu as in the paper, else elu + 1
+    schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"  # fastai's; fine_tune adds an epoch with frozen encoder
+    wd: Annotated[float, Limits(0, 10)] = 1e-7  # decoupled weight decay; the article's
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: the fastest in hardware
+    average: Share = 0.0  # of all steps that the weights' moving average covers; 0: no average
+    compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile's mode; reduce-overhead: CUDA graphs
     seed: Seed = 0
 
     @property
     def last(self) -> Phase:
-        """The phase whose weights predict."""
+        """The last phase, whose weights predict."""
         return self.phases[-1]
 
     @property
     def labeller(self) -> Phase:
-        """The phase whose weights give the pseudo-labels: the one before that which learns from them."""
+        """The phase whose weights make the pseudo-labels: the one before the phase that learns from them."""
         return next(before for before, phase in pairwise(self.phases) if phase.pseudo)
 
     def phase(self, name: str) -> Phase:
@@ -134,7 +134,7 @@ class Train:
         return self.phases[i - 1] if i else None
 
     def epochs_kept(self, phase: Phase) -> tuple[str, ...]:
-        """The weights that stay: a phase that another one follows hands on its best epoch's; 400 MB each add up."""
+        """The epochs whose weights (400 MB each) are kept; only the best if the phase just starts the next one."""
         predicts = phase == self.last or self.phases[self.phases.index(phase) + 1].pseudo
         return ("best", "last", *["average"] * bool(self.average)) if predicts else ("best",)
 
@@ -143,7 +143,7 @@ class Train:
 class Pseudo:
     """Which test tiles a phase with pseudo-labels learns from: those that fold k's own model is sure of."""
 
-    low: Annotated[float, Limits(0, 0.5)] = 0.2  # a pixel is sure when its probability is below low or above high
+    low: Annotated[float, Limits(0, 0.5)] = 0.2  # a pixel is sure if its probability is below low or above high
     high: Annotated[float, Limits(0.5, 1)] = 0.8
     share: Share = 0.9  # of a tile's pixels that must be sure
 
@@ -152,18 +152,18 @@ class Pseudo:
 class Predict:
     """How tiles are predicted."""
 
-    checkpoint: Literal["best", "last", "average"] = "best"  # epoch with the best score on its own fold; train.average
-    flip: bool = True  # mean of the tile's logits and its mirror image's
-    batch: Count = 64  # tiles per forward pass; with flip, twice as many images
+    checkpoint: Literal["best", "last", "average"] = "best"  # best score on the held-out fold; average: train.average
+    flip: bool = True  # average the logits of the tile and of its mirror image
+    batch: Count = 64  # tiles per forward pass; flip doubles the images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
     """How probabilities become masks."""
 
-    threshold: Share | Literal["search"] = 0.5  # on the probability; search: the best on the out-of-fold predictions
-    black_empty: bool = True  # an all-black tile has no salt: true of every such training tile of Kaggle's
-    full_empty: bool = True  # no training mask of Kaggle's is full: inside salt all is labelled empty
+    threshold: Share | Literal["search"] = 0.5  # on the probability; search: best out of fold
+    black_empty: bool = True  # an all-black tile has no salt, as in all of Kaggle's training tiles
+    full_empty: bool = True  # a full mask becomes empty: none of Kaggle's is full, tiles inside salt are labelled empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +172,9 @@ class Profile:
 
     name: str = ""
     about: str = ""
-    run_folds: Count  # folds 0 .. run_folds-1 are trained, of folds.k
-    workers: Count = 1  # of them at once where there is no GPU
-    needs_gpu: bool = False  # a CPU would take a week
+    run_folds: Count  # folds 0 .. run_folds-1 of folds.k are trained
+    workers: Count = 1  # folds at once without a GPU
+    needs_gpu: bool = False  # on a CPU it would take a week
     sample: Sample = Sample()
     tiles: Tiling = Tiling()
     folds: Folds = Folds()
@@ -195,7 +195,7 @@ def demo() -> Profile:
     return Profile(
         run_folds=3,
         folds=Folds(scheme="coverage", k=3),
-        workers=3,  # so small a model is no faster on two threads than on one: EXPERIMENTS.md
+        workers=3,  # a model this small is no faster on two threads than on one: EXPERIMENTS.md
         model=Model(name="unet_lean", encoder="test_resnet", weights="none", options={"width": 16}),
         train=Train(phases=(Phase(size=64, batch=16, epochs=32, lr=4e-3), Phase(size=96, batch=16, epochs=6, lr=8e-4))),
         predict=Predict(checkpoint="last"),
@@ -252,7 +252,7 @@ def baseline() -> Profile:
             phases=(Phase(size=128, batch=32, epochs=20, lr=2e-3),),
             loss="lovasz_hinge",
             schedule="fine_tune",
-            wd=1e-2,  # rate and decay: what unet_learner and fine_tune take where nothing is said
+            wd=1e-2,  # rate and decay: the defaults of unet_learner and fine_tune
         ),
         predict=Predict(checkpoint="last"),
         submit=Submit(black_empty=False, full_empty=False),
@@ -319,9 +319,9 @@ PROFILES = {
 }
 
 
-DEFAULTS = {  # of what an earlier version's sidecar lacks: a new setting's default is what the code did before
+DEFAULTS = {  # for settings missing in an earlier version's sidecar: the default is what the code did before
     f"{section}.{setting.name}": setting.default
-    for section, kind in [*get_type_hints(Profile).items(), ("train.phase", Phase)]  # as stages.trained has a phase
+    for section, kind in [*get_type_hints(Profile).items(), ("train.phase", Phase)]  # stages.trained names a phase so
     if is_dataclass(kind)
     for setting in fields(kind)
     if isinstance(setting.default, bool | int | float | str)
@@ -329,10 +329,10 @@ DEFAULTS = {  # of what an earlier version's sidecar lacks: a new setting's defa
 
 
 def section_from(kind: type[T], settings: dict[str, Any], source: str) -> T:
-    """The section, or whole Profile, whose `asdict` these settings are, read back from JSON.
+    """The section, or whole Profile, that `asdict` turned into these settings, read back from JSON.
 
     source  the file they were read from
-    InputError for those of a newer version.
+    InputError for settings of a newer version.
     """
     known: dict[str, Any] = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(settings.keys() - known):
@@ -348,9 +348,9 @@ def section_from(kind: type[T], settings: dict[str, Any], source: str) -> T:
 
 
 def profile_named(name: str, own_data: bool = False) -> Profile:
-    """The profile of this name; for one's own data without the rules on empty masks, which are true of Kaggle's tiles.
+    """The profile of this name; for the user's own data without the rules on empty masks, which fit only Kaggle's.
 
-    InputError if there is none.
+    InputError for an unknown name.
     """
     if name not in PROFILES:
         raise InputError(f"no profile is called {name!r}; {did_you_mean(name, PROFILES)}")

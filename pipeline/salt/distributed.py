@@ -1,7 +1,7 @@
-"""Processes that train one fold together, and the GPUs of this machine. Imports no torch.
+"""Processes that train one fold together, and the GPUs of this machine. Imports torch only if processes share a fold.
 
-`accelerate launch` or torchrun starts the processes. Without such a launcher there is one, and nothing here does
-anything.
+`accelerate launch` or torchrun starts the processes. Without such a launcher there is only one, and the functions for
+several do nothing.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process, rank 0, that prints and publishes."""
+    """Whether this is rank 0, the process that prints and publishes."""
     return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Callable[[], None]]:
-    """Inside it the processes reach each other, each has its own GPU, the first one prints. Yields a barrier."""
+    """Inside it the processes can communicate, each has its own GPU, and only the main one prints. Yields a barrier."""
     if world_size() == 1:
         yield lambda: None
         return
@@ -45,9 +45,9 @@ def process_group() -> Iterator[Callable[[], None]]:
 
 
 def largest(*numbers: float) -> list[float]:
-    """Of each number the largest that any of the processes has: what all of them are to do at this step, or none.
+    """The maximum of each number over all processes, so that at this step all of them do the same.
 
-    They agree through their CPUs: no GPU is waited for.
+    They communicate through their CPUs: no GPU is waited for.
     """
     if world_size() == 1:
         return [*numbers]
@@ -66,7 +66,7 @@ def _cpu_group():
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, asked of the driver: importing torch takes seconds."""
+    """The NVIDIA GPUs, named as in CUDA_VISIBLE_DEVICES; asks the driver, since importing torch takes seconds."""
     try:
         cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
         if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
@@ -78,8 +78,8 @@ def visible_gpus() -> list[str]:
 
 
 def usable_gpus() -> list[str]:
-    """`visible_gpus`, or none where torch is a build for the CPU."""
+    """`visible_gpus`, or none if torch is a CPU build."""
     try:
         return [] if metadata.version("torch").endswith("+cpu") else visible_gpus()
-    except metadata.PackageNotFoundError:  # installed in another way
+    except metadata.PackageNotFoundError:  # not installed as a package
         return visible_gpus()

@@ -1,11 +1,11 @@
-"""What a result was made with: versions of Python and of the packages, the kind of machine; and whether that is here.
+"""What a result was made with: the versions of Python and packages and the kind of machine, and how that differs here.
 
-Every sidecar and every saved state has it. Arrays, tables and submissions are read as what they are, whichever version
-wrote them, so nothing is said of those. Two things are less without it, and what differs is then one line:
+Every sidecar and every saved state records it. Arrays, tables and submissions read the same whichever version wrote
+them, so differences are not reported for those. For two kinds of files they matter and are reported in one line:
 
-weights  are numbers that the code of MODEL_PACKAGES makes a model of. Said of another release (2.10, 2.11): one that
-         only mends the same release (2.11.1) or is built for another device (2.11+cu128) changes no model.
-states   promise that a training goes on bit for bit. Said of any difference: it is said once, when it goes on.
+weights  become a model only through the code of MODEL_PACKAGES. Reported if the release differs (2.10, 2.11): a patch
+         of the same release (2.11.1) or a build for another device (2.11+cu128) changes no model.
+states   promise that a training resumes bit for bit. Any difference is reported, once, when the training resumes.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ def machine() -> str:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str], names: Collection[str] = ()) -> str:
-    """'torch 2.10.0 (here 2.11.1), timm 0.9 (here none)': what differs of what is known of then; '' where nothing does.
+    """'torch 2.10.0 (here 2.11.1), timm 0.9 (here none)': the entries of `then` that differ now; '' if none does.
 
-    names  of packages: these alone, and only where the release differs, the first two numbers of a version
+    names  compare only these packages, and only their release, the first two numbers of a version
     """
     known = [name for name in then if name in names or not names]
     here = {name: now.get(name, "none") for name in known}
@@ -47,7 +47,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str], names: Collecti
 
 @cache
 def say(text: str) -> None:
-    """Print the line, once a process: ten folds are usually made with the same versions."""
+    """Print the line once per process: ten folds usually have the same versions to report."""
     print(text)
 
 

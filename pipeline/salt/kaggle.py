@@ -1,7 +1,7 @@
-"""Kaggle's notebooks: where input is mounted, where output goes, and what an earlier session's output has of a run.
+"""Kaggle's notebooks: where input is mounted, where output goes, and what earlier sessions' outputs hold of a run.
 
 Input is read-only, and mounted as input/<slug>, input/competitions/<slug>, input/datasets/<owner>/<slug> or
-input/notebooks/<owner>/<slug>; so everything is searched for. https://www.kaggle.com/docs/notebooks
+input/notebooks/<owner>/<slug>; therefore everything is searched for. https://www.kaggle.com/docs/notebooks
 """
 
 import os
@@ -14,7 +14,7 @@ from pipeline.salt import artifacts, disk
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Files
 
-ROOT = Path(os.environ.get("SALT_KAGGLE", "/kaggle"))  # the notebooks' tests have one of their own
+ROOT = Path(os.environ.get("SALT_KAGGLE", "/kaggle"))  # the tests set their own
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 
 
@@ -28,17 +28,17 @@ def competition_mounts() -> list[Path]:
 
 
 def earlier_outputs(run: str) -> list[Path]:
-    """The mounted outputs of sessions that have worked on this run, and data sets made of such; the newest first."""
+    """The mounted outputs of sessions that worked on this run, and data sets made from such outputs; newest first."""
     folders = INPUT.glob(f"**/folds/{run}/folds.csv")
     return sorted({path.parents[2] for path in folders}, key=lambda out: _newest(out / "folds" / run), reverse=True)
 
 
 def adopt(files: Files) -> dict[Path, int]:
-    """Link what earlier sessions made of this run to where it would be made here; {output: number of its files}.
+    """Link the files that earlier sessions made of this run to where they belong here; {output: number of its files}.
 
-    Nothing is copied, and nothing written through a link: what is made anew takes its place. A finished artifact is
-    then fresh or not as any other one is, and the state of an unfinished training is gone on from. What lies here
-    already stays; of several outputs the newest one's counts. A link whose output is no longer attached goes away.
+    Nothing is copied, and nothing is written through a link: a new file replaces the link. Finished artifacts then
+    count as fresh or not like any others, and unfinished trainings resume from their states. Files already here stay;
+    of several outputs, the newest one wins. Links to outputs that are no longer attached are removed.
     """
     for link in _links(files):
         if not link.exists():
@@ -62,9 +62,9 @@ def adopt(files: Files) -> dict[Path, int]:
 
 
 def keep(files: Files) -> int:
-    """Put the file in the place of each link, so that this session's output alone has the whole run. Returns how many.
+    """Replace each link by its file, so that this session's output has the whole run by itself. Returns how many.
 
-    InputError where the disk is too small for that; the links that are left stay.
+    InputError if the disk is too small for that; the remaining links stay.
     """
     links = [*_links(files)]
     for link in links:
@@ -74,7 +74,7 @@ def keep(files: Files) -> int:
 
 
 def _worth_keeping(folder: Path) -> Iterator[Path]:
-    """Finished artifacts, and states of unfinished trainings and predictions."""
+    """Paths of finished artifacts, and of the states of unfinished trainings and predictions."""
     for path in sorted(folder.rglob("*")):
         if not path.name.startswith(".") and (path.name.endswith(".resume.pt") or _is_finished(path)):
             yield path
@@ -83,7 +83,7 @@ def _worth_keeping(folder: Path) -> Iterator[Path]:
 def _is_finished(path: Path) -> bool:
     try:
         return artifacts.read_sidecar(path) is not None
-    except InputError:  # a damaged sidecar: what it vouches for is made again
+    except InputError:  # a damaged sidecar: its artifact is made again
         return False
 
 
@@ -94,7 +94,7 @@ def _links(files: Files) -> Iterator[Path]:
 def _link(target: Path, source: Path) -> None:
     with disk.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # a sidecar that has lost its artifact
+        target.unlink(missing_ok=True)  # a sidecar without its artifact
         target.symlink_to(source)
 
 

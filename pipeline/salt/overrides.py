@@ -1,4 +1,4 @@
-"""`--set name=value` and `--add-phase`: a profile with other numbers, each checked against its type and limits."""
+"""`--set name=value` and `--add-phase`: change a profile's settings, each checked against its type and limits."""
 
 import ast
 import re
@@ -10,31 +10,32 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pipeline.salt.config import Limits, Phase, Profile, Train
 from pipeline.salt.errors import InputError, did_you_mean
 
-FIXED = ("name", "about")  # of a profile: they say which it is
+FIXED = ("name", "about")  # of a profile: these identify it and cannot be set
 
 
 def changed(profile: Profile, *settings: str) -> Profile:
-    """The profile with each `path=value` replaced, checked against the type of what it replaces, and then as a whole.
+    """The profile with each `path=value` applied, checked against the type of the setting, and then as a whole.
 
-    `train.wd=1e-4` one number; `train.epochs=5` in every phase; `train.128.epochs=5` in the phase of that name;
-    `model.options.width=64` a keyword of the model, `model.name=dynamic_unet` another one, without the options that the
-    profile gives its own; `run_folds=1`. Raises InputError for anything else.
+    `train.wd=1e-4` sets one number; `train.epochs=5` that of every phase, `train.128.epochs=5` of the phase with that
+    name; `model.options.width=64` a keyword argument of the model; `model.name=dynamic_unet` another model, which drops
+    the profile's model.options; `run_folds=1` a setting outside all sections. InputError for anything else.
     """
-    for setting in sorted(settings, key=lambda setting: not setting.startswith("model.name=")):  # options are a model's
+    # The model's name goes first: options belong to a model.
+    for setting in sorted(settings, key=lambda setting: not setting.startswith("model.name=")):
         path, eq, text = setting.partition("=")
         keys = path.strip().split(".")
         if not eq or not all(keys):
             raise InputError(f"--set {setting}: write it as name=value, for example --set train.epochs=5")
         before = profile.model
         profile = _replaced(profile, keys, text.strip(), f"--set {setting}")
-        if profile.model.name != before.name:  # the profile's options are the other model's keywords
+        if profile.model.name != before.name:  # the profile's options are keyword arguments of its own model
             profile = replace(profile, model=replace(profile.model, options={}))
     check(profile)
     return profile
 
 
 def appended(profile: Profile, *phases: str) -> Profile:
-    """The profile with more phases of training: as the one before it, but for numbers such as 'size=256,epochs=10'."""
+    """The profile with more training phases, each like the one before it with changes such as 'size=256,epochs=10'."""
     for text in phases:
         flag, last = f"--add-phase {text}", profile.train.last
         phase = replace(last, name="", pseudo=False)
@@ -59,7 +60,7 @@ def named_settings(profile: Profile) -> dict[str, Any]:
 
 
 def describe(profile: Profile) -> str:
-    """Every name that --set takes, one a line: its value, type and limits."""
+    """Every name that --set takes, one per line, with its value, type and limits."""
     rows = [
         (name, repr(value) if isinstance(value, str) else str(value), _kind(hint))
         for name, value, hint in _leaves(profile)
@@ -69,7 +70,7 @@ def describe(profile: Profile) -> str:
 
 
 def check(profile: Profile) -> None:
-    """InputError for numbers that are not allowed, each on its own (Limits) or together."""
+    """InputError for settings that are not allowed, alone (Limits) or in combination."""
     for name, value, hint in _leaves(profile):
         limits = _limits(hint)
         if limits and not isinstance(value, str) and not limits.low <= value <= limits.high:
@@ -82,21 +83,24 @@ def check(profile: Profile) -> None:
             "--add-phase name=more,..."
         )
     if bad := [name for name in names if not re.fullmatch(r"\w{1,50}", name)]:
-        raise InputError(f"profile {profile.name}: a phase is called {bad[0]!r}; take letters, digits and '_'")
+        raise InputError(f"profile {profile.name}: a phase is called {bad[0]!r}; use only letters, digits and '_'")
     taken = {*_names(profile.train), *_names(phases[0]), "pseudo_tiles", "pseudo_masks"} - {"pseudo"}
     if bad := [name for name in names if name in taken]:
-        raise InputError(f"profile {profile.name}: a phase cannot be called {bad[0]}, which has a meaning of its own")
+        raise InputError(
+            f"profile {profile.name}: a phase cannot be called {bad[0]}, which has another meaning; rename it"
+        )
     if phases[0].pseudo or sum(phase.pseudo for phase in phases) > 1:
         raise InputError(
-            f"profile {profile.name}: one phase after the first may learn from pseudo-labels, of {', '.join(names)}"
+            f"profile {profile.name}: only one phase may learn from pseudo-labels, and it must come after the first; "
+            f"the phases are {', '.join(names)}"
         )
     if profile.predict.checkpoint == "average" and not profile.train.average:
         raise InputError(f"profile {profile.name}: predict.checkpoint=average needs train.average above 0")
     side, stride = profile.tiles.side, profile.tiles.stride
     if isinstance(stride, int) and (isinstance(side, str) or stride > side):
         raise InputError(
-            f"profile {profile.name}: tiles.stride={stride} with tiles.side={side}; images are cut where tiles.side is "
-            "a number, and a stride above it would leave gaps"
+            f"profile {profile.name}: tiles.stride={stride} with tiles.side={side}: a stride needs a tiles.side in "
+            "px, and must not be above it, or there would be gaps"
         )
     if not 1 <= profile.run_folds <= profile.folds.k:
         raise InputError(
@@ -121,7 +125,7 @@ def _replaced(node: Any, keys: list[str], text: str, flag: str) -> Any:
         raise InputError(f"{flag}: {_hint(node, name)}")
     new = {name: _typed(text, _hints(node)[name], flag)}
     if isinstance(node, Phase) and name != "name" and node.name == replace(node, name="").name:
-        new["name"] = ""  # it is called after its numbers
+        new["name"] = ""  # its default name follows its numbers
     return replace(node, **new)
 
 
@@ -141,7 +145,7 @@ def _phases_replaced(train: Train, keys: list[str], text: str, flag: str) -> Tra
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(path, value, type) of every setting."""
+    """The (path, value, type) of every setting."""
     hints = _hints(node)
     for name in _names(node):
         value = getattr(node, name)
@@ -212,4 +216,4 @@ def _hints(node: Any) -> dict[str, Any]:
 def _hint(node: Any, name: str) -> str:
     if name == "phases":
         return "name a number of the phases, such as train.epochs or train.128.epochs; --add-phase appends one"
-    return f"{name} is one value of {type(node).__name__.lower()}, or {name}.KEY where it is a table"
+    return f"write {name}=VALUE in {type(node).__name__.lower()}, or {name}.KEY=VALUE if it is a table"

@@ -1,4 +1,4 @@
-"""Work in parts: so many pixels at a time, whatever the number of tiles and the size of each."""
+"""Work in parts of bounded size in pixels, whatever the number and size of the tiles."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ PIXELS = 2**22  # 411 tiles of 101 x 101; as float32 17 MB
 
 
 def slices(n: int, shape: Sequence[int]) -> Iterator[slice]:
-    """Slices of n arrays of this shape, in order: at most PIXELS numbers together, at least one array."""
+    """Consecutive slices of n arrays of this shape: each holds at most PIXELS numbers, but at least one array."""
     step = max(1, PIXELS // max(1, math.prod(shape)))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))

@@ -1,4 +1,4 @@
-"""One artifact of a run: what it is made from, by which command, and whether it is as this run would make it."""
+"""Product: one artifact of a run, with its inputs, settings and command, and whether it is up to date."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 
-RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that make a run
+RECIPE = ("data", "out", "profile", "run", "model", "encoder", "weights", "set", "add-phase")  # flags that define a run
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """One artifact of a run; of what `per_run` marks there is one Product in a command, looked at once.
+    """One artifact of a run. Functions that stages.per_run decorates give the same Product each time.
 
-    name      what it is called among the inputs of others: 'fold_0/128.safetensors'
-    maker     the command that makes it, after `python -m pipeline.`
-    settings  gives what of the run's settings it depends on, as JSON values
+    name      its name among the inputs of others: 'fold_0/128.safetensors'
+    maker     the command that makes it, without the leading `python -m pipeline.`
+    settings  returns the settings of the run that it depends on, as JSON values
     inputs    the artifacts it is made from
-    state     the state of an unfinished training or prediction
+    state     where the state of an unfinished training or prediction is saved
     """
 
     name: str
@@ -36,7 +36,7 @@ class Product:
     state: Path | None = None
 
     def origin(self) -> Origin:
-        """What it is to be made from. InputError if an input has not been made, or was made with other settings."""
+        """What this run would make it from. InputError if an input is missing, or was made with other settings."""
         with one_look() as seen:
             if self not in seen.origins:
                 for product in self.inputs:
@@ -60,30 +60,30 @@ class Product:
             seen.good.add(self)
 
     def file(self) -> Path:
-        """Its path, to load weights from or to hand on, its bytes hashed. InputError as `require` raises it."""
+        """Its path, to load weights from or pass on, after a check of its bytes' hash. InputError as in `require`."""
         self.require()
         artifacts.check(self.path, self.maker, hashed=True)
         return self.path
 
     def sidecar(self) -> dict:
-        """Its sidecar, to read. InputError as `require` raises it."""
+        """Its sidecar, read-only. InputError as in `require`."""
         self.require()
         return artifacts.read_sidecar(self.path) or {}
 
     def is_fresh(self) -> bool:
-        """Whether the artifact is whole and made from what this run would use; raises InputError as `origin` does."""
+        """Whether the artifact is whole and made from what this run would use. InputError as in `origin`."""
         origin = self.origin()
         return not artifacts.damage_of(self.path) and artifacts.is_fresh(self.path, origin)
 
     def changes(self) -> list[str]:
-        """How its origin differs from what this run would make it from; [] where its inputs have to be made first."""
+        """How its origin differs from what this run would make it from; [] if its inputs have to be made first."""
         try:
             return artifacts.differences(self.path, self.origin())
         except InputError:
             return []
 
     def status(self) -> str:
-        """'done', 'waits' for an input, 'damaged', 'under way', 'out of date' or 'to do'."""
+        """'done', 'waits' (for an input), 'damaged', 'under way', 'out of date' or 'to do'."""
         try:
             if self.is_fresh():
                 return "done"
@@ -98,7 +98,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a run's artifacts has found: origins, and the products that are as they should be."""
+    """What `one_look` has found so far: origins, and the products that are whole and up to date."""
 
     origins: dict[Product, Origin] = field(default_factory=dict)
     good: set[Product] = field(default_factory=set)
@@ -109,7 +109,7 @@ _seen: ContextVar[Seen | None] = ContextVar("seen", default=None)
 
 @contextlib.contextmanager
 def one_look() -> Iterator[Seen]:
-    """Inside it each artifact is looked at once: not for code that makes one, or waits for somebody who does."""
+    """Inside it each artifact is checked only once: not for code that makes artifacts, or waits for others to."""
     seen = _seen.get() or Seen()
     token = _seen.set(seen)
     try:
@@ -119,7 +119,7 @@ def one_look() -> Iterator[Seen]:
 
 
 def up_to_date(products: Sequence[Product], force: bool) -> bool:
-    """Whether a stage has nothing to do, which it then prints. InputError if an input is missing, with --force too."""
+    """Whether a stage has nothing to do; if so, prints that. InputError if an input is missing, also with --force."""
     with one_look():
         fresh = all([product.is_fresh() for product in products])
     if force or not fresh:
@@ -132,14 +132,14 @@ def up_to_date(products: Sequence[Product], force: bool) -> bool:
 
 
 def all_done(products: Iterable[Product]) -> bool:
-    """Whether each of them is whole and made from what this run would use."""
+    """Whether every product is whole and made from what this run would use."""
     return all(product.status() == "done" for product in products)
 
 
 def keep_finished(products: Iterable[Product], force: bool) -> None:
-    """InputError where a finished artifact that is damaged, or was made with other settings, would be replaced.
+    """InputError if a finished artifact that is damaged, or was made with other settings, would be replaced.
 
-    Not with --force. What looks damaged may be good weights beside a spoilt sidecar.
+    Never with --force. Damaged ones are kept too: they may be good weights beside a damaged sidecar.
     """
     for product in [] if force else products:
         if artifacts.damage_of(product.path):
@@ -147,14 +147,14 @@ def keep_finished(products: Iterable[Product], force: bool) -> None:
         if changes := product.changes():
             raise InputError(
                 f"{display_path(product.path)} was made with other settings ({'; '.join(changes)}); --run NAME keeps "
-                f"it and works beside it; python -m pipeline.{product.maker} --force, with the same flags, replaces it"
+                f"it and makes a new one; python -m pipeline.{product.maker} --force, with the same flags, replaces it"
             )
 
 
 def command_of(run: Run, maker: str = "") -> str:
-    """The line that makes an artifact of this run, or all of them, given in the folder that this command was called in.
+    """The command line that makes an artifact of this run, or all of them, to be run in the current folder.
 
-    maker  a Product's; '': all stages, by the script of the clone that this code lies in, or else by `salt run`
+    maker  that of a Product; '' for all stages: run_all.sh of the clone that this code lies in, or else `salt run`
     """
     script = artifacts.CODE.with_name("run_all.sh")
     all_stages = [os.path.join(".", display_path(script))] if script.exists() else ["salt", "run"]

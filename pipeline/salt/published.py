@@ -1,4 +1,4 @@
-"""Reading what a run has published: folds, predictions, histories, scores, each compared with what its reader needs."""
+"""Read what a run has published: folds, predictions, histories, scores, each checked against what its reader needs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipeline.salt.tiles import Tiles
 
 
 def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
-    """folds.csv: id, fold, coverage, z in the rows of tiles.train_table. InputError where they are not."""
+    """folds.csv: id, fold, coverage, z, in the order of tiles.train_table. InputError if its ids are not."""
     product = stages.folds(run)
     table = _read_rows(product, tiles.train_table, {"fold": int})
     if not table["fold"].between(0, run.profile.folds.k - 1).all():
@@ -22,7 +22,7 @@ def read_folds(run: Run, tiles: Tiles) -> pd.DataFrame:
 
 
 def read_neighbours(run: Run) -> pd.DataFrame:
-    """neighbours.csv: first, second, the ids of two tiles; without rows where the scheme is not mosaic."""
+    """neighbours.csv: first and second, the ids of two tiles; no rows unless the scheme is mosaic."""
     for product in stages.neighbours(run)[:1]:
         product.require()
         return door.table(product.path, product.maker, {"first": str, "second": str})
@@ -30,7 +30,7 @@ def read_neighbours(run: Run) -> pd.DataFrame:
 
 
 def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
-    """oof.npy and test.npy, memory-mapped: (N, H, W), (M, H, W) float16, in oof NaN for the tiles of other folds."""
+    """oof.npy and test.npy, memory-mapped: (N, H, W), (M, H, W) float16; in oof NaN for tiles of folds not run."""
     oof, test = stages.predictions(run)
     for product in (oof, test):
         product.require()
@@ -42,12 +42,12 @@ def read_predictions(run: Run, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_disagreement(run: Run, tiles: Tiles) -> pd.DataFrame:
-    """disagreement.csv: id, disagreement in the rows of tiles.test_table. InputError where they are not."""
+    """disagreement.csv: id and disagreement, in the order of tiles.test_table. InputError if its ids are not."""
     return _read_rows(stages.disagreement(run), tiles.test_table, {"disagreement": float})
 
 
 def _read_rows(product: Product, tiles: pd.DataFrame, columns: dict[str, type]) -> pd.DataFrame:
-    """A table of id and these columns that has a row for each of these tiles, in their order. InputError if not."""
+    """A table of id and these columns. InputError unless it has one row for each of these tiles, in their order."""
     product.require()
     table = door.table(product.path, product.maker, {"id": str} | columns)
     if table["id"].tolist() != tiles["id"].tolist():
@@ -56,7 +56,7 @@ def _read_rows(product: Product, tiles: pd.DataFrame, columns: dict[str, type]) 
 
 
 def read_history(run: Run, fold: int, phase: Phase) -> pd.DataFrame:
-    """History of fold k in this phase, one row an epoch; the columns of training.callbacks.EpochLog."""
+    """History of fold k in this phase, one row per epoch, with the columns of training.callbacks.EpochLog."""
     product = stages.trained(run, fold, phase)["history"]
     product.require()
     numbers = ("train_loss", "valid_loss", "meanap", "lr", "seconds", "tiles_per_second", "memory")
@@ -67,7 +67,7 @@ def read_history(run: Run, fold: int, phase: Phase) -> pd.DataFrame:
 
 
 def trained_file(run: Run, fold: int, phase: Phase, epoch: str = "best") -> Path:
-    """Checked weights of fold k, whatever their other settings were and whether the tiles are here: for tools."""
+    """Path of fold k's weights, checked; their other settings may differ, and the tiles may be missing: for tools."""
     product = stages.trained(run, fold, phase)[epoch]
     artifacts.check(product.path, product.maker, hashed=True)
     settings = (artifacts.read_sidecar(product.path) or {})["settings"]

@@ -1,6 +1,6 @@
-"""Run and Files: the settings of a run, and the paths of its artifacts, each named here alone.
+"""Run and Files: the settings of a run, and the paths of its artifacts. No other module builds these paths.
 
-RunFolder reads the names that Files gives: the weights in a run's folder, wherever it lies.
+RunFolder is the inverse: it finds a run's weights by the names that Files gives them, wherever the folder lies.
 """
 
 import math
@@ -22,9 +22,9 @@ TRACKERS = ("tensorboard", "wandb")  # packages that fastai has a callback for
 class Files:
     """Where everything of one run lies, below `out`.
 
-    out     the current folder, or what --out names
-    source  name of the tiles, as `source_name` gives it
-    run     name of the run; 'a+b' of an ensemble of runs
+    out     the current folder, or that of --out
+    source  name of the tiles, from `source_name`
+    run     name of the run; 'a+b' for an ensemble of the runs a and b
     """
 
     out: Path
@@ -36,7 +36,7 @@ class Files:
         return self.out / "data" / SAMPLE
 
     def cache(self, name: str) -> Path:
-        """name: images.npy | masks.npy | test.npy | tiles.csv | truth.npy (where the test tiles' masks are known)"""
+        """name: images.npy | masks.npy | test.npy | tiles.csv | truth.npy (if the test tiles' masks are known)"""
         return self.out / "data" / "cache" / self.source / name
 
     @property
@@ -68,11 +68,11 @@ class Files:
         return self.fold(fold) / f"{phase.name}.csv"
 
     def resume(self, fold: int, phase: Phase) -> Path:
-        """State of a training that is under way; gone when it has ended."""
+        """State of an unfinished training; deleted when it has finished."""
         return self.fold(fold) / f"{phase.name}.resume.pt"
 
     def resume_of(self, prediction: Path) -> Path:
-        """Sums of a prediction that was stopped; gone when it is finished."""
+        """Partial sums of a stopped prediction; deleted when it has finished."""
         return prediction.with_suffix(".resume")
 
     def pseudo(self, fold: int, name: str) -> Path:
@@ -81,7 +81,7 @@ class Files:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of all artifacts of this run and of its tiles."""
+        """The folders that hold all artifacts of this run and of its tiles."""
         return self.cache(""), self.folder, self.result("")
 
     def lr_find(self, fold: int, phase: Phase) -> Path:
@@ -89,12 +89,12 @@ class Files:
 
     @property
     def kaggle_submission(self) -> Path:
-        """The submission where Kaggle looks for a notebook's, not packed."""
+        """The uncompressed submission, where Kaggle looks for that of a notebook."""
         return self.out / "submission.csv"
 
     @property
     def tracking(self) -> Path:
-        """Folder of the logs that --track leaves."""
+        """Folder of the logs that --track writes."""
         return self.folder / "tracking"
 
     def result(self, name: str) -> Path:
@@ -107,17 +107,15 @@ class Files:
 
 
 def joined(names: Iterable[str]) -> str:
-    """'a+b', for what several runs have together; a run's own name has no '+'. InputError if it is too long."""
+    """'a+b', the name of what several runs share; no run's own name has a '+'. InputError if it is too long."""
     together = "+".join(names)
-    if len(together.encode()) > 200:  # bytes; a file system takes 255, and '.json' and more are added
-        raise InputError(
-            f"these runs' names are too long to stand in one file name, {together}; give them shorter ones"
-        )
+    if len(together.encode()) > 200:  # file systems allow 255, and '.json' and more are added
+        raise InputError(f"these runs' names are too long for one file name, {together}; use shorter ones")
     return together
 
 
 def source_name(data: Path | None, tiling: Tiling) -> str:
-    """'sample', the data folder's name, or 'folder-<side>-<stride>' of cut images: each has its own cache."""
+    """'sample', the data folder's name, or '<folder>-<side>-<stride>' for cut images: each has its own cache."""
     if data is None:
         return SAMPLE
     name = {"": "tiles", SAMPLE: f"{SAMPLE}-folder"}.get(data.name, data.name)
@@ -126,7 +124,7 @@ def source_name(data: Path | None, tiling: Tiling) -> str:
 
 
 class Weights(NamedTuple):
-    """What the name of a weights file says; epoch: best | last | average."""
+    """The parts of a weights file's name; epoch: best | last | average."""
 
     fold: int
     phase: str
@@ -164,26 +162,26 @@ class RunFolder:
 
     @property
     def submission(self) -> Path:
-        """Where the run's submission lies, unless this is a copy."""
+        """Where the run's submission lies, unless this folder is a copy."""
         folder = self.path.resolve()
         return Files(folder.parent.parent, "", folder.name).result("submission.csv.gz")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run as the flags of a stage describe it. Equal to itself alone: what is known of it can be kept by it.
+    """A run as a stage's flags describe it. Compared by identity, so that it can be the key of a cache.
 
     data           folder with the tiles' files, None for the built-in sample
-    own_data       they are images and masks of one's own, not Kaggle's files
+    own_data       the files are the user's own images and masks, not Kaggle's
     folds          the folds to work on
     force          redo what is up to date, replace what was made with other settings
     weights        where to look for ImageNet weights first, None for the default places
-    reason         why this profile, in words
-    engine         who trains and predicts the folds: a key of salt.launch.ENGINES
-    workers        folds at once, None for one a GPU, or the profile's number
-    deadline       when the hours of --max-hours are over, as time.monotonic() has it, which nobody sets back
-    track          where its training is followed while it runs: one of TRACKERS, or nowhere
-    flags          the command line that gives this run in another process, without folds, engine and workers
+    reason         why this profile was chosen, in words
+    engine         what trains and predicts the folds: a key of salt.launch.ENGINES
+    workers        folds at once, None for one per GPU, or the profile's number without GPUs
+    deadline       end of the hours of --max-hours, on the clock time.monotonic(), which is never set back
+    track          tracker that logs its training: one of TRACKERS, or None
+    flags          the command line that gives this run to another process, without folds, engine and workers
     """
 
     profile: Profile
@@ -205,8 +203,8 @@ class Run:
         return time.monotonic() > self.deadline
 
     def refuse_forced_sessions(self) -> None:
-        """InputError for --force with --max-hours: each session would begin anew what the one before has finished."""
+        """InputError for --force with --max-hours: each session would redo what the one before has finished."""
         if self.force and self.deadline < math.inf:
             raise InputError(
-                "--force with --max-hours would begin anew in each call; leave one of them out, or use --run NAME"
+                "--force with --max-hours would start over in each call; leave one of them out, or use --run NAME"
             )

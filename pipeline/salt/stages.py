@@ -1,6 +1,6 @@
-"""The table of products: what each artifact of a run is called, where it lies, which stage makes it, and from what.
+"""The products of a run: the name, path and inputs of each artifact, and the stage that makes it.
 
-Freshness, "run X first" and the state of a run are read from it. To add a stage, add its file and its line in `table`.
+Freshness, "run X first" and the state of a run follow from them. To add a stage, add its file and a line in `table`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,16 +17,16 @@ from pipeline.salt.product import Product
 from pipeline.salt.run import Run, joined, source_name
 from pipeline.salt.tiles import cache, competition, folder
 
-per_run = lru_cache(1000)  # a Run is of one command, and what is made from what depends on nothing else
+per_run = lru_cache(1000)  # a Run lasts for one command, and its products depend on nothing else
 
 
 @per_run
 def tiles(run: Run) -> Mapping[str, Product]:
-    """The decoded tiles by the names of their files."""
+    """The decoded tiles, by file name."""
 
-    @lru_cache(1)  # the products share it, and a folder may have 22,000 files
+    @lru_cache(1)  # shared by all these products: a folder may have 22,000 files to list
     def settings() -> dict:
-        if run.data is None:  # the sample follows from its numbers alone
+        if run.data is None:  # the sample is generated from its settings alone
             return {"sample": asdict(run.profile.sample)}
         if run.own_data:
             return {"files": artifacts.hash_of(folder.inputs(run.data)), "tiles": asdict(run.profile.tiles)}
@@ -38,7 +38,7 @@ def tiles(run: Run) -> Mapping[str, Product]:
 
 
 def decoded(run: Run) -> list[Product]:
-    """The products of `tiles` that this data set has, the table last: nobody has the truth of Kaggle's test tiles."""
+    """The products of `tiles` that this data set has, the table last; Kaggle's test tiles have no known truth."""
     products = tiles(run)
     return [products[name] for name in ([cache.TRUTH] if cache.has_truth(run.files) else []) + [*cache.NAMES]]
 
@@ -49,7 +49,7 @@ def folds(run: Run) -> Product:
 
     def settings() -> dict:
         section = asdict(run.profile.folds)
-        if file := section.pop("file"):  # what is in it counts, not where it lies
+        if file := section.pop("file"):  # its content counts, not its path
             if not Path(file).is_file():
                 raise InputError(f"folds.file={file}: there is no such file")
             section["file"] = artifacts.hash_of(Path(file).read_bytes().hex())
@@ -60,13 +60,13 @@ def folds(run: Run) -> Product:
 
 
 def _looks_for_neighbours(run: Run) -> bool:
-    """Tiles that were cut from one's own images are together anyway."""
+    """Whether make_folds searches for neighbours. Tiles cut from the user's own images are grouped by image anyway."""
     section = run.profile.folds
     return section.scheme == "mosaic" and not section.file and run.profile.tiles.side == "whole"
 
 
 def neighbours(run: Run) -> list[Product]:
-    """neighbours.csv and neighbours.png where the scheme is mosaic; made with folds.csv."""
+    """neighbours.csv and neighbours.png, made along with folds.csv; [] unless the scheme is mosaic."""
     if not _looks_for_neighbours(run):
         return []
     paths = [run.files.neighbours(kind) for kind in ("csv", "png")]
@@ -75,10 +75,10 @@ def neighbours(run: Run) -> list[Product]:
 
 @per_run
 def trained(run: Run, fold: int, phase: Phase) -> Mapping[str, Product]:
-    """What the training of fold k leaves: weights by epoch ('best', 'last', 'average'), and 'history'.
+    """What the training of fold k in this phase leaves: weights by epoch ('best', 'last', 'average'), and 'history'.
 
-    Made from the sections model, augment and train, without the other phases; from the tiles, the weights of the phase
-    before, if any, and fold k's pseudo-labels in a phase that learns from them.
+    Settings: the sections model, augment and train, without the other phases. Inputs: the tiles, the weights of the
+    phase before, if any, and fold k's pseudo-labels if the phase learns from them.
     """
     profile, files = run.profile, run.files
     train = asdict(profile.train) | {"phase": asdict(phase)}
@@ -104,8 +104,8 @@ def trained(run: Run, fold: int, phase: Phase) -> Mapping[str, Product]:
 def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
     """Table and masks of fold k's pseudo-labels.
 
-    Made by fold k's own model alone: every other one has learned from fold k's tiles. With the scheme mosaic of tiles
-    that are no neighbours of fold k's.
+    Only fold k's own model makes them: all others have learned from fold k's tiles. With the mosaic scheme, neighbours
+    of fold k's tiles are left out.
     """
     profile = run.profile
     settings = asdict(profile.pseudo) | {"flip": profile.predict.flip}
@@ -119,11 +119,11 @@ def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
 
 @per_run
 def predictions(run: Run) -> tuple[Product, ...]:
-    """oof.npy and test.npy, of run.folds."""
+    """oof.npy and test.npy, predicted by run.folds."""
     train, cached = run.profile.train, tiles(run)
     weights = [trained(run, fold, train.last)[run.profile.predict.checkpoint] for fold in run.folds]
     predict = asdict(run.profile.predict)
-    del predict["batch"]  # what fits into memory: it changes no probability by more than rounding
+    del predict["batch"]  # set by memory: it changes probabilities by rounding only
     settings = {"predict": predict, "folds": list(run.folds)}
     inputs = (folds(run), cached["images.npy"], cached["test.npy"], *weights)
     paths = [run.files.oof, run.files.result("test.npy")]
@@ -141,7 +141,7 @@ def disagreement(run: Run) -> Product:
 
 @per_run
 def submitted(run: Run) -> tuple[Product, ...]:
-    """masks.zip where the images are one's own, and submission.csv.gz, last."""
+    """masks.zip if the images are the user's own, then submission.csv.gz."""
     settings = {"submit": asdict(run.profile.submit)}
     inputs = (*predictions(run), tiles(run)["tiles.csv"], tiles(run)["masks.npy"])
     paths = [run.files.result(name) for name in _names(run)]
@@ -172,7 +172,7 @@ def report(run: Run) -> list[Product]:
 def recorded(run: Run, names: Sequence[str]) -> list[Run]:
     """The finished runs of these names, on the same tiles below the same --out, with the settings their reports record.
 
-    InputError where one has no report, or one that is out of date, or is of other tiles than the first.
+    InputError if one has no report, an outdated report, or other tiles than the first.
     """
     runs: list[Run] = []
     for name in names:
@@ -190,8 +190,8 @@ def recorded(run: Run, names: Sequence[str]) -> list[Run]:
         decoded = artifacts.read_sidecar(files.cache("tiles.csv")) or {}
         if sidecar["inputs"]["cache/tiles.csv"] != decoded.get("sha256"):
             raise InputError(
-                f"run {name} is of other tiles than {files.source}'s; --data names a run's folder, and only runs of "
-                "the same tiles can be compared or joined"
+                f"run {name} used other tiles than {files.source}; name its tiles with --data: only runs on the same "
+                "tiles can be compared or joined"
             )
         runs.append(replace(run, profile=profile, files=files, folds=folds))
         try:
@@ -210,7 +210,7 @@ def same_folds(runs: Sequence[Run]) -> bool:
 
 
 def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
-    """What `submitted` is of one run, of several together."""
+    """The products of an ensemble: what `submitted` is for one run, for several together."""
     together, first = joined(run.files.run for run in runs), runs[0]
     settings = {"submit": asdict(rules)}
     parts = _of_each(runs, lambda run: (*predictions(run), submission(run)))
@@ -220,7 +220,7 @@ def ensemble(runs: Sequence[Run], rules: Submit) -> tuple[Product, ...]:
 
 
 def comparison(runs: Sequence[Run]) -> Product:
-    """The page about several finished runs."""
+    """The page that compares several finished runs."""
     parts = _of_each(runs, lambda run: (report(run)[0], *predictions(run), folds(run)))
     path = runs[0].files.comparison([run.files.run for run in runs])
     return Product(path.name, path, "tools.compare", dict, parts)

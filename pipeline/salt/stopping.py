@@ -1,4 +1,4 @@
-"""Ends a command in good order at SIGTERM and Ctrl-C: a training finishes its step and saves, workers do so too."""
+"""Clean stops on SIGTERM and Ctrl-C: a training finishes its step and saves, in worker processes too."""
 
 import contextlib
 import os
@@ -11,14 +11,15 @@ from pipeline.salt.errors import Stopped
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where the program is as Ctrl-C is, so that what is half-written is cleared away."""
+    """SIGTERM as an exception, raised wherever the program is, like Ctrl-C, so that half-written files are removed."""
 
 
 @contextlib.contextmanager
 def terminating_like_ctrl_c() -> Iterator[None]:
-    """Inside it SIGTERM raises Terminated, and Ctrl-C KeyboardInterrupt, though a shell has begun it to ignore that.
+    """Inside it SIGTERM raises Terminated, and Ctrl-C KeyboardInterrupt even if the shell had it ignored.
 
-    C code may make an error of its own of that (safetensors: a ValueError): one that follows is taken for the signal.
+    C code may turn these into errors of its own (safetensors: a ValueError), so an error after a signal counts as the
+    signal.
     """
     raised: list[type[KeyboardInterrupt]] = []
 
@@ -37,10 +38,10 @@ def terminating_like_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noting() -> Iterator[Callable[[], int]]:
-    """Inside it a first SIGTERM or Ctrl-C is only noted; what is yielded gives the work its number, 0 where none was.
+    """Inside it a first SIGTERM or Ctrl-C is only noted. Yields a function that returns its number, or 0 without one.
 
-    A second one raises KeyboardInterrupt at once. Not where several processes train one model: their launcher hands
-    them the Ctrl-C that they have had already, and kills them half a minute later.
+    A second signal raises Terminated or KeyboardInterrupt at once; but not if several processes train one model, since
+    their launcher passes on the Ctrl-C that they have already received, and kills them half a minute later anyway.
     """
     noted: list[int] = []
 
@@ -49,7 +50,7 @@ def noting() -> Iterator[Callable[[], int]]:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if not noted and is_main_process():
             once_more = b"; once more stops at once" * (world_size() == 1)
-            # print cannot be called within itself, which is where the signal may come
+            # print is not reentrant, and the signal may come inside a print
             os.write(2, b"\nstopping after this step, which is saved" + once_more + b"\n")
         noted.append(number)
 
@@ -58,9 +59,11 @@ def noting() -> Iterator[Callable[[], int]]:
 
 
 def stop_if_asked(done: str, number: float, late: float) -> None:
-    """Raises Stopped, with what is done, where a signal or the clock asks for an end; called after a piece of work.
+    """Raise Stopped if a signal or the clock asks for it; to be called after a piece of work.
 
-    number  of a signal that has come, else 0: what `noting` yields gives it;  late  whether the hours are over, or 0
+    done    what is done, to begin the message
+    number  of the signal received, else 0, as returned by what `noting` yields
+    late    whether the hours of --max-hours are over (true or 0)
     """
     if number:
         raise Stopped(f"{done}; the same command goes on from there", 128 + int(number))
@@ -70,7 +73,7 @@ def stop_if_asked(done: str, number: float, late: float) -> None:
 
 @contextlib.contextmanager
 def _handling(handlers: dict) -> Iterator[None]:
-    """Inside it these signals have these handlers. In the main thread alone, which gets them."""
+    """Inside it these signals have these handlers. Does nothing outside the main thread, which alone gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,10 @@
-"""Compare finished runs: settings, scores, seconds, memory, and a paired test tile by tile.
+"""Compare finished runs: settings, scores, seconds, memory, and a paired test over their tiles.
 
     python -m pipeline.tools.compare demo quick
-    python -m pipeline.tools.compare a b c           b and c, each against a
-    python -m pipeline.tools.compare a b --data DIR  runs of the tiles in DIR
+    python -m pipeline.tools.compare a b c           b and c, each with a
+    python -m pipeline.tools.compare a b --data DIR  runs on the tiles in DIR
 
-reads   of each run scores.json, oof.npy, folds.csv, histories; data/cache/<source>/
+reads   each run's scores.json, oof.npy, folds.csv and histories; data/cache/<source>/
 writes  submissions/compare-a+b.html
 
 Each run is scored with the threshold and the rules of its own submission.
@@ -20,7 +20,7 @@ from pipeline.salt.errors import InputError
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import Tiles, cache
 
-EXAMPLES = 6  # tiles that gain most, and that lose most
+EXAMPLES = 6  # tiles shown that gain most, and as many that lose most
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, add, ("data", "out"))
     names = args.runs
     if len({*names}) < max(len(names), 2):
-        raise InputError(f"{' '.join(names)}: name two runs or more, each once; python -m pipeline lists them")
+        raise InputError(f"{' '.join(names)}: name at least two runs, each once; python -m pipeline lists them")
     for name in names:
         cli.check_run_name(name)
     runs = stages.recorded(run, names)
@@ -61,7 +61,9 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
     table = tiles.train_table[in_all]
     notes = differences_of_data(runs, results, len(table))
     if table.empty:
-        raise InputError(f"{' and '.join(names)} have predicted no tile in common; there is nothing to test")
+        raise InputError(
+            f"{' and '.join(names)} have predicted no tile in common, so there is nothing to test; run the same folds"
+        )
     scored = [scores.score_tiles(table, each) for each in predictions]
     pairs = []
     for i, name in enumerate(names[1:], 1):
@@ -96,27 +98,27 @@ def compare(runs: Sequence[Run], tiles: Tiles) -> None:
 
 
 def differences_of_data(runs: Sequence[Run], results: Sequence[dict], common: int) -> list[str]:
-    """Sentences on what the runs do not share: tiles that they predicted, folds, the machine."""
+    """Sentences on what the runs do not share: folds, predicted tiles, the machine."""
     notes = []
     if not stages.same_folds(runs):
-        notes.append(
-            "Folds differ: a tile was held out with other tiles, and predicted by a model of other training tiles."
-        )
+        notes.append("The folds differ: the models that predict a tile were trained on different tiles.")
     if any(result["out_of_fold"]["tiles"] != common for result in results):
-        notes.append(f"Not all predicted the same tiles: the test is on the {common:,} that all predicted out of fold.")
+        notes.append(
+            f"The runs predicted different tiles: the test uses the {common:,} that all predicted out of fold."
+        )
     if len({(result["host"], result["device"]) for result in results}) > 1:
-        notes.append("They were trained on different machines: seconds do not compare.")
+        notes.append("They were trained on different machines: their seconds are not comparable.")
     return notes
 
 
 def peak_memory(run: Run) -> float:
-    """GiB, the most that any of its trainings held."""
+    """The most memory that any training of this run held, in GiB."""
     trainings = ((fold, phase) for fold in run.folds for phase in run.profile.train.phases)
     return max(published.read_history(run, fold, phase)["memory"].max() for fold, phase in trainings)
 
 
 def print_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """A column a run."""
+    """Print the rows with one column per run."""
     first = max(len(what) for what, _ in rows)
     widths = [max(len(name), *(len(values[i]) for _, values in rows)) for i, name in enumerate(names)]
     for what, values in [("", names), *rows]:

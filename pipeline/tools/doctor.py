@@ -1,12 +1,12 @@
-"""Check everything that a run needs and has made: what is wrong, and the command that fixes it. Changes nothing.
+"""Check everything a run needs and has made: what is wrong, and the command that fixes it. Changes nothing.
 
-    python -m pipeline.tools.doctor                  with the flags of the run, as on every stage
+    python -m pipeline.tools.doctor                  with the flags of the run, as for every stage
     python -m pipeline.tools.doctor --data DIR --profile blog --run NAME
 
 prints  a line for each thing: ok, -- (no fault: not made yet, or worth a look) or !! (wrong); below it what fixes it
-Looks at the packages, the GPUs (one real convolution on each), the disk, the tiles (every file, unless they are decoded
+Checks the packages, the GPUs (one real convolution on each), the disk, the tiles (every file, unless decoded already
 and unchanged since), ImageNet weights, every artifact (its bytes, its settings), saved states, and what killed
-processes have left. The exit status is 0 when nothing is wrong, else 1.
+processes left behind. The exit status is 0 if nothing is wrong, else 1.
 """
 
 import shlex
@@ -25,7 +25,7 @@ from pipeline.salt.progress import progress_bar
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import competition, folder
 
-KEPT = ("make_folds", "train")  # stages that replace a finished result of other settings only with --force
+KEPT = ("make_folds", "train")  # stages that replace results made with other settings only with --force
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,48 +38,50 @@ def main(argv: list[str] | None = None) -> None:
             if finding.remedy:
                 print(f"    {'fix' if finding.mark == FAULT else 'next':<10} {finding.remedy}", flush=True)
     if faults:
-        print(f"\n{faults} fault{'s' * (faults > 1)}; start with the first: what comes after may follow from it")
+        print(f"\n{faults} fault{'s' * (faults > 1)}; start with the first: later ones may follow from it")
         sys.exit(1)
     print("\nnothing is wrong")
 
 
 def findings(run: Run) -> Iterator[Finding]:
-    """All checks, in the order in which a run needs what they look at."""
+    """All checks, in the order in which a run needs the things they check."""
     about = f"{run.files.run}, profile {run.profile.name}: {run.profile.about} ({run.reason})"
     yield Finding(OK, "run", about)
     of_machine = [*checks.of_machine(run)]
     yield from of_machine
     yield from data(run)
     yield from made(run)
-    if all(finding.mark != FAULT for finding in of_machine if finding.subject == "versions"):  # torch reads them
+    if all(
+        finding.mark != FAULT for finding in of_machine if finding.subject == "versions"
+    ):  # reading them takes torch
         yield from states(run)
     yield from leftovers(run)
 
 
 def data(run: Run) -> Iterator[Finding]:
-    """The tiles' files: as they were when all of them were decoded and checked; if not, read and checked again."""
+    """The tiles' files: unchanged since they were decoded and checked, or else read and checked again."""
     if run.data is None:
         return
     if all_done(stages.decoded(run)):
-        yield Finding(OK, "tiles", "unchanged since they were decoded, and without fault then")
+        yield Finding(OK, "tiles", "unchanged since they were decoded, and had no fault then")
         return
     try:
         tiles, _ = folder.read(run.data, run.profile.tiles) if run.own_data else competition.read(run.data)
     except InputError as e:
         listed, again = str(e).replace("\n", "\n    "), command_of(run, "prepare")
-        yield Finding(FAULT, "tiles", listed, f"as it says there; then {again}")
+        yield Finding(FAULT, "tiles", listed, f"as the line above says; then {again}")
     else:
         text = f"{len(tiles.train_images)} with a mask, {len(tiles.test_images)} to predict; no file has a fault"
         yield Finding(OK, "tiles", text)
 
 
 def made(run: Run) -> Iterator[Finding]:
-    """Every artifact: a finding for each command that makes some, or one for each that is damaged."""
+    """Every artifact: one finding per command that makes artifacts, or one per damaged artifact of that command."""
     products = stages.everything(run)
     sizes = [product.path.stat().st_size / 2**20 if product.path.is_file() else 0 for product in products]
     with progress_bar(round(sum(sizes)), "hashing, MiB") as bar:
         for product, size in zip(products, sizes, strict=True):
-            artifacts.damage_of(product.path, hashed=True)  # is remembered
+            artifacts.damage_of(product.path, hashed=True)  # remembers the result
             bar.update(size)
     for maker, group in groupby(products, key=lambda product: product.maker):
         by_command = [*group]
@@ -88,13 +90,13 @@ def made(run: Run) -> Iterator[Finding]:
 
 
 def fault_of(run: Run, product: Product) -> Finding | None:
-    """How an artifact is damaged; None where it is whole, or was never made."""
+    """What is wrong with an artifact; None if it is whole, or was never made."""
     path, subject = product.path, product.maker.split()[0]
     again = command_of(run, product.maker)
     if not path.exists():
         if not sidecar_of(path).exists():
             return None
-        return Finding(FAULT, subject, f"{display_path(path)} is gone, and its {sidecar_of(path).name} is there", again)
+        return Finding(FAULT, subject, f"{display_path(path)} is gone, but its {sidecar_of(path).name} is there", again)
     if not sidecar_of(path).exists():
         text = f"{display_path(path)} is not finished: {sidecar_of(path).name}, which is written last, is missing"
         return Finding(FAULT, subject, text, again)
@@ -104,14 +106,16 @@ def fault_of(run: Run, product: Product) -> Finding | None:
 
 
 def summary(run: Run, maker: str, products: list[Product]) -> Finding:
-    """What one command has made, whole as it is."""
+    """The finding about what one command has made, none of it damaged."""
     subject, again = maker.split()[0], command_of(run, maker)
     for product in products:
         if changes := product.changes():
             text = f"{display_path(product.path)} was made with other settings ({'; '.join(changes)})"
             if subject not in KEPT:
                 return Finding(NOTE, subject, f"{text}: {again}")
-            return Finding(FAULT, subject, text, f"the flags of then, or --run NAME; to replace it, {again} --force")
+            return Finding(
+                FAULT, subject, text, f"give the same flags as then, or --run NAME; to replace it: {again} --force"
+            )
     if missing := [product for product in products if not product.path.exists()]:
         some = "" if len(missing) == len(products) else f"{', '.join(display_path(each.path) for each in missing)} "
         return Finding(NOTE, subject, f"{some}not made yet: {again}")
@@ -128,7 +132,7 @@ def summary(run: Run, maker: str, products: list[Product]) -> Finding:
 
 
 def states(run: Run) -> Iterator[Finding]:
-    """States of unfinished trainings and predictions: how far they are, and what goes on with them."""
+    """Saved states of unfinished trainings and predictions: how far they are, and the command that resumes them."""
     last_made = {product.state: product for product in stages.everything(run) if product.state}
     for state, product in last_made.items():
         if state.exists():
@@ -136,26 +140,26 @@ def states(run: Run) -> Iterator[Finding]:
 
 
 def of_state(run: Run, product: Product, path: Path, read: Callable[[Path], tuple[Origin, str]]) -> Finding:
-    """The finding of one state; read(path) gives what it was made from and how far it is, or raises."""
+    """The finding about one state; read(path) returns what it was made from and how far it is, or raises."""
     subject, command, name = product.maker.split()[0], command_of(run, product.maker), display_path(path)
     if product.status() == "done":
         files = [display_path(file) for file in (path, sidecar_of(path)) if file.exists()]
-        text = f"{name} is left of work that has ended, or of a --force that was stopped"
-        remedy = f"{command} --force  # goes on; or, to give it up: {shlex.join(['rm', *files])}"
+        text = f"{name} is left over from finished work, or from a --force that was stopped"
+        remedy = f"{command} --force  # continues it; or, to give it up: {shlex.join(['rm', *files])}"
         return Finding(NOTE, subject, text, remedy)
     try:
         origin, done = read(path)
     except Exception as e:  # whatever torch makes of a damaged file
-        text = f"{name} is damaged ({type(e).__name__}): what it has is lost"
-        return Finding(FAULT, subject, text, f"{command}  # begins anew")
+        text = f"{name} is damaged ({type(e).__name__}): its content is lost"
+        return Finding(FAULT, subject, text, f"{command}  # starts again")
     try:
         changes = artifacts.changes(origin, product.origin())
     except InputError:
-        return Finding(NOTE, subject, f"{name}: {done}; what it is made from has to be made first")
+        return Finding(NOTE, subject, f"{name}: {done}; its inputs have to be made first")
     if changes:
-        remedy = f"the flags of then, or --run NAME; or, to begin anew, {command} --force"
+        remedy = f"give the same flags as then, or --run NAME; to start again: {command} --force"
         return Finding(FAULT, subject, f"{name}: {done}, with other settings ({'; '.join(changes)})", remedy)
-    return Finding(NOTE, subject, f"{name}: {done}; goes on from there: {command}")
+    return Finding(NOTE, subject, f"{name}: {done}; to go on from there: {command}")
 
 
 def of_training(path: Path) -> tuple[Origin, str]:
@@ -174,9 +178,9 @@ def of_prediction(path: Path) -> tuple[Origin, str]:
 
 
 def leftovers(run: Run) -> Iterator[Finding]:
-    """Temporary files and locks in the run's folders: of processes that work, and of killed ones.
+    """Temporary files and locks in the run's folders, of working and of killed processes.
 
-    A lock is no fault: it ends with its process, and its file goes when the next one takes it.
+    A lock is no fault: it ends with its process, and its file is removed after the next process has used it.
     """
     for place in run.files.folders:
         for below in [place, *sorted(path for path in place.glob("*") if path.is_dir())]:

@@ -5,7 +5,7 @@
 
 writes  <model>.svg in the current folder, or the file named by --to
 
-Nothing is drawn by hand: the picture is what happens to an image on its way through the model.
+Nothing is drawn by hand: the picture is traced from an image's way through the model.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write a trained model as one ONNX file that takes any batch and any size, and check it against torch.
+"""Write a trained model as one ONNX file that takes batches and images of any size, and check it against torch.
 
     python -m pipeline.tools.export --fold 0 --phase 224
     python -m pipeline.tools.export --model dynamic_unet --encoder resnet34 --untrained --to unet.onnx
@@ -6,8 +6,8 @@
 reads   folds/<run>/fold_<k>/<phase>.safetensors; nothing with --untrained
 writes  <model>.onnx in the current folder, or the file named by --to
 
-Input `image` (B, 3, H, W), grey in three equal channels, 0..1; normalisation is inside. Output `probability`
-(B, 1, H, W) of salt. https://netron.app shows the file.
+Input `image` (B, 3, H, W): grey in three equal channels, 0..1; the file includes the normalisation. Output
+`probability` (B, 1, H, W): of salt. https://netron.app shows the file.
 """
 
 import importlib.util
@@ -17,14 +17,14 @@ from pipeline.salt import cli, disk, published
 from pipeline.salt.disk import display_path
 from pipeline.salt.errors import InputError
 
-CHECKED = [(1, 101), (2, 128), (1, 224)]  # batch, and side in px: Kaggle's tile, the article's two sizes
+CHECKED = [(1, 101), (2, 128), (1, 224)]  # (batch, side in px): Kaggle's tile, the article's two sizes
 TOLERANCE = 1e-3  # on probabilities
 
 
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
         cli.add_phase_flags(parser)
-        parser.add_argument("--untrained", action="store_true", help="random weights, to look at the model")
+        parser.add_argument("--untrained", action="store_true", help="use random weights, just to look at the model")
         parser.add_argument("--to", type=Path, metavar="FILE", help="where the file goes (default: <model>.onnx)")
 
     run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             trained = published.trained_file(run, fold, phase, epoch)
         except InputError as e:
-            raise InputError(f"{e}; or say --untrained") from e
+            raise InputError(f"{e}; or give --untrained") from e
         model, weights = checkpoints.load(trained, model), display_path(trained)
     onnx = to_onnx(model)
     for shape in CHECKED:

@@ -3,7 +3,7 @@
     python -m pipeline.tools.lr_find
     python -m pipeline.tools.lr_find --phase 224 --fold 3
 
-reads   what training in that phase would read (the same flags)
+reads   what training in that phase, with the same flags, would read
 writes  folds/<run>/fold_<k>/<phase>.lr_find.png
 """
 
@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     run, args = cli.parse(__doc__, argv, cli.add_phase_flags)
     train, fold = run.profile.train, cli.only_fold(run, args)
     phase = train.phase(args.phase) if args.phase else train.phases[0]
-    stages.trained(run, fold, phase)["history"].origin()  # what is missing is said before the slow imports
+    stages.trained(run, fold, phase)["history"].origin()  # raises for missing inputs before the slow imports
 
     import matplotlib
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         learn = build_learner(start.model, start.dls, phase, train, [Recorder()], path=scratch)
         with learn.no_bar(), enough_memory("lr_find", f"train.{phase.name}.batch", phase.batch):
             rates = learn.lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Steep))
-    plt.title(f"{run.files.run}, fold {fold}, phase {phase.name}: lr {phase.lr:g} is set")
+    plt.title(f"{run.files.run}, fold {fold}, phase {phase.name}: the profile has lr {phase.lr:g}")
     plt.axvline(phase.lr, color="0.5", linestyle=":")
     path = run.files.lr_find(fold, phase)
     with disk.replacing(path) as tmp:

@@ -1,13 +1,13 @@
 """Write the Kaggle notebooks, their metadata, and a data set with the code that they need.
 
-    python -m pipeline.tools.notebook                          kaggle/
+    python -m pipeline.tools.notebook                          into kaggle/
     python -m pipeline.tools.notebook --weights DIR            ... with ImageNet weights from a folder or a file
     python -m pipeline.tools.notebook --profile attention      ... that train with another profile than blog
     python -m pipeline.tools.notebook --push                   ... and push both with the kaggle client,
                                                                which starts the notebook
 
 writes  kaggle/tgs_salt.ipynb, kernel-metadata.json            trains, predicts, submits, reports
-        kaggle/inference/, the same two                        predicts and submits, with folds trained elsewhere
+        kaggle/inference/, the same two files                  predicts and submits, with folds trained elsewhere
         kaggle/dataset/: code/, weights/, dataset-metadata.json
 below the current folder. The notebooks in the repository are those that the first command writes.
 
@@ -134,7 +134,7 @@ def training_cells(flags: str) -> list[str]:
 def inference_cells(flags: str) -> list[str]:
     """The cells of the notebook that predicts with folds trained earlier."""
     inputs = (
-        "the data set *TGS salt code*, and the trained folds: the output of the training notebook, or a data set of it"
+        "the data set *TGS salt code*, and the trained folds: the training notebook's output, or a data set made of it"
     )
     more = (
         "Nothing is trained here. Set `FLAGS` to those of the training (`--run`, `--profile`, `--set` ...); if some "

@@ -1,11 +1,11 @@
-"""Draw tiles of a run in a grid, for a page or a talk: image, truth, probability and predicted mask.
+"""Draw tiles of a run as a grid for a page or a talk: image, truth, probability and predicted mask.
 
     python -m pipeline.tools.picture --profile demo
     python -m pipeline.tools.picture --profile demo --tiles 4 --to docs/images/tiles.png
 
 reads   folds/<run>/oof.npy, submissions/<run>/submission.csv.gz (its threshold), data/cache/<source>/
-Each tile is predicted by the model that never saw it. Their shares of salt go from 0 to 0.9; how they
-scored does not matter.
+Each tile is predicted by the model that never saw it. Tiles are chosen by their share of salt, from 0 to 0.9,
+whatever their scores.
 """
 
 import argparse
@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     predictions = scores.Predictions(tiles.train_images, probs, tiles.train_masks, threshold, run.profile.submit)
     known = table[np.isfinite(probs[:, 0, 0]) & ~table["black"]].sort_values("id")
     if not 1 <= args.tiles <= len(known):
-        raise InputError(f"--tiles {args.tiles}: take 1 to {len(known)}, which is how many the run has predicted")
+        raise InputError(
+            f"--tiles {args.tiles}: take 1 to {len(known)}, the number of tiles that the run has predicted"
+        )
     shares = known["coverage"].to_numpy() - np.linspace(0, 0.9, args.tiles)[:, None]
     chosen = known.iloc[np.abs(shares).argmin(axis=1)]
     picture = figures.grid(

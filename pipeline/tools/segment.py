@@ -1,17 +1,18 @@
-"""Segment pictures of any size with a trained run: overlapping windows, blended, all folds, flip TTA.
+"""Segment pictures of any size with a trained run: overlapping blended windows, all folds, flip TTA.
 
     python -m pipeline.tools.segment section.png
     python -m pipeline.tools.segment section.tif map.npy --run demo --fold 0 --to results/
-    python -m pipeline.tools.segment volume.sgy --inline 120             --crossline likewise; needs segyio
+    python -m pipeline.tools.segment volume.sgy --inline 120             or --crossline; needs segyio
 
 reads   PNG, JPG, TIFF, .npy, SEG-Y; the weights in folds/<run>/ (of all folds there, or those that --fold names)
 writes  submissions/<run>/segment/<name>/, or a folder <name>/ in the one named by --to:
-          mask.png         0 and 255, where the probability is above the threshold of the run's submission, else 0.5
+          mask.png         255 where the probability is above the threshold of the run's submission (0.5 if the run
+                           has no submission), else 0
           overlay.png      the picture with salt tinted and outlined, 4,096 px at most
           probability.tif  float32 in [0, 1], tiled
 
-A window is as many px of the picture as the tiles were that the run was trained on; --side makes it larger or smaller,
-for a picture of another scale. Memory grows with a picture's width, not with its height.
+A window has as many px of the picture as the tiles that the run was trained on; --side sets another size, for a picture
+of another scale. Memory grows with a picture's width, not with its height.
 """
 
 import contextlib
@@ -37,19 +38,28 @@ def main(argv: list[str] | None = None) -> None:
     def add(parser):
         parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures, or SEG-Y volumes")
         line = parser.add_mutually_exclusive_group()
-        line.add_argument("--inline", type=int, metavar="N", help="of a SEG-Y volume, by its number")
-        line.add_argument("--crossline", type=int, metavar="N", help="likewise")
-        parser.add_argument("--fold", metavar="K", type=int, action="append", dest="only", help="only this one's model")
-        parser.add_argument("--side", type=int, metavar="PX", help="side of a window (default: of the run's tiles)")
+        line.add_argument("--inline", type=int, metavar="N", help="inline number, for a SEG-Y volume")
+        line.add_argument("--crossline", type=int, metavar="N", help="crossline number, for a SEG-Y volume")
+        parser.add_argument(
+            "--fold",
+            metavar="K",
+            type=int,
+            action="append",
+            dest="only",
+            help="only this fold's model; may be repeated",
+        )
+        parser.add_argument(
+            "--side", type=int, metavar="PX", help="side of a window (default: that of the run's tiles)"
+        )
         parser.add_argument("--to", type=Path, metavar="DIR", help="where results go (default: below submissions/)")
 
     run, args = cli.parse(__doc__, argv, add, ("data", "out", "profile", "run", "force"))
     if args.side is not None and args.side < 2:
-        raise InputError(f"--side {args.side}: a window has 2 px or more")
+        raise InputError(f"--side {args.side}: a window needs 2 px or more")
     if len({path.stem for path in args.images}) < len(args.images):
         raise InputError(
-            "two pictures have the same name, by which their results are called; give them one at a time, each with a "
-            "--to of its own"
+            "two pictures have the same name, so their results would share a folder; give them one at a time, each "
+            "with its own --to"
         )
 
     from pipeline.salt.trained import load_run
@@ -57,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = load_run(run.files.folder, args.only)
     tile = (args.side, args.side) if args.side else trained.tile
     if tile is None:
-        raise InputError("the weights do not say how large the tiles were that they were trained on; give --side PX")
+        raise InputError("the weights do not record the size of the tiles they were trained on; give --side PX")
     to = args.to or run.files.result("segment")
     for path in args.images:
         with reading.open_picture(path, args.inline, args.crossline) as picture:
@@ -73,10 +83,11 @@ def segment(
     source: dict | None = None,
     force: bool = False,
 ) -> None:
-    """Mask, overlay and probabilities of one picture into a folder, by windows of (h, w) px, unless they are there.
+    """Write mask, overlay and probabilities of one picture to a folder, predicted by windows of (h, w) px, once.
 
-    source  the picture's file with its version, and the name of the run: InputError where the folder has the results of
-            another file of that name, or of another run
+    source  the picture's file with its version, and the run's name: InputError if the folder has the results of another
+            file with the same name, or of another run
+    force   even if the folder has these results already
     """
     from pipeline.salt.logit_sums import probabilities
 
@@ -110,7 +121,7 @@ def segment(
                 bar.update(len(band))
 
     def probability_bands() -> Iterator[np.ndarray]:
-        """Bands of probabilities, each once it is in the mask and in the overlay."""
+        """Bands of probabilities; each is written to mask and overlay before it is yielded."""
         nonlocal salt_pixels
         top = 0
         for band in windows.regroup(logits(), writing.TILE):
@@ -134,10 +145,10 @@ def segment(
 
 
 def refuse_others(mask: Path, source: dict) -> None:
-    """InputError where this mask is of another file, or another run's, than `source` says."""
+    """InputError if this mask was made from another file, or by another run, than `source` names."""
     try:
         before = (artifacts.read_sidecar(mask) or {}).get("settings", {})
-    except InputError:  # what is damaged is made anew
+    except InputError:  # damaged results are made again
         return
     for key, what in (("source", "{}"), ("run", "run {}")):
         if key in before and key in source and before[key] != source[key]:

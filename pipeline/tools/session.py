@@ -1,9 +1,9 @@
-"""A Kaggle session: whether all it needs is there, the stages one by one until its time is up, the results.
+"""Check a Kaggle session: versions, GPUs, disk, what is mounted, and what to attach; run its stages until time is up.
 
-    python -m pipeline.tools.session        versions, a convolution on each GPU, disk, what is mounted, what to attach
+    python -m pipeline.tools.session        the checks, with a convolution on each GPU
 
-prints  a line for each; one that needs something done begins with `choose` or `attach`
-The notebooks that tools.notebook writes call `Session`.
+prints  a line for each check; where you have to do something, it begins with `choose` or `attach`
+The notebooks that tools.notebook writes call `Session`, which runs the stages and shows the results.
 """
 
 import gzip
@@ -25,13 +25,13 @@ from pipeline.salt.launch.local import python_path
 from pipeline.salt.run import Run
 from pipeline.salt.tiles import cache
 
-ON_KAGGLE = {  # what to do where a check finds something else than it should be
-    "gpu": "choose   Settings > Accelerator > GPU T4 x2, if you mean to train",
+ON_KAGGLE = {  # what to do if this check is not ok
+    "gpu": "choose   Settings > Accelerator > GPU T4 x2, if you want to train",
     "tiles": "attach   Add Input > Competitions > TGS Salt Identification Challenge (accept its rules first)",
-    "weights": "attach   a data set with them (python -m pipeline.tools.notebook --weights FILE makes one), or have "
-    "Settings > Internet on",
+    "weights": "attach   a data set with them (python -m pipeline.tools.notebook --weights FILE makes one), or "
+    "turn on Settings > Internet",
 }
-WEIGHTS = CODE.parents[1] / "weights"  # beside the code in the data set that tools.notebook makes
+WEIGHTS = CODE.parents[1] / "weights"  # lies beside the code in the data set that tools.notebook makes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _print_earlier(run: Run) -> None:
-    """What earlier sessions have made of this run."""
+    """Print what earlier sessions have made of this run."""
     outputs = kaggle.earlier_outputs(run.files.run)
     for out in outputs:
         of_folds = (out / "folds" / run.files.run).glob("fold_*/*")
@@ -54,16 +54,16 @@ def _print_earlier(run: Run) -> None:
         trained, states = (sum(path.name.endswith(end) for path in files) for end in (".csv.json", ".resume.pt"))
         print(f"earlier  {out}: run {run.files.run}, {trained} trainings finished, {states} under way")
     if not outputs:
-        print(f"earlier  no session's output has a run {run.files.run}: this one begins it")
+        print(f"earlier  no attached output has a run {run.files.run}: this one begins it")
 
 
 class Session:
     """What the cells of a notebook call, in this order: preflight, each stage, show_report, keep, finish, is_done.
 
     flags   of the stages, as on a command line
-    A stage runs in a process of its own, so that none keeps a GPU's memory. After one that ends early, because the
-    time of --max-hours is over or because it fails, the others wait; the notebook itself ends well, so that Kaggle
-    keeps its output.
+    A stage runs in a process of its own, so that none keeps a GPU's memory. Once a stage has ended early, because
+    --max-hours is over or because it failed, later stages are not run; the notebook itself still succeeds, so that
+    Kaggle keeps its output.
     """
 
     def __init__(self, flags: str = ""):
@@ -73,12 +73,12 @@ class Session:
         self.late, self.failed = False, ""
 
     def preflight(self) -> None:
-        """Versions, GPUs, disk, what is mounted where, what to attach."""
+        """Print versions, GPUs, disk, what is mounted where, and what to attach."""
         self.stage("tools.session")
 
     def stage(self, name: str, *flags: str) -> None:
-        """Run a stage and print what it prints; one that has failed may be run again."""
-        command = " ".join([name, *flags])  # train is not train --pseudo
+        """Run a stage and pass its output on; only a stage that has failed can be run again after a failure."""
+        command = " ".join([name, *flags])  # tells train from train --pseudo
         if self.late or self.failed not in ("", command):
             print(
                 f"waits    {name}: " + ("for the next session" if self.late else f"{self.failed} has failed, see above")
@@ -99,7 +99,7 @@ class Session:
         self.failed = command if process.returncode and not self.late else ""
 
     def show_report(self) -> None:
-        """The report's page, in the notebook."""
+        """Display the report's page in the notebook."""
         if not self.is_done():
             print("waits    the report")
             return
@@ -109,22 +109,22 @@ class Session:
         display(HTML(f'<div><iframe srcdoc="{page}" style="width: 100%; height: 900px; border: 0"></iframe></div>'))
 
     def keep(self) -> None:
-        """Files of earlier sessions in the place of the links to them: this session's output then has the whole run."""
-        if self.failed == "tools.session":  # these flags cannot be
+        """Replace links to earlier sessions' files by the files, so that this session's output has the whole run."""
+        if self.failed == "tools.session":  # the flags are wrong
             return
         try:
             if count := kaggle.keep(self._run().files):
-                print(f"kept     {count} files of earlier sessions: this output alone has the whole run")
+                print(f"kept     {count} files of earlier sessions: this output now has the whole run")
         except InputError as e:
             print(f"note     {e}; the next session needs this output and the earlier ones")
 
     def finish(self) -> None:
-        """The submission where Kaggle looks for it, or what to do next."""
+        """Put the submission where Kaggle looks for it, or print what to do next."""
         if self.failed:
-            print(f"failed   {self.failed}: what is wrong stands above; fix it, and run the notebook again")
+            print(f"failed   {self.failed}: the error is above; fix it, and run the notebook again")
         elif self.late:
             print(
-                "stopped  The time of this session is over; all that is done is in its output. To go on: Save Version, "
+                "stopped  The time of this session is over; its output has all that is done. To go on: Save Version, "
                 "open the notebook again, Add Input > Your Work > this notebook's output, Run All."
             )
         else:
@@ -140,7 +140,7 @@ class Session:
             print(f"ready    {run.files.kaggle_submission}: Save Version, then Submit to Competition")
 
     def is_done(self) -> bool:
-        """Whether each stage so far has ended well."""
+        """Whether every stage so far has succeeded."""
         return not (self.late or self.failed)
 
     def run_folder(self) -> Path:
@@ -148,7 +148,7 @@ class Session:
         return self._run().files.folder
 
     def test_images(self, n: int) -> np.ndarray:
-        """The first test tiles that are not all black, at most n: (n, H, W) or (n, H, W, 3) uint8."""
+        """The first test tiles, at most n, that are not all black: (n, H, W) or (n, H, W, 3) uint8."""
         tiles = cache.read(self._run().files)
         return tiles.test_images[np.flatnonzero(~tiles.test_table["black"])[:n]]
 

@@ -3,9 +3,9 @@
     python -m pipeline.tools.summary
     python -m pipeline.tools.summary --model dynamic_unet --encoder resnet34 --size 224 --layers
 
-prints  one line a part, in the order in which they work; with --layers every layer, as fastai's learn.summary() does
+prints  one line per part, in the order of the forward pass; with --layers one per layer, like fastai's learn.summary()
 
-Nothing is computed, only shapes are.
+Only shapes are computed, no values.
 """
 
 from pipeline.salt import cli
@@ -14,7 +14,7 @@ from pipeline.salt import cli
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
         parser.add_argument("--size", type=int, metavar="PX", help="side of the image (default: the profile's first)")
-        parser.add_argument("--layers", action="store_true", help="every layer, not only the parts")
+        parser.add_argument("--layers", action="store_true", help="list every layer, not only the parts")
 
     run, args = cli.parse(__doc__, argv, add, cli.MODEL_FLAGS)
     import torch

@@ -1,10 +1,10 @@
-"""Look at a run's tiles in the browser: sort and filter them, move the threshold, see truth, probability and mask.
+"""View a run's tiles in the browser: sort and filter them, move the threshold, see truth, probability and mask.
 
     python -m pipeline.tools.view
     python -m pipeline.tools.view --port 9000
 
 reads   folds/<run>/folds.csv, oof.npy, submissions/<run>/test.npy, disagreement.csv, data/cache/<source>/
-serves  http://127.0.0.1:8000/, to this machine alone, until Ctrl-C
+serves  http://127.0.0.1:8000/, to this machine only, until Ctrl-C
 """
 
 import contextlib
@@ -20,7 +20,9 @@ PORTS = range(8000, 8020)  # tried in turn
 
 def main(argv: list[str] | None = None) -> None:
     def add(parser):
-        parser.add_argument("--port", type=int, metavar="N", help=f"(default: {PORTS[0]}, or the next that is free)")
+        parser.add_argument(
+            "--port", type=int, metavar="N", help=f"port to serve on (default: {PORTS[0]}, or the next free one)"
+        )
 
     run, args = cli.parse(__doc__, argv, add, cli.RUN_FLAGS)
     for package in ("starlette", "uvicorn"):
@@ -36,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
         app = build_app(gallery.load(run))
         print(f"view     http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none"))
-        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
+        with contextlib.suppress(KeyboardInterrupt):  # the normal way to end it
             server.run(sockets=[listener])
 
 
 def bind(ports) -> socket.socket:
-    """A socket on this machine's own address, at the first of these ports that is free. InputError if none is."""
+    """A listening socket on 127.0.0.1, at the first of these ports that is free. InputError if none is."""
     for port in ports:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -52,7 +54,7 @@ def bind(ports) -> socket.socket:
         except (OSError, OverflowError) as e:  # taken; below 1024; above 65535
             listener.close()
             reason = e
-    raise InputError(f"--port {port} cannot be had ({reason}); name another, or none for the first that is free")
+    raise InputError(f"--port {port} cannot be used ({reason}); name another, or leave it out for the first free one")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_several_workers_share_a_gpu(toy, monkeypatch, capfd):
     [
         ("--fail", "^there is no salt$"),
         ("--crash", "fold 1: its .* status 1"),
-        ("--killed", r"^fold 1: its process was killed \(signal 9\), as the system does where memory runs out; .* 1$"),
+        ("--killed", r"^fold 1: its process was killed \(signal 9\), as the system does if memory runs out; .* 1$"),
     ],
 )
 def test_the_first_that_fails_stops_the_others(toy, capfd, flag, words):

@@ -143,7 +143,11 @@ def test_two_runs_are_compared(two_runs):
     assert rows["fold 1"] == [f"{both[0]['folds'][1]['score']:.4f}"], "short has no fold 1"
     memory = [pd.read_csv(path)["memory"].max() for path in two_runs.out.glob("folds/demo/fold_*/[0-9]*.csv")]
     assert rows["peak memory, GiB"][0] == f"{max(memory):.2f}"
-    assert "Not all predicted the same tiles" in printed and "up to 0.012" in printed and "Folds differ" not in printed
+    assert (
+        "The runs predicted different tiles" in printed
+        and "up to 0.012" in printed
+        and "The folds differ" not in printed
+    )
 
 
 def test_the_page_says_the_same_and_loads_nothing(two_runs):
@@ -180,10 +184,10 @@ def test_three_runs_each_against_the_first(two_runs):
 @pytest.mark.parametrize(
     "names, words",
     [
-        (["demo"], "name two runs or more"),
-        (["demo", "demo"], "name two runs or more, each once"),
+        (["demo"], "name at least two runs"),
+        (["demo", "demo"], "name at least two runs, each once"),
         (["demo", "missing"], "run missing has no report below .*; finish it first"),
-        (["demo", "../x"], "a run is a folder's name"),
+        (["demo", "../x"], "a run's name becomes a folder"),
     ],
 )
 def test_what_cannot_be_compared_is_said(tiny, names, words):
@@ -200,16 +204,16 @@ def test_a_run_that_has_changed_since_its_report_is_named_with_what_to_do(two_ru
 
 
 def test_names_that_are_too_long_together_are_said():
-    with pytest.raises(InputError, match="too long to stand in one file name"):
+    with pytest.raises(InputError, match="too long for one file name"):
         joined(["a" * 100, "b" * 101])
 
 
 def test_runs_of_other_tiles_are_not_compared(tiny, made_once):
-    with pytest.raises(InputError, match="run demo is of other tiles than tiny's; --data names"):
+    with pytest.raises(InputError, match="run demo used other tiles than tiny; name its tiles"):
         compare.main(["demo", "x", f"--data={made_once}", f"--out={tiny.out}"])
 
 
 def test_other_folds_are_said(two_runs):
     flags = ("--run=split", "--set=folds.seed=1", "--set=train.epochs=1")
     two_runs(make_folds, train, predict, submit, report, extra=flags)
-    assert "Folds differ: a tile was held out with other tiles" in compared(two_runs, "demo", "split")
+    assert "The folds differ: the models that predict a tile" in compared(two_runs, "demo", "split")

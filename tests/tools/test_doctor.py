@@ -143,7 +143,7 @@ def old_state(path: Path) -> None:
         (WEIGHTS, one_bit, "48.last.safetensors is damaged: its bytes", "pipeline.train --fold 0 --phase 48"),
         (WEIGHTS, no_sidecar, "48.last.safetensors is not finished: 48.last.saf", "pipeline.train --fold 0 --phase 48"),
         (OOF, cut, "oof.npy is damaged: it has ", "pipeline.predict"),
-        (TEST, Path.unlink, "test.npy is gone, and its test.npy.json is there", "pipeline.predict"),
+        (TEST, Path.unlink, "test.npy is gone, but its test.npy.json is there", "pipeline.predict"),
         (SUBMISSION, garbage_for_sidecar, "submission.csv.gz cannot be trusted: ", "pipeline.submit"),
         ("data/cache/sample/masks.npy", one_bit, "masks.npy is damaged: its bytes are not those", "pipeline.prepare"),
         ("folds/demo/folds.csv", one_bit, "folds.csv is damaged: its bytes are not those", "pipeline.make_folds"),
@@ -196,7 +196,7 @@ def test_the_lock_of_a_killed_process_is_no_fault_for_the_next_one_takes_it(tiny
 def test_a_state_beside_what_is_finished_may_be_that_of_a_stopped_force_and_is_no_fault(tiny):
     old_state(tiny.out / WEIGHTS)
     status, lines = look(tiny)
-    [at] = [number for number, line in enumerate(lines) if "48.resume.pt is left of work that has ended" in line]
+    [at] = [number for number, line in enumerate(lines) if "48.resume.pt is left over from finished work" in line]
     assert status == 0 and "pipeline.train --fold 0 --phase 48" in lines[at + 1] and "--force" in lines[at + 1]
 
 
@@ -205,7 +205,7 @@ def test_a_stopped_training_says_how_far_it_is_and_what_goes_on(untrained):
         untrained(train, extra=("--max-hours=0",))
     status, lines = look(untrained)
     [line] = [line for line in lines if "resume.pt" in line]
-    assert status == 0 and "32.resume.pt: 1 epochs are done; goes on from there: python -m pipeline.train" in line
+    assert status == 0 and "32.resume.pt: 1 epochs are done; to go on from there: python -m pipeline.train" in line
 
     status, lines = look(untrained, "--set=train.32.lr=1e-3")
     [(fault, remedy)] = faults(lines)
@@ -224,7 +224,7 @@ def test_a_stopped_prediction_goes_on_or_is_damaged(tiny):
         tiny(predict, extra=("--max-hours=0",))
     status, lines = look(tiny)
     [line] = [line for line in lines if "resume" in line]
-    assert status == 0 and "oof.resume: some tiles are predicted; goes on from there: python -m pipeline.pre" in line
+    assert status == 0 and "oof.resume: some tiles are predicted; to go on from there: python -m pipeline.pre" in line
     one_bit(tiny.out / "folds/demo/oof.resume")
     [(fault, remedy)] = faults(look(tiny)[1])
     assert "oof.resume is damaged" in fault
@@ -261,7 +261,7 @@ def test_weights_have_the_sha256_of_their_name(empty, tmp_path, monkeypatch, sha
     flags = ("--set=model.weights=imagenet", "--encoder=resnet34", f"--weights={tmp_path}")
     found, lines = look(empty, *flags)
     assert found == 0 and any(line.startswith("--  weights") for line in lines), "none are there: no fault"
-    assert (f"training fetches them from {url}" in "\n".join(lines)) == bool(sha256)
+    assert (f"training downloads them from {url}" in "\n".join(lines)) == bool(sha256)
     file = tmp_path / url.rpartition("/")[2]
     torch.save({"x": torch.zeros(1)}, file)
     found, lines = look(empty, *flags)
@@ -286,7 +286,7 @@ def test_a_right_sha256_is_found_right(empty, tmp_path, monkeypatch):
 def test_a_disk_too_small_is_a_fault_while_there_is_something_to_write(empty, finished, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1.4e9))
     [(fault, remedy)] = faults(look(empty)[1])
-    assert "1.4 GB free; this run may take 1.7" in fault and "--out DIR" in remedy
+    assert "1.4 GB free; this run may need 1.7" in fault and "--out DIR" in remedy
     assert look(finished[0])[0] == 0
 
 
@@ -310,7 +310,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_fault(empty, monkeypatch):
     monkeypatch.setattr(checks, "visible_gpus", lambda: ["0"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     [(fault, remedy)] = faults(look(empty)[1])
-    assert "there is one, and torch " in fault and "pytorch.org" in remedy
+    assert "there is one, but torch " in fault and "pytorch.org" in remedy
 
 
 def test_weights_of_another_release_are_worth_a_line(tiny, monkeypatch):

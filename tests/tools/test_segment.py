@@ -171,7 +171,7 @@ def test_a_line_of_a_volume(tiny, tmp_path, line, capsys):
     [
         (["none.png"], "none.png: there is no such file"),
         (["a/x.png", "b/x.tif"], "the same name"),
-        (["x.png", "--side=1"], "--side 1: a window has 2 px or more"),
+        (["x.png", "--side=1"], "--side 1: a window needs 2 px or more"),
         (["x.png", "--run=other"], "folds/other: there is no such folder"),
         (["x.png", "--inline=3"], "--inline and --crossline are only for SEG-Y volumes"),
     ],

@@ -238,7 +238,7 @@ def test_it_listens_on_this_machine_alone_and_goes_to_the_next_free_port():
     with view.bind([0]) as first:
         address, port = first.getsockname()
         assert address == "127.0.0.1"
-        with pytest.raises(InputError, match=f"--port {port} cannot be had .*in use"):
+        with pytest.raises(InputError, match=f"--port {port} cannot be used .*in use"):
             view.bind([port])
         with view.bind([port, 0]) as second:
             assert second.getsockname()[1] != port

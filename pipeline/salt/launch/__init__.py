@@ -1,8 +1,8 @@
-"""Launches the work on several folds: in this process, in one process per GPU, or on a Ray cluster.
+"""Launch the work on several folds: in this process, in one process per GPU, or on a Ray cluster.
 
-A job is the command line that does a part of a stage, such as a fold with all its phases. Jobs are
-independent, and write below --out; only strings go to a worker, and only how it ended comes back. An engine is
-called with the stage's module, each job by its title, and how many may run at once (None: as many as there are GPUs).
+A job is the command line of a part of a stage, such as one fold with all its phases. Jobs are independent and write
+below --out; a worker gets only strings, and reports only how it ended. An engine is called with the stage's module, the
+jobs by title, and how many may run at once (None: as many as there are GPUs).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ ENGINES: dict[str, Callable[[str, dict[str, list[str]], int | None], None]] = {"
 
 
 def fan_out(stage: str, run: Run, jobs: Mapping[str, Sequence[int]], work: Callable[[Sequence[int]], object]) -> None:
-    """Call work(folds) for each job here, one after the other, or have each done by the run's engine.
+    """Call work(folds) for each job in this process, one after the other, or pass the jobs to the run's engine.
 
     stage  module whose command line does a job;  jobs  title -> folds
-    InputError where `accelerate launch` has started several processes of a stage other than training.
+    InputError if `accelerate launch` has started several processes of a stage other than training.
     """
     if world_size() > 1 and stage != "pipeline.train":
         raise InputError(f"{stage} runs in one process: start it with python -m, without accelerate launch or torchrun")
@@ -33,4 +33,4 @@ def fan_out(stage: str, run: Run, jobs: Mapping[str, Sequence[int]], work: Calla
             work(folds)
     elif jobs:
         commands = {title: [*run.flags, *(f"--fold={fold}" for fold in folds)] for title, folds in jobs.items()}
-        ENGINES[run.engine](stage, commands, workers and min(workers, len(jobs)))  # one job has all there is
+        ENGINES[run.engine](stage, commands, workers and min(workers, len(jobs)))  # a single job gets everything

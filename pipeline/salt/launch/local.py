@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine: one per GPU, or as many as are asked for."""
+"""Jobs in processes on this machine: one per GPU, or as many as --workers asks for."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ GRACE = 60.0  # seconds a worker has to finish its step and save before it is ki
 
 
 def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
-    """`python -m <stage> <job>` for each; worker i has GPU i mod their number, the CPU's threads are shared out.
+    """Run `python -m <stage> <job>` for each job; worker i gets GPU i mod their number, CPU threads are divided.
 
-    The first job that fails stops the others and is an InputError; run again, they go on from what they have saved.
-    After one that --max-hours ends no other begins, and what is raised is Stopped.
+    The first job that fails stops the others and raises InputError; run again, they resume from what they have saved.
+    After a job that --max-hours ends, no other job starts, and Stopped is raised.
     """
     gpus = usable_gpus()
     workers = min(workers or len(gpus) or 1, len(jobs))
@@ -48,7 +48,7 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
             try:
                 for worker in running.values():
                     worker.wait()
-            except KeyboardInterrupt:  # a second one: nobody waits any more
+            except KeyboardInterrupt:  # a second Ctrl-C: stop waiting
                 for worker in running.values():
                     worker.process.kill()
                 raise
@@ -57,12 +57,12 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
 
 
 def python_path() -> str:
-    """PYTHONPATH for a child that is to find this code, wherever it starts, and whatever this process finds."""
+    """PYTHONPATH for a child process, so that it finds this code from any folder, and all that this process finds."""
     return os.pathsep.join(filter(None, [str(CODE.parent), os.environ.get("PYTHONPATH")]))
 
 
 class _Worker:
-    """A child process. It writes to a pipe of ours, so that it does not outlive this process by more than an epoch."""
+    """A child process. It writes to a pipe of this process, and so outlives it by an epoch at most."""
 
     def __init__(self, title: str, command: list[str], environment: dict[str, str], status: StatusLine):
         self.title, self.status, self.error, self.stopped = title, status, "", False
@@ -74,12 +74,12 @@ class _Worker:
             text=True,
             errors="replace",
             start_new_session=True,
-        )  # Ctrl-C reaches us alone, and we pass it on once
+        )  # Ctrl-C reaches only this process, which passes it on once
         self.echo = Thread(target=self._echo, daemon=True)
         self.echo.start()
 
     def is_working(self) -> bool:
-        """False when it has done its job, or as much of it as fitted; InputError when it could not."""
+        """False once it has done its job, or as much as time allowed; InputError if it failed."""
         if self.process.poll() is None:
             return True
         self.wait()
@@ -100,14 +100,14 @@ class _Worker:
         self.echo.join()
 
     def _echo(self) -> None:
-        """Print whole lines, but for the sentence of an InputError, which this process will end with itself."""
+        """Print its lines, except the sentence of an InputError, with which this process itself will end."""
         assert self.process.stdout
         with self.process.stdout as lines:
             for line in lines:
                 if line.startswith("error: "):
                     self.error = line.removeprefix("error: ").strip()
                     continue
-                with contextlib.suppress(OSError):  # a full disk stops no worker: what we print at our end will say it
+                with contextlib.suppress(OSError):  # a full disk stops no worker: the last print here will raise it
                     if line.startswith(MARK):
                         self.status.update(self.title, line.removeprefix(MARK).strip())
                     elif not self.stopped or line.startswith("stopped  "):  # a sentence that says how to go on
@@ -117,11 +117,11 @@ class _Worker:
 
 
 def _reason(status: int) -> str:
-    """Why a process ended with this status, as subprocess has it, and what to do."""
+    """Why a process ended with this returncode of subprocess, and what to do."""
     if status == -signal.SIGKILL:
         return (
-            "was killed (signal 9), as the system does where memory runs out; the same command goes on from there, "
-            "with fewer at once if there were several: --workers 1"
+            "was killed (signal 9), as the system does if memory runs out; the same command goes on from there; if "
+            "several ran at once, take fewer: --workers 1"
         )
     reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}, see above"
     return f"{reason}; the same command goes on from there"

@@ -9,18 +9,18 @@ from typing import Any
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError, Stopped
 
-RETRIES = 3  # times a job is given to another worker when its own is lost
+RETRIES = 3  # times a job is given to another worker after its own was lost
 
 
 def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
-    """Each job is a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of one started here.
+    """Run each job as a task of the cluster that RAY_ADDRESS names or that runs on this machine, else of a new one.
 
-    The code goes along; --out must be a folder that every node sees. A job whose worker is lost goes on with
-    another one, a training from its last saved step. A job that fails ends them all and is an InputError; after one
-    that --max-hours ends no other begins, and what is raised is Stopped.
+    The code is sent along; --out must be a folder that every node sees. If a worker is lost, another one continues its
+    job, a training from its last saved step. A job that fails ends all jobs and raises InputError; after one that
+    --max-hours ends, no other job starts, and Stopped is raised.
     """
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes the same epoch of two folds for one line
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else Ray drops lines that two folds have in common
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage data to Ray's developers
     try:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
@@ -30,8 +30,8 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     with ray.init(runtime_env={"py_modules": [str(CODE)]}, logging_level=logging.WARNING):
         workers, needs = share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
         print(f"engine   Ray, {workers} at once, {needs} for each: {', '.join(jobs)}", flush=True)
-        # max_calls: a process for each job, because an idle one would keep its memory on the GPU.
-        remote: Any = ray.remote  # its types know no dict of options
+        # max_calls: a process of its own for each job, because an idle one would keep its GPU memory.
+        remote: Any = ray.remote  # its annotations do not allow a dict of options
         task = remote(max_retries=RETRIES, max_calls=1, **needs)(run_job)
         waiting, running, late = list(jobs), dict[Any, str](), False
         while waiting or running:
@@ -44,7 +44,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
                 outcome = ray.get(done)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as e:
                 raise InputError(
-                    f"{title}: its worker was lost {RETRIES + 1} times, often for want of memory; see "
+                    f"{title}: its worker was lost {RETRIES + 1} times, often for lack of memory; see "
                     "Ray's logs, and run the same command again to go on"
                 ) from e
             if isinstance(outcome, InputError):
@@ -56,7 +56,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
 
 
 def run_job(stage: str, job: list[str]) -> InputError | Stopped | None:
-    """Run the stage in this process, a worker's. Returns what it ended with, None if with its end."""
+    """Run the stage in this process, a worker. Returns the InputError or Stopped that ended it, else None."""
     try:
         importlib.import_module(stage).main(job)
     except Stopped as e:
@@ -68,9 +68,10 @@ def run_job(stage: str, job: list[str]) -> InputError | Stopped | None:
 
 
 def share(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dict[str, float]]:
-    """(jobs at once, what Ray keeps for each): a GPU, or without GPUs a node's CPUs; a share of it for more jobs.
+    """(jobs at once, resources that Ray reserves for each): a GPU, or without GPUs a node's CPUs, or a share of these.
 
-    nodes  what each has: {"CPU": 16, "GPU": 2}
+    nodes    resources of each: {"CPU": 16, "GPU": 2}
+    workers  jobs at once; None: one per GPU, or per node. More jobs than that share a GPU, or a node's CPUs
     """
     nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)

@@ -325,7 +325,7 @@ def test_a_change_of_the_code_is_said_and_costs_nothing(tmp_path, monkeypatch, c
     monkeypatch.setattr(artifacts, "code_version", lambda: "another")
     assert is_fresh(path, ONE)
     artifacts.print_fresh(path)
-    assert "earlier version of the code; --force" in capsys.readouterr().out
+    assert "another version of the code" in capsys.readouterr().out
 
 
 def test_differences_are_said_by_name(tmp_path):

@@ -114,7 +114,7 @@ def only_looking() -> Iterator[None]:
 def print_fresh(path: Path) -> None:
     """Print that an artifact is up to date, and whether the code has changed since it was made."""
     same = (read_sidecar(path) or {}).get("code") == code_version()
-    hint = "" if same else "  (made by an earlier version of the code; --force redoes it)"
+    hint = "" if same else "  (made by another version of the code)"
     print(f"fresh    {display_path(path)}{hint}")
 
 
@@ -238,9 +238,7 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "report.py"
-        )  # fails in a clone of something else with this code installed in it
+        git("ls-files", "--error-unmatch", "report.py")  # fails in a clone of something else that holds this code
         return git("describe", "--always", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

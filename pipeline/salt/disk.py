@@ -106,9 +106,8 @@ def making(path: Path) -> Iterator[None]:
             with writing(path):
                 owner = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}"
                 file.truncate(0)
-                os.write(
-                    file.fileno(), owner.encode()
-                )  # unbuffered: closing a buffer would raise for a full disk again
+                # Unbuffered: closing a buffer would raise for a full disk again.
+                os.write(file.fileno(), owner.encode())
             yield
         finally:
             lock.unlink(missing_ok=True)

@@ -54,6 +54,8 @@ def bind(ports) -> socket.socket:
         except (OSError, OverflowError) as e:  # taken; below 1024; above 65535
             listener.close()
             reason = e
+    if len(ports) > 1:
+        raise InputError(f"no port from {ports[0]} to {port} is free; name one with --port")
     raise InputError(f"--port {port} cannot be used ({reason}); name another, or leave it out for the first free one")
 
 

@@ -240,6 +240,8 @@ def test_it_listens_on_this_machine_alone_and_goes_to_the_next_free_port():
         assert address == "127.0.0.1"
         with pytest.raises(InputError, match=f"--port {port} cannot be used .*in use"):
             view.bind([port])
+        with pytest.raises(InputError, match=f"no port from {port} to {port} is free; name one"):
+            view.bind([port, port])
         with view.bind([port, 0]) as second:
             assert second.getsockname()[1] != port
     with pytest.raises(InputError, match="--port 70000"):

@@ -73,8 +73,8 @@ class _Worker:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
-        )  # Ctrl-C reaches only this process, which passes it on once
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on once
+        )
         self.echo = Thread(target=self._echo, daemon=True)
         self.echo.start()
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             how = f"scheme {settings.scheme}, seed {settings.seed}"
         table.insert(1, "fold", fold)
         csv = table.to_csv(index=False).encode()
-        if artifacts.damage_of(product.path) or not product.path.exists() or product.path.read_bytes() != csv:
+        if not artifacts.holds(product.path, csv):
             keep_finished([product], run.force)  # models may have been trained on it
         for kind in ("csv", "png"):  # left by another scheme
             artifacts.discard(run.files.neighbours(kind))

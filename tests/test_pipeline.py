@@ -244,7 +244,7 @@ def test_two_runs_stand_side_by_side(tiny):
     assert (
         printed.count("fresh") == 1 and tiny(*STAGES).count("fresh") == tiny(*STAGES, extra=extra).count("fresh") == 9
     )
-    listed = {line.split()[0]: line.split() for line in tiny(overview).split("\nrun ")[1].splitlines()}
+    listed = {line.split()[0]: line.split() for line in tiny(overview).split("\nrun ")[1].split("\n\n")[0].splitlines()}
     for run in ("demo", "hot"):
         results = json.loads((tiny.out / f"submissions/{run}/scores.json").read_text())
         scores = [f"{results[part]['score']:.4f}" for part in ("out_of_fold", "test")]
@@ -583,7 +583,7 @@ def test_upload_hands_the_submission_to_the_kaggle_client(finished, tmp_path, mo
     arguments = (tmp_path / "said").read_text().strip()
     assert arguments == f"competitions submit -c tgs-salt-identification-challenge -f {file} -m demo"
     client.write_text("#!/bin/sh\nexit 3\n")
-    with pytest.raises(InputError, match="did not take"):
+    with pytest.raises(InputError, match="did not accept"):
         submit.upload(file)
 
 

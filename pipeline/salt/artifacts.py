@@ -56,6 +56,11 @@ def is_fresh(path: Path, origin: Origin) -> bool:
     return read_sidecar(path) is not None and not differences(path, origin)
 
 
+def holds(path: Path, content: bytes) -> bool:
+    """Whether the artifact is there, undamaged, and has exactly this content."""
+    return not damage_of(path) and (read_sidecar(path) or {}).get("sha256") == _hash(content)
+
+
 def check(path: Path, maker: str, *, hashed: bool = False) -> None:
     """InputError unless the artifact is there, finished and undamaged.
 

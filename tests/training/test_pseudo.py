@@ -132,7 +132,7 @@ def test_labelling_that_is_stopped_goes_on_where_it_was(labelled, tmp_path, monk
         run(pseudo_label, extra=LABELS)
     assert e.value.status == 143 and not any(file.exists() for file in files)
     [finding] = doctor.states(run.parse(*LABELS))
-    assert "pseudo_masks.resume: some tiles are predicted; goes on from there" in finding.text, finding
+    assert "pseudo_masks.resume: some tiles are predicted; to go on from there: python -m pipeline.ps" in finding.text
     with pytest.raises(InputError, match="leave one of them out"):
         run(pseudo_label, extra=(*LABELS, "--force", "--max-hours=8"))
     for done in ("fold 0, model 1, 8 tiles", "fold 0 is labelled"):

@@ -262,6 +262,15 @@ def test_of_a_tiff_with_its_thumbnail_first_the_whole_is_read(tmp_path):
         assert np.array_equal(whole(tmp_path / "a.tif"), image), compression
 
 
+def test_the_page_that_says_where_a_tiff_is_transparent_is_no_second_image(tmp_path):
+    """As GDAL writes them into a cloud-optimised GeoTIFF."""
+    image = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(image)
+        file.write(np.ones((50, 60), bool), subfiletype=4)
+    assert np.array_equal(whole(tmp_path / "a.tif"), image)
+
+
 def test_gdals_number_for_nothing_measured_is_no_amplitude(tmp_path):
     section = np.random.default_rng(0).normal(size=(100, 80)).astype(np.float32)
     expected = section.copy()
@@ -278,6 +287,26 @@ def test_gdals_number_for_nothing_measured_is_no_amplitude(tmp_path):
         np.array_equal(whole(tmp_path / "a.tif"), whole(tmp_path / "b.tif"))
         and not whole(tmp_path / "a.tif")[:10].any()
     )
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "int32"])
+def test_gdals_number_for_nothing_measured_leaves_whole_numbers_their_contrast(tmp_path, kind):
+    section = np.random.default_rng(0).integers(0, 250, (100, 80)).astype(kind)
+    nothing = np.iinfo(kind).max if kind == "uint16" else np.iinfo(kind).min
+    section[:10] = nothing
+    expected = np.where(section == nothing, np.nan, section)
+    tifffile.imwrite(tmp_path / "a.tif", section, extratags=[(42113, "s", 0, str(nothing), True)])
+    np.testing.assert_array_equal(reading.pixels(tmp_path / "a.tif"), expected)
+    assert np.unique(whole(tmp_path / "a.tif")).size > 200
+    for odd in ("-99999999999", "0.5"):  # no pixel can have it
+        tifffile.imwrite(tmp_path / "a.tif", section, extratags=[(42113, "s", 0, odd, True)])
+        np.testing.assert_array_equal(reading.pixels(tmp_path / "a.tif"), section)
+
+
+def test_bytes_stay_as_they_are_whatever_gdal_calls_nothing(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=[(42113, "s", 0, "0", True)])
+    assert np.array_equal(whole(tmp_path / "a.tif"), image)
 
 
 # ---- SEG-Y

@@ -148,7 +148,7 @@ def _tiff(path: Path, labels: bool) -> np.ndarray | None:
         with tifffile.TiffFile(path) as tiff:
             pages = range(len(tiff.pages))  # len() ends even if the pages link in a circle; iterating would not
             kinds = [tiff.pages[i].aspage().subfiletype for i in pages]
-            full = [i for i in pages if not kinds[i] & 1]  # the others are smaller copies
+            full = [i for i in pages if not kinds[i] & (1 | 4)]  # the others are smaller copies and transparency
             if len(full) != 1:
                 raise InputError(f"has {len(full)} pages; a file must hold one image")
             page = tiff.pages[full[0]].aspage()
@@ -194,16 +194,22 @@ def _upright(array: np.ndarray, orientation: int | None) -> np.ndarray:
 
 
 def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> Any:
-    """GDAL's nodata value, which marks pixels without a measurement, as a float of the page's type; else None."""
-    with contextlib.suppress(ValueError, TypeError), np.errstate(over="ignore"):
-        nodata = dtype.type(float(_tag(page, "GDAL_NODATA")))
-        return nodata if dtype.kind == "f" and np.isfinite(nodata) else None
+    """GDAL's nodata value, which marks pixels without a measurement, in the page's type; None if there is none.
+
+    None as well for bytes, which are taken as they are, and for a value that no pixel of this type can have.
+    """
+    with contextlib.suppress(ValueError, TypeError, OverflowError), np.errstate(over="ignore"):
+        nodata = float(_tag(page, "GDAL_NODATA"))
+        if dtype.kind == "f" and np.isfinite(dtype.type(nodata)):
+            return dtype.type(nodata)
+        if dtype.kind in "iu" and dtype.itemsize > 1 and nodata.is_integer():
+            return dtype.type(int(nodata))
     return None
 
 
 def _with_nan(array: np.ndarray, nodata: Any) -> np.ndarray:
-    """A copy of the floats in a temporary file, with NaN in place of `nodata`."""
-    copy = disk.zeros(array.shape, array.dtype)
+    """A copy as floats in a temporary file, with NaN in place of `nodata`."""
+    copy = disk.zeros(array.shape, np.result_type(array.dtype, np.float32))
     for rows in slices(len(array), array.shape[1:]):
         copy[rows] = np.where(array[rows] == nodata, np.nan, array[rows])
     return copy

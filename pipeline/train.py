@@ -191,7 +191,8 @@ def publish(run: Run, fold: int, phase: Phase, fitted: "Fitted", origin: artifac
     products = stages.trained(run, fold, phase)
     for epoch in run.profile.train.epochs_kept(phase):
         row = fitted.row(epoch)
-        with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], score=row["meanap"]) as tmp:
+        score = {"score": row["meanap"]} if epoch != "average" else {}  # the history scores each epoch's own weights
+        with artifacts.publish(products[epoch].path, origin, **extra, epoch=row["epoch"], **score) as tmp:
             # not safetensors' save_file: that makes a second file beside it, which only its owner may read
             tmp.write_bytes(save(fitted.weights[epoch]))
     seconds = round(sum(row["seconds"] for row in fitted.rows), 1)

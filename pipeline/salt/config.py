@@ -107,7 +107,7 @@ class Train:
     schedule: Literal["one_cycle", "fine_tune"] = "one_cycle"  # fastai's; fine_tune adds an epoch with frozen encoder
     wd: Annotated[float, Limits(0, 10)] = 1e-7  # decoupled weight decay; the article's
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: the fastest in hardware
-    average: Share = 0.0  # of all steps that the weights' moving average covers; 0: no average
+    average: Share = 0.0  # of all steps: mean age of the weights in their moving average; 0: no average
     compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile's mode; reduce-overhead: CUDA graphs
     seed: Seed = 0
 

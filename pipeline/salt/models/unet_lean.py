@@ -32,8 +32,8 @@ class DecoderBlock(nn.Module):
 class Hypercolumn(nn.Module):
     """Maps of falling resolution -> (B, c_out, H, W) at the first one's size: the sum of a 1x1 convolution of each.
 
-    This equals one 1x1 convolution of all maps stacked, but is cheap: a 1x1 convolution and upsampling commute, so each
-    map is projected at its own size; summing from the smallest map up upsamples each size only once.
+    Like one 1x1 convolution of all maps stacked, but cheap: a 1x1 convolution and upsampling commute, so each map is
+    projected at its own size. Summing from the smallest map up upsamples each size only once, x2 at a time.
     """
 
     def __init__(self, c_in: list[int], c_out: int):

@@ -256,7 +256,7 @@ def _segy(path: Path, inline: int | None, crossline: int | None) -> Picture:
     except Exception as e:  # broken bytes make segyio raise exceptions of any kind
         raise InputError(
             f"{display_path(path)} cannot be read as a SEG-Y volume with inline and crossline numbers at bytes 189 and "
-            f"193 of its trace headers ({reason(e)})"
+            f"193 of its trace headers ({reason(e)}); save the traces of a single 2-D line as .npy"
         ) from e
     with volume:
         if len(volume.offsets) > 1:

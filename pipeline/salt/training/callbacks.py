@@ -215,7 +215,7 @@ class KeepBest(Stateful):
 class WeightAverage(Stateful):
     """Exponential moving average of the weights, including BatchNorm's statistics; it does not affect the training.
 
-    share    fraction of the training's steps that the average looks back on, in (0, 1]
+    share    mean age of the averaged weights as a fraction of the training's steps, in (0, 1]
     weights  the average, a state dict on the model's device
     Source: Polyak & Juditsky 1992; as in timm's ModelEmaV3, https://github.com/huggingface/pytorch-image-models
     """

@@ -11,10 +11,11 @@ LARGE = 5  # px, side of the kernel; for 3x3, oneDNN's own gradient is faster
 
 
 def speed_up_depthwise_(model: nn.Module) -> nn.Module:
-    """Speed up the model's depthwise convolutions for training on a CPU, in place; their results stay the same.
+    """Speed up the model's depthwise convolutions for training on a CPU, in place.
 
-    Under autocast they compute in fp32 and round the result: oneDNN's bf16 backward of a depthwise convolution is 2 to
-    18 times slower than its fp32 one, and an EfficientNet is made of them. Measured: bench/speed/cpu_depthwise.py.
+    In fp32 their results stay the same. Under autocast they compute in fp32 and round the result: oneDNN's bf16
+    backward of a depthwise convolution is 2 to 18 times slower than its fp32 one, and an EfficientNet is made of them.
+    Measured: bench/speed/cpu_depthwise.py.
     """
     for layer in model.modules():
         if not isinstance(layer, nn.Conv2d) or type(layer) not in (nn.Conv2d, Conv2dSame):

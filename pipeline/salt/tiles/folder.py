@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from pipeline.salt import disk
 from pipeline.salt.config import Tiling
 from pipeline.salt.errors import InputError
 from pipeline.salt.parts import slices
@@ -353,8 +354,8 @@ def _tiles_(images: dict[str, np.ndarray], masks: dict[str, np.ndarray], z: dict
     colour = any(images[name].ndim == 3 for name in masks)  # of what is trained on
     height, width = next(iter(images.values())).shape[:2] if isinstance(tiling.side, str) else (tiling.side,) * 2
     n = int(table["labelled"].sum())
-    stack = np.empty((len(table), height, width, *[3] * colour), np.uint8)
-    salt = np.empty((n, height, width), bool)
+    stack = disk.zeros((len(table), height, width, *[3] * colour), np.uint8)
+    salt = disk.zeros((n, height, width), bool)
     for i, (name, top, left) in enumerate(zip(table["image"], table["top"], table["left"], strict=True)):
         part = slice(top, top + height), slice(left, left + width)
         tile = images.pop(name) if tiling.side == "whole" else images[name][part]

@@ -6,7 +6,8 @@
 
 A finished variant is skipped; one that was stopped resumes from its last saved epoch.
 
-writes  bench/results/ablation.json: one entry per training, with the score of each tile, so any two can be compared
+writes  bench/results/ablation.json: one entry per training, with the score of each tile, to compare any two on the same
+        folds
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from bench.harness.records import RESULTS, machine_name, provenance
 from pipeline import make_folds, prepare
 from pipeline.pseudo_label import label_fold
-from pipeline.salt import cli, submission
+from pipeline.salt import cli, stages, submission
 from pipeline.salt.config import PROFILES, Model, Phase, Profile
 from pipeline.salt.device import pick_device
 from pipeline.salt.inference import inference_settings, tile_logits
@@ -95,13 +96,13 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     records = json.loads(FILE.read_text()) if FILE.exists() else []
     for name in args.variant:
-        about = {"variant": name, "scale": args.scale, "seed": args.seed}
+        run = prepared_run(f"{name}-{args.scale}-{args.seed}", args, profile_of(VARIANTS[name], args.scale, args.seed))
+        folds = stages.folds(run).sidecar()["sha256"]
+        about = {"variant": name, "scale": args.scale, "seed": args.seed, "folds": folds}
         if any(record.items() >= about.items() for record in records):
             print(f"known    {name}, {args.scale}, seed {args.seed}")
             continue
-        run = prepared_run(f"{name}-{args.scale}-{args.seed}", args, profile_of(VARIANTS[name], args.scale, args.seed))
-        result = measure(run)
-        records.append(about | result | {"machine": machine_name(pick_device()), **provenance()})
+        records.append(about | measure(run) | {"machine": machine_name(pick_device()), **provenance()})
         FILE.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
         print(table(records[-1:]), flush=True)
     if args.table:
@@ -197,14 +198,14 @@ def difference(a: dict, b: dict) -> tuple[float, float]:
 
 
 def table(records: list[dict]) -> str:
-    """Markdown, one row per result; differences are to `base` at the same scale and seed, with last-epoch weights."""
-    base = {(r["scale"], r["seed"]): r for r in records if r["variant"] == "base"}
+    """Markdown, one row per result; differences are to `base` at the same scale, seed and folds, last-epoch weights."""
+    base = {(r["scale"], r["seed"], r["folds"]): r for r in records if r["variant"] == "base"}
     lines = [
         "| variant | scale | seed | epochs | last | averaged | to base | missed / invented / shape | CPU s |",
         "|---|---|--:|---|--:|--:|--:|---|--:|",
     ]
     for r in sorted(records, key=lambda r: (r["scale"], r["seed"])):
-        last, other = r["last"], base.get((r["scale"], r["seed"]))
+        last, other = r["last"], base.get((r["scale"], r["seed"], r["folds"]))
         to_base = "{:+.4f} ± {:.4f}".format(*difference(last, other["last"])) if other and other is not r else ""
         lines.append(
             f"| {r['variant']} | {r['scale']} | {r['seed']} | {r['epochs']} | {last['score']:.4f} ± {last['se']:.4f} "

@@ -122,15 +122,15 @@ def test_a_difference_is_paired_tile_by_tile():
     assert mean == pytest.approx(0.1) and error == pytest.approx(np.std([0, 0, 0.2, 0.2], ddof=1) / 2)
 
 
-def test_the_table_compares_with_the_base_of_the_same_scale_and_seed():
-    def result(variant: str, seed: int, by_tile: str) -> dict:
+def test_the_table_compares_with_the_base_of_the_same_scale_seed_and_folds():
+    def result(variant: str, seed: int, by_tile: str, folds: str = "a") -> dict:
         scores = {"score": 0.5, "se": 0.1, "missed": 1, "invented": 2, "shape": 0.75, "by_tile": by_tile}
-        about = {"variant": variant, "scale": "screen", "seed": seed, "epochs": "6x64", "cpu_seconds": 9}
-        return about | {"last": scores, "average": scores}
+        about = {"variant": variant, "scale": "screen", "seed": seed, "folds": folds, "epochs": "6x64"}
+        return about | {"cpu_seconds": 9, "last": scores, "average": scores}
 
-    records = [result("base", 0, "00"), result("other", 0, "55"), result("other", 1, "55")]
-    rows = ablation.table(records).splitlines()[2:]
-    assert ["+0.5000 ± 0.0000" in row for row in rows] == [False, True, False]
+    others = [result("other", 0, "55"), result("other", 0, "55", folds="b"), result("other", 1, "55")]
+    rows = ablation.table([result("base", 0, "00"), *others]).splitlines()[2:]
+    assert ["+0.5000 ± 0.0000" in row for row in rows] == [False, True, False, False]
 
 
 def test_tiles_that_folds_tear_apart_are_found_among_the_labelled():

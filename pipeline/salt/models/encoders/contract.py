@@ -2,10 +2,11 @@
 
 from torch import nn
 
-Stats = tuple[float, float, float]  # one number per colour channel, in units of 0..1 intensity
+Channels = tuple[float, float, float]  # one number per colour channel, in units of [0, 1]
+Stats = tuple[Channels, Channels]  # mean and std
 
-IMAGENET_STATS: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
-IDENTITY_STATS: tuple[Stats, Stats] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # normalising with these changes nothing
+IMAGENET_STATS: Stats = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IDENTITY_STATS: Stats = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # normalising with these changes nothing
 
 
 class Encoder(nn.Module):
@@ -14,13 +15,7 @@ class Encoder(nn.Module):
     mean, std  to normalise the input with
     """
 
-    def __init__(
-        self,
-        name: str,
-        channels: tuple[int, ...],
-        strides: tuple[int, ...],
-        stats: tuple[Stats, Stats] = IMAGENET_STATS,
-    ):
+    def __init__(self, name: str, channels: tuple[int, ...], strides: tuple[int, ...], stats: Stats = IMAGENET_STATS):
         super().__init__()
         self.name, self.channels, self.strides = name, channels, strides
         self.mean, self.std = stats

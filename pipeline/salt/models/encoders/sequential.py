@@ -22,7 +22,7 @@ class SequentialEncoder(Encoder):
         out_layers: Sequence[str],
         channels: Sequence[int],
         strides: Sequence[int],
-        stats: tuple[Stats, Stats] = IMAGENET_STATS,
+        stats: Stats = IMAGENET_STATS,
     ):
         super().__init__(name, tuple(channels), tuple(strides), stats)
         self.out_layers = tuple(out_layers)
@@ -40,7 +40,7 @@ class SequentialEncoder(Encoder):
         return maps
 
 
-def to_sequential(name: str, classifier: nn.Module, stats: tuple[Stats, Stats]) -> SequentialEncoder:
+def to_sequential(name: str, classifier: nn.Module, stats: Stats) -> SequentialEncoder:
     """Turn a classifier into an encoder whose maps are taken before each change of size.
 
     InputError for a model that is not a plain sequence of layers that shrink the image.
@@ -111,7 +111,7 @@ def _flat(layers: Layers, x: Tensor) -> Layers:
     return flat
 
 
-def _read_out(name: str, layers: Layers, stats: tuple[Stats, Stats]) -> SequentialEncoder:
+def _read_out(name: str, layers: Layers, stats: Stats) -> SequentialEncoder:
     x = torch.zeros(1, 3, PROBE, PROBE)
     maps: dict[int, tuple[str, int]] = {}  # stride -> layer and channels; of equal strides the last counts
     for key, layer in layers.items():

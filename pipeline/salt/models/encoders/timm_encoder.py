@@ -49,7 +49,7 @@ def build_timm_encoder(name: str, strides: tuple[int, ...] | None = None) -> Tim
     return encoder
 
 
-def timm_stats(name: str) -> tuple[Stats, Stats]:
+def timm_stats(name: str) -> Stats:
     """Mean and standard deviation with which timm's weights of this name were trained."""
     cfg = _config(name)
     return tuple(cfg.mean), tuple(cfg.std)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pipeline.salt.distributed import is_main_process, world_size
 from pipeline.salt.errors import Stopped
 
+LATE = "the hours of --max-hours are over; the same command goes on"
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM as an exception, raised wherever the program is, like Ctrl-C, so that half-written files are removed."""
@@ -68,7 +70,7 @@ def stop_if_asked(done: str, number: float, late: float) -> None:
     if number:
         raise Stopped(f"{done}; the same command goes on from there", 128 + int(number))
     if late:
-        raise Stopped(f"{done}: the hours of --max-hours are over; the same command goes on")
+        raise Stopped(f"{done}: {LATE}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pipeline.salt.artifacts import CODE
 from pipeline.salt.distributed import usable_gpus
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.progress import MARK, RELAY, StatusLine
-from pipeline.salt.stopping import terminating_like_ctrl_c
+from pipeline.salt.stopping import LATE, terminating_like_ctrl_c
 
 GRACE = 60.0  # seconds a worker has to finish its step and save before it is killed
 
@@ -53,7 +53,7 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
                     worker.process.kill()
                 raise
     if late:
-        raise Stopped("the hours of --max-hours are over; the same command goes on")
+        raise Stopped(LATE)
 
 
 def python_path() -> str:

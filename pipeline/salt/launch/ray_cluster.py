@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.salt.artifacts import CODE
 from pipeline.salt.errors import InputError, Stopped
+from pipeline.salt.stopping import LATE
 
 RETRIES = 3  # times a job is given to another worker after its own was lost
 
@@ -52,7 +53,7 @@ def on_ray(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
             if isinstance(outcome, Stopped):
                 late, waiting = True, []
     if late:
-        raise Stopped("the hours of --max-hours are over; the same command goes on")
+        raise Stopped(LATE)
 
 
 def run_job(stage: str, job: list[str]) -> InputError | Stopped | None:

@@ -471,17 +471,6 @@ def test_weights_are_hashed_when_they_are_loaded_though_their_time_says_that_not
     assert "48.last.safetensors is damaged: its bytes are not" in sentence(tiny, predict, ("--force",))
 
 
-def test_sidecars_of_the_first_version_are_taken_and_their_files_hashed(tiny, hashed):
-    for path in tiny.out.rglob("*.json"):
-        content = json.loads(path.read_text())
-        if "checksum" in content:
-            old = {key: value for key, value in content.items() if key not in ("name", "size", "time", "checksum")}
-            path.write_text(json.dumps(old))
-    assert tiny(*STAGES).count("fresh") == 9 and "48.csv" in hashed
-    one_bit(tiny.out / "folds/demo/fold_0/48.csv", tiny.out)
-    assert "48.csv is damaged: its bytes are not those that were written" in sentence(tiny, report)
-
-
 # ---- one door
 
 

@@ -44,7 +44,6 @@ def test_what_is_needed_has_a_tested_version():
         ({"torch": "2.11"}, ("torch",), ""),
         ({"numpy": "1.26.0"}, ("torch",), ""),  # arrays are plain
         ({"torch": "1.0", "timm": "1.0.20"}, (), "torch 1.0 (here 2.11.0), timm 1.0.20 (here none)"),
-        ({}, (), ""),  # the first version's states say nothing
     ],
 )
 def test_what_differs_is_named_and_what_cannot_matter_is_not(then, names, expected):

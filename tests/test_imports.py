@@ -57,7 +57,7 @@ ROOMS = {
     "launch": {"artifacts", "distributed", "errors", "launch", "progress", "run", "stopping"},
     "training": {"artifacts", "config", "device", "distributed", "door", "errors", "losses", "metrics", "models", "run"}
     | {"disk", "environment", "inference", "parts", "progress", "published", "stages", "tiles", "training"},
-    "trained": {"artifacts", "config", "device", "door", "errors", "inference", "logit_sums", "overrides", "run"}
+    "trained": {"artifacts", "config", "device", "errors", "inference", "logit_sums", "overrides", "run"}
     | {"disk", "tiles", "training"},
     "sections": {"disk", "errors", "parts", "sections"},
     "cli": {"config", "disk", "distributed", "errors", "kaggle", "launch", "models", "overrides", "run", "tiles"}

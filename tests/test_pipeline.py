@@ -293,9 +293,9 @@ def test_weights_of_a_version_without_a_setting_are_those_of_its_default(tiny):
     for path in tiny.out.glob("folds/demo/fold_*/*.json"):
         sidecar = json.loads(path.read_text())
         assert sidecar["settings"]["train"].pop("compile") == "no"
-        sidecar["key"] = artifacts.Origin(sidecar["settings"], sidecar["inputs"]).key()
         del sidecar["checksum"]
-        path.write_text(json.dumps(sidecar))
+        sidecar["key"] = artifacts.Origin(sidecar["settings"], sidecar["inputs"]).key()
+        path.write_text(json.dumps(sidecar | {"checksum": artifacts.hash_of(sidecar)}))
     assert tiny(train, predict).count("fresh") == 5
     text = refused(train, run=tiny, extra=("--set=train.compile=default",))
     assert "made with other settings (train.compile no -> default)" in text

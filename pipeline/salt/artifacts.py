@@ -28,8 +28,19 @@ from pipeline.salt.disk import display_path, fsync, remove_leftovers, replacing
 from pipeline.salt.errors import InputError
 
 CODE = Path(__file__).resolve().parents[1]
-SIDECAR = {"key": str, "sha256": str, "settings": dict, "inputs": dict, "code": str, "versions": dict, "host": str}
-FORGOTTEN = {"predict.batch"}  # settings that earlier versions recorded although they change no result
+SIDECAR = {  # what every sidecar has, and of what type
+    "name": str,
+    "key": str,
+    "sha256": str,
+    "size": int,
+    "time": int,
+    "settings": dict,
+    "inputs": dict,
+    "code": str,
+    "versions": dict,
+    "host": str,
+    "checksum": str,
+}
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
@@ -90,17 +101,16 @@ def damage_of(path: Path, *, hashed: bool = False) -> str:
         return ""
     try:
         size, time_ns, inode = _version(path)
-        written = sidecar.get("size", size)  # the first version's sidecars have neither size nor time
-        if size != written:
-            return f"{display_path(path)} is damaged: it has {size:,} bytes, but {written:,} were written"
-        unchanged = time_ns == sidecar.get("time")
+        if size != sidecar["size"]:
+            return f"{display_path(path)} is damaged: it has {size:,} bytes, but {sidecar['size']:,} were written"
+        unchanged = time_ns == sidecar["time"]
         if unchanged and not hashed:
             return ""
         if _hash_version(path, (size, time_ns, inode)) != sidecar["sha256"]:
             return f"{display_path(path)} is damaged: its bytes are not those that were written"
     except OSError as e:
         return f"{display_path(path)} cannot be read ({e.strerror})"
-    if "time" in sidecar and not unchanged and not _looking.get():
+    if not unchanged and not _looking.get():
         with contextlib.suppress(OSError):  # in a read-only folder it is hashed in every command
             os.utime(path, ns=(path.stat().st_atime_ns, sidecar["time"]))
     return ""
@@ -138,8 +148,6 @@ def changes(was: Origin, now: Origin) -> list[str]:
     for name in new.keys() - old:
         if (setting := name.removeprefix("profile.")) in DEFAULTS:
             old[name] = DEFAULTS[setting]
-    for name in FORGOTTEN - new.keys():
-        old.pop(name, None)
     settings = [
         f"{k} {old.get(k, 'unset')} -> {new.get(k, 'unset')}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]
@@ -214,10 +222,8 @@ def _parse(sidecar: Path, version: tuple[int, int, int]) -> dict:
     content = json.loads(sidecar.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in SIDECAR.items()):
         raise ValueError("no sidecar")
-    # The first version's sidecars had neither name nor checksum.
-    name, checksum = content.get("name", sidecar.name[:-5]), content.pop("checksum", None)
-    key = Origin(content["settings"], content["inputs"]).key()
-    if f"{name}.json" != sidecar.name or key != content["key"] or checksum not in (None, hash_of(content)):
+    checksum, key = content.pop("checksum"), Origin(content["settings"], content["inputs"]).key()
+    if f"{content['name']}.json" != sidecar.name or key != content["key"] or checksum != hash_of(content):
         raise ValueError("another's, or changed")
     return content
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pipeline.salt import artifacts, door
+from pipeline.salt import artifacts
 from pipeline.salt.config import PROFILES, Augment, Model, Predict, Profile, Train, section_from
 from pipeline.salt.device import OUT_OF_MEMORY, is_out_of_memory
 from pipeline.salt.disk import display_path
@@ -43,7 +43,7 @@ class TrainedRun:
     profile    from the weights' sidecars: sections model, augment, train with the phase of the weights, predict
     models     by fold
     weights    'fold_0/96.safetensors' -> hash of its content
-    tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on; None if unknown
+    tile       (H, W) or (H, W, 3), px, of the tiles that it was trained on
     threshold  on the probability: the submission's if there is one, else 0.5
     settings   how it predicts on this machine; its batch shrinks when memory runs out
     """
@@ -52,7 +52,7 @@ class TrainedRun:
     profile: Profile
     models: dict[int, nn.Module]
     weights: dict[str, str]
-    tile: tuple[int, ...] | None
+    tile: tuple[int, ...]
     threshold: float
     settings: InferenceSettings
 
@@ -104,7 +104,7 @@ class TrainedRun:
 
     def with_channels(self, image: np.ndarray) -> np.ndarray:
         """Convert (H, W) grey or (H, W, 3) RGB, uint8, to whichever the models were trained on."""
-        return with_channels(image, colour=self.tile is not None and len(self.tile) == 3)
+        return with_channels(image, colour=len(self.tile) == 3)
 
 
 def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedRun:
@@ -128,7 +128,7 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
     profiles: dict[int, Profile] = {}
     models: dict[int, nn.Module] = {}
     hashes: dict[str, str] = {}
-    tile: tuple[int, ...] | None = None
+    tile: tuple[int, ...] = ()
     for fold in chosen:
         weights = Weights(fold, phase, predict.checkpoint)
         if weights not in sidecars:
@@ -140,17 +140,15 @@ def load_run(folder: str | Path, folds: Sequence[int] | None = None) -> TrainedR
         if damage := artifacts.damage_of(files[weights], hashed=True):
             raise InputError(f"{damage}; copy it again, or train fold {fold} again with --force")
         sidecar = sidecars[weights]
-        if (of_fold := sidecar["settings"].get("fold", fold)) != fold:
+        if (of_fold := sidecar["settings"]["fold"]) != fold:
             raise InputError(f"{display_path(files[weights])} holds the weights of fold {of_fold}; copy it again")
         profiles[fold], hashes[str(weights)] = _profile(files[weights], sidecar, predict), sidecar["sha256"]
         _check_same(place.path, profiles)
-        tile = tuple(sidecar["tile"]) if "tile" in sidecar else None
+        tile = tuple(sidecar["tile"])
         models[fold] = checkpoints.load(files[weights], checkpoints.build(profiles[fold].model))
     profile = profiles[chosen[0]]
     settings = inference_settings(profile, profile.train.last)
-    return TrainedRun(
-        place.path.resolve().name, profile, models, hashes, tile or _tile(place), _threshold(place), settings
-    )
+    return TrainedRun(place.path.resolve().name, profile, models, hashes, tile, _threshold(place), settings)
 
 
 # ---- what the folder says
@@ -168,8 +166,8 @@ def _no_weights(folder: Path) -> str:
 def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[str, Predict]:
     """Name of the phase whose weights predict, and the profile's section predict."""
     if oof := artifacts.read_sidecar(place.oof):
-        batch = {"batch": oof["batch"]} if "batch" in oof else {}  # the same batch gives the same bits
-        predict = section_from(Predict, oof["settings"]["predict"] | batch, display_path(place.oof))
+        settings = oof["settings"]["predict"] | {"batch": oof["batch"]}  # the same batch gives the same bits
+        predict = section_from(Predict, settings, display_path(place.oof))
         [phase] = {used.phase for name in oof["inputs"] if (used := Weights.parse(name))}
         return phase, predict
     earlier = {
@@ -183,7 +181,7 @@ def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[st
             f"{display_path(place.path)} has weights of the phases {_listed(phases)}, none of which was trained from "
             "the other; keep those of one phase"
         )
-    names = {sidecar.get("profile", "") for weights, sidecar in sidecars.items() if weights.phase == phases[0]}
+    names = {sidecar["profile"] for weights, sidecar in sidecars.items() if weights.phase == phases[0]}
     [name] = names if len(names) == 1 else [""]  # folds of several profiles are refused later, if they differ
     predict = PROFILES[name].predict if name in PROFILES else Predict()
     if not any((weights.phase, weights.epoch) == (phases[0], predict.checkpoint) for weights in sidecars):
@@ -194,11 +192,9 @@ def _how_to_predict(place: RunFolder, sidecars: dict[Weights, dict]) -> tuple[st
 def _profile(path: Path, sidecar: dict, predict: Predict) -> Profile:
     """Profile of a training, from the sidecar of its weights."""
     settings, source = sidecar["settings"], display_path(path)
-    if "phase" not in settings["train"]:
-        raise InputError(f"{source} was made by version 0.1.0 of this code; train it again with this one")
     train = {key: value for key, value in settings["train"].items() if key != "phase"}
     return Profile(
-        name=sidecar.get("profile", ""),
+        name=sidecar["profile"],
         run_folds=1,
         model=section_from(Model, settings["model"], source),
         augment=section_from(Augment, settings["augment"], source),
@@ -217,13 +213,6 @@ def _check_same(folder: Path, profiles: dict[int, Profile]) -> None:
             f"{display_path(folder)} mixes models: {name} is {one.get(name)!r} in fold {first} and "
             f"{other.get(name)!r} in fold {last}; choose folds of one kind with folds=[...]"
         )
-
-
-def _tile(place: RunFolder) -> tuple[int, ...] | None:
-    """Shape of the tiles, for weights with a sidecar of an older version: that of oof.npy, which lacks channels."""
-    if not artifacts.read_sidecar(place.oof):
-        return None
-    return door.array(place.oof, "predict", np.float16, (None, None, None)).shape[1:]
 
 
 def _threshold(place: RunFolder) -> float:

@@ -66,8 +66,6 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = load_run(run.files.folder, args.only)
     tile = (args.side, args.side) if args.side else trained.tile
-    if tile is None:
-        raise InputError("the weights do not record the size of the tiles they were trained on; give --side PX")
     to = args.to or run.files.result("segment")
     for path in args.images:
         with reading.open_picture(path, args.inline, args.crossline) as picture:

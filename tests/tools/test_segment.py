@@ -184,13 +184,6 @@ def test_what_cannot_be_is_said_in_a_sentence(tiny, tmp_path, monkeypatch, flags
     assert not (tiny.out / "submissions/demo/segment").exists()
 
 
-def test_without_the_tiles_size_a_window_has_to_be_named(tiny, tmp_path, monkeypatch, image):
-    np.save(tmp_path / "p.npy", image)
-    monkeypatch.setattr("pipeline.salt.trained.load_run", lambda *_: SimpleNamespace(tile=None))
-    with pytest.raises(InputError, match="give --side PX"):
-        main([*tiny.flags()[:3], str(tmp_path / "p.npy")])
-
-
 def test_what_stops_half_way_leaves_nothing(tmp_path, image):
     def broken(windows):
         if not calls.append(1) and len(calls) > 3:

@@ -19,7 +19,7 @@ pytest.importorskip("httpx")
 import httpx
 from starlette.testclient import TestClient
 
-from pipeline.salt import artifacts, stages, submission
+from pipeline.salt import stages, submission
 from pipeline.salt.errors import InputError
 from pipeline.salt.metrics import tile_scores
 from pipeline.salt.tiles import cache
@@ -138,11 +138,6 @@ def test_it_starts_at_the_threshold_of_the_submission(tiny):
     pooled = [gallery.pooled(gallery.scores(gallery.thresholds.index(t))[0])["oof"] for t in submission.THRESHOLDS]
     assert gallery.thresholds[gallery.start] != 0.5
     assert gallery.pooled(gallery.scores(gallery.start)[0])["oof"] == max(pooled)
-
-
-def test_a_run_of_an_earlier_version_has_no_disagreement(tiny):
-    artifacts.discard(stages.disagreement(tiny.parse()).path)
-    assert viewer.load(tiny.parse()).tiles["disagreement"].isna().all()
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(untrained):

@@ -226,21 +226,16 @@ def runtime(work: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
 
     A piece of work ended when its sidecar was `made`, and began `seconds` earlier. In wall-clock time, work done side
     by side counts once, and pauses do not count. A training that was stopped and resumed counts as if it had run
-    without a break. Sidecars of earlier versions, which have no seconds, are left out.
+    without a break.
     """
     spans: dict[str, list[tuple[float, float]]] = {}
     for kind, sidecars in work.items():
-        ends = [
-            (datetime.fromisoformat(each["made"]).timestamp(), each["seconds"])
-            for each in sidecars
-            if "seconds" in each
-        ]
+        ends = [(datetime.fromisoformat(each["made"]).timestamp(), each["seconds"]) for each in sidecars]
         spans[kind] = [(end - seconds, end) for end, seconds in ends]
     spans["all"] = [span for each in spans.values() for span in each]
     return {
         kind: {"wall": round(wall_clock(each), 1), "sum": round(sum(end - start for start, end in each), 1)}
         for kind, each in spans.items()
-        if each
     }
 
 

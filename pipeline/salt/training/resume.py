@@ -72,7 +72,7 @@ class Resume(Callback):
         self.state = state
         steps = f" and {state['batch']} steps of the next" * bool(state["batch"])
         print(f"resume   {path}: {state['epochs']} epochs{steps} are done")
-        if others := environment.differences(state.get("made_with", {}), self.made_with()):
+        if others := environment.differences(state["made_with"], self.made_with()):
             print(f"note     they were made with {others}: the result may differ from that of a single environment")
         return state["epochs"]
 

@@ -117,10 +117,8 @@ def load(run: Run) -> Gallery:
         "test": Split(tiles.test_images, test, tiles.test_truth),
     }
     labelled = tiles.train_table.assign(split="oof", fold=folds["fold"])
-    unlabelled = tiles.test_table.assign(disagreement=np.nan)
-    path = stages.disagreement(run).path
-    if path.exists() or artifacts.sidecar_of(path).exists():  # earlier versions did not write it
-        unlabelled["disagreement"] = published.read_disagreement(run, tiles)["disagreement"]
+    disagreement = published.read_disagreement(run, tiles)["disagreement"]
+    unlabelled = tiles.test_table.assign(disagreement=disagreement)
     parts = (labelled[labelled["fold"].isin(run.folds)], unlabelled)
     table = pd.concat([part.rename_axis("row").reset_index() for part in parts], ignore_index=True)
     rules, submitted = run.profile.submit, stages.submission(run)

@@ -58,6 +58,20 @@ def test_what_is_published_is_there_with_its_sidecar(tmp_path):
     assert is_fresh(path, ONE) and not is_fresh(path, TWO)
 
 
+@pytest.mark.parametrize("key", artifacts.SIDECAR)
+def test_a_sidecar_that_lacks_a_key_or_has_it_of_another_type_is_not_trusted(tmp_path, key):
+    path = tmp_path / "x.npy"
+    with publish(path, ONE) as tmp:
+        np.save(tmp, np.arange(3))
+    sidecar = json.loads(artifacts.sidecar_of(path).read_text())
+    del sidecar["checksum"]
+    for changed in ({k: v for k, v in sidecar.items() if k != key}, sidecar | {key: None}):
+        signed = changed if key == "checksum" else changed | {"checksum": artifacts.hash_of(changed)}
+        artifacts.sidecar_of(path).write_text(json.dumps(signed))
+        with pytest.raises(InputError, match="x.npy cannot be trusted: x.npy.json beside it is damaged"):
+            artifacts.read_sidecar(path)
+
+
 def test_the_sidecar_says_how_long_the_writing_took_unless_the_writer_knows_better(tmp_path):
     for name, extra in [("a", {}), ("b", {"seconds": 7.5})]:
         with publish(tmp_path / name, ONE, **extra) as tmp:

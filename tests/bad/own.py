@@ -222,6 +222,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         image("tif", tiff(np.zeros((3, 5), np.uint8)).replace(tag(257, 3), tag(257, 2**32 - 1))),
         r"^images: b.tif cannot be decoded \(it claims to be 4294967295 x 5, which its \d+ bytes cannot hold\)",
     ),
+    "TIFF that lacks strips": (
+        image("tif", tiff(GREY, compression="zlib", rowsperstrip=len(GREY)).replace(tag(278, len(GREY)), tag(278, 1))),
+        f"^images: b.tif has only 1 of its {len(GREY)} strips or tiles; save it again$",
+    ),
     "TIFF of one bit that says it is huge": (
         image(
             "tif",

@@ -153,6 +153,8 @@ def _tiff(path: Path, labels: bool) -> np.ndarray | None:
                 raise InputError(f"has {len(full)} pages; a file must hold one image")
             page = tiff.pages[full[0]].aspage()
             check_size(path, page.shape)
+            if (parts := len(page.dataoffsets)) < (needed := math.prod(page.chunked)):  # tifffile would read zeros
+                raise InputError(f"has only {parts:,} of its {needed:,} strips or tiles; save it again")
             shapes = [series.shape for series in tiff.series if page.index in {p.index for p in series.pages if p}]
             if shapes != [page.shape]:  # an ImageJ stack: several images in one page
                 raise InputError(f"has the shape {shapes[0] if shapes else '()'}; a file must hold one image")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError
 from pipeline.salt.models import build_model
 from pipeline.salt.models.encoders import weights
@@ -223,6 +224,12 @@ def test_every_sha256_is_of_an_address_and_agrees_with_its_name():
         assert weights.sha256_of(name) == digits
     assert weights.sha256_of("tf_efficientnet_lite0-0aa007d2.pth") == "0aa007d2"
     assert weights.sha256_of("resnet34-mine.pth") is weights.sha256_of("model.safetensors") is None
+
+
+@pytest.mark.parametrize("name", sorted({p.model.encoder for p in PROFILES.values() if p.model.weights == "imagenet"}))
+def test_the_weights_of_a_profile_come_first_from_where_they_can_be_verified(name):
+    known = [bool(weights.sha256_of(file_name)) for file_name in weights.addresses(name).values()]
+    assert known[0] and known == sorted(known, reverse=True)
 
 
 def test_addresses_are_tried_in_turn_and_what_was_cut_short_is_not_kept(cache, monkeypatch):

@@ -85,8 +85,9 @@ def is_fetched(file_name: str) -> bool:
 
 
 def addresses(name: str) -> dict[str, str]:
-    """Addresses of the weights of encoder `name`: address -> file name."""
-    return {url: _file_name(url) for url in _addresses(name)}
+    """Addresses of the weights of encoder `name`: address -> file name; first those of files with a known SHA-256."""
+    names = {url: _file_name(url) for url in _addresses(name)}
+    return dict(sorted(names.items(), key=lambda item: sha256_of(item[1]) is None))
 
 
 def _addresses(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fixtures: small competitions, one tiny run, the folders of real tiles and weights."""
+"""Shared fixtures: small competitions, a tiny run, and the folders of real tiles and weights."""
 
 import os
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Path:
-    """24 + 8 generated tiles in Kaggle's layout; not to be changed."""
+    """24 + 8 generated tiles in Kaggle's layout. Read-only."""
     folder = tmp_path_factory.mktemp("made") / "tiny"
     make_sample(folder, 24, 8, 3)
     return folder
@@ -45,13 +45,13 @@ def made_once(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_competition(made_once, tmp_path) -> Path:
-    """A copy of `made_once` that the test may change."""
+    """A copy of `made_once` for tests that change it."""
     return shutil.copytree(made_once, tmp_path / "tiny")
 
 
 @pytest.fixture
 def drawn() -> Tiles:
-    """36 + 5 tiles whose salt is a bright rectangle in noise, every fourth one empty; easy to learn, in memory."""
+    """36 + 5 tiles in memory, easy to learn: salt is a bright rectangle in noise, every fourth tile is empty."""
     rng = np.random.default_rng(0)
     images, masks = rng.integers(60, 120, (41, 101, 101), dtype=np.uint8), np.zeros((41, 101, 101), bool)
     for i in range(41):
@@ -74,7 +74,7 @@ def drawn() -> Tiles:
 
 @pytest.fixture(scope="session")
 def fast_clock(tmp_path_factory) -> str:
-    """A folder for PYTHONPATH with which the clock runs 1000 times too fast: a state is saved after every epoch."""
+    """A folder for PYTHONPATH in which the clock runs 1000 times too fast: a state is saved after every epoch."""
     folder = tmp_path_factory.mktemp("clock")
     (folder / "sitecustomize.py").write_text(
         "import time\nslow = time.perf_counter\ntime.perf_counter = lambda: 1000 * slow()\n"
@@ -84,9 +84,9 @@ def fast_clock(tmp_path_factory) -> str:
 
 @dataclass(frozen=True)
 class TinyRun:
-    """The demo made small: two folds, trained at 32 px, then at 48 px, seconds from nothing to the report.
+    """A small version of profile demo: two folds, at 32 px, then at 48 px; all stages take seconds.
 
-    run(train, predict) calls these stages with its flags, and gives what they print.
+    run(train, predict) calls these stages with its flags and returns their output.
     """
 
     out: Path
@@ -130,7 +130,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> tuple[TinyRun, str]:
-    """A tiny run from nothing to the report, and what it printed; not to be changed."""
+    """A tiny run after all stages, and its output. Read-only."""
     from pipeline import make_folds, predict, prepare, report, submit, train
 
     run = TinyRun(tmp_path_factory.mktemp("tiny run") / "out")
@@ -139,13 +139,13 @@ def finished(tmp_path_factory) -> tuple[TinyRun, str]:
 
 @pytest.fixture
 def tiny(finished, tmp_path) -> TinyRun:
-    """A copy of the finished run that the test may change."""
+    """A copy of the finished run for tests that change it."""
     return TinyRun(shutil.copytree(finished[0].out, tmp_path / "out"))
 
 
 @pytest.fixture
 def untrained(tiny) -> TinyRun:
-    """A copy with tiles and folds, nothing trained."""
+    """A copy with tiles and folds, but without weights."""
     for folder in (tiny.out / "submissions", *tiny.out.glob("folds/demo/fold_*")):
         shutil.rmtree(folder)
     for file in tiny.out.glob("folds/demo/oof.npy*"):
@@ -155,19 +155,19 @@ def untrained(tiny) -> TinyRun:
 
 @pytest.fixture
 def empty(tmp_path) -> TinyRun:
-    """A tiny run of which nothing has been made."""
+    """A tiny run before its first stage."""
     return TinyRun(tmp_path / "out")
 
 
 @pytest.fixture(scope="session")
 def salt_tiles() -> Path:
-    """Kaggle's own tiles, or a part of them."""
+    """Folder with Kaggle's own tiles, or a subset of them."""
     return _folder("SALT_TILES", "a folder with the competition's files")
 
 
 @pytest.fixture(scope="session")
 def salt_weights() -> Path:
-    """ImageNet weights of tf_efficientnet_lite0."""
+    """Folder with ImageNet weights of tf_efficientnet_lite0."""
     return _folder("SALT_WEIGHTS", "a folder with ImageNet weights")
 
 

@@ -1,4 +1,4 @@
-"""Any text, from Hypothesis, in what parses text: run lengths, csv files, numbers, --set, --add-phase, folds.file.
+"""Arbitrary text from Hypothesis in all that parses text: run lengths, csv, numbers, --set, --add-phase, folds.file.
 
 tests/soak/test_more_text.py does the same for much longer.
 """
@@ -31,7 +31,7 @@ DIGITS = "0123456789-+_.e \t\n\u0663\u00b2\u00a0\0xN"
 
 
 def painted(code: str, height: int, width: int) -> list[list[bool]] | None:
-    """The mask of a code, pixel by pixel and rule by rule; None for a code that breaks one."""
+    """Mask of a code, drawn pixel by pixel; None if the code breaks a rule."""
     words = re.split("[ \t\n\r\f\v]+", code.strip(" \t\n\r\f\v")) if code.strip(" \t\n\r\f\v") else []
     mask, last = [[False] * width for _ in range(height)], 0
     if len(words) % 2:
@@ -89,7 +89,7 @@ def test_a_whole_number_is_one_that_is_written_as_one(text):
 
 
 def rows_of(content: bytes) -> tuple[dict[str, str], str]:
-    """What csv_rows makes of these bytes: the rows, and the faults."""
+    """The rows and faults that csv_rows finds in these bytes."""
     faults = files.Faults()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.csv"
@@ -153,7 +153,7 @@ SETTINGS = st.one_of(
 
 
 def assert_whole(profile: Profile) -> None:
-    """It can be recorded and comes back as it was."""
+    """The value can be recorded and read back unchanged."""
     assert section_from(Profile, asdict(profile), "here") == profile
     try:
         check_options(profile.model.name, profile.model.options)

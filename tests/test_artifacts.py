@@ -1,4 +1,4 @@
-"""A stale artifact never looks fresh, and a half-written one is never there."""
+"""A stale artifact never looks up to date, and no half-written one ever exists."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 
 def die(path: Path, error: BaseException) -> None:
-    """Publish over `path` with other settings; the writer fails halfway."""
+    """Publish `path` with other settings, with a writer that fails halfway."""
     with publish(path, TWO) as tmp:
         tmp.write_text("half")
         raise error
@@ -169,7 +169,7 @@ KILLED = """
 
 
 def run_writer(path: Path, then: str) -> subprocess.Popen:
-    """A process that publishes over `path` and comes no further than the middle."""
+    """A process that publishes `path` and gets no further than the middle."""
     program = textwrap.dedent(KILLED).format(path=str(path), then=then)
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
@@ -290,7 +290,7 @@ def test_a_sidecar_without_its_file_does_not_count(tmp_path):
 
 
 def test_two_artifacts_of_one_kind_cannot_be_exchanged_with_their_sidecars(tmp_path):
-    """The best and the last weights of a phase are made from the same."""
+    """The best and the last weights of a phase have the same origin."""
     for name in ("48.safetensors", "48.last.safetensors"):
         put(tmp_path / name, ONE, name)
     for ending in ("", ".json"):

@@ -1,6 +1,6 @@
-"""Bad inputs, row by row, through the command that meets them: one sentence with the file's name, and nothing changed.
+"""Every row of the tables of bad inputs, given to its command: one sentence with the file's name, and nothing changed.
 
-The rows are in tests/bad/: of each how it is made, and what must be said; or that it is taken, and why.
+The tables are in tests/bad/.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def data(whole, tmp_path) -> Path:
-    """A copy of the whole competition that the test may change."""
+    """A copy of the valid competition folder for tests that change it."""
     return shutil.copytree(whole, tmp_path / "tgs")
 
 
 def tree(folder: Path) -> dict[bytes, object]:
-    """What lies below a folder: content of files, targets of links."""
+    """Everything below a folder: content of files, targets of links."""
     return {
         os.fsencode(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -44,7 +44,7 @@ def tree(folder: Path) -> dict[bytes, object]:
 
 
 def refusal(main, *flags: str, below: Path) -> str:
-    """What the command says on stderr as it ends with status 1; nothing in the folder has changed."""
+    """What the command prints to stderr as it ends with status 1; checks that the folder is unchanged."""
     before, said = tree(below), io.StringIO()
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as e:
         cli.start(lambda _: main([*flags]))
@@ -104,7 +104,7 @@ def test_files_of_ones_own_that_are_taken(mine, spoil, reason, picture):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in, beside a file."""
+    """An empty working folder, next to a file."""
     (tmp_path / "file").write_text("")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

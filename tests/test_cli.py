@@ -20,7 +20,7 @@ from pipeline.salt.stopping import Terminated
 
 @pytest.fixture
 def parse(tmp_path):
-    """parse(*flags) with an --out of its own."""
+    """parse(*flags), with an --out of its own."""
 
     def parse(*flags: str) -> Run:
         return cli.parse("doc", ["--out", str(tmp_path / "out"), *flags])[0]
@@ -46,7 +46,7 @@ def test_real_tiles_choose_the_profile_by_the_machine(parse, made_once, monkeypa
 
 
 def test_kaggles_zip_of_zips_is_not_passed_over_in_silence(tmp_path, monkeypatch):
-    """As its client fetches it: without a word the demo would be trained."""
+    """As Kaggle's client downloads it. Without a message, the demo would be trained instead."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     with zipfile.ZipFile(tmp_path / "data/tgs-salt-identification-challenge.zip", "w") as archive:
@@ -59,7 +59,7 @@ def test_kaggles_zip_of_zips_is_not_passed_over_in_silence(tmp_path, monkeypatch
 
 
 def without_truth(competition: Path) -> Path:
-    """As Kaggle's tiles are."""
+    """The tiles without the test masks, as Kaggle has them."""
     (competition / "test_truth.csv").unlink()
     return competition
 
@@ -175,7 +175,7 @@ def test_weights_are_a_path(parse, tmp_path):
 
 
 def test_a_file_of_weights_is_used_where_the_profile_trains_from_scratch(parse, tmp_path):
-    """Of the demo, say: nobody names a file for nothing. A folder may serve every run of a machine."""
+    """For example in profile demo: a file is named on purpose. A folder may be a setting for all runs of a machine."""
     (tmp_path / "w.safetensors").write_text("")
     for place, wanted in [(tmp_path / "w.safetensors", "imagenet"), (tmp_path, "none")]:
         assert parse("--data", "sample", "--weights", str(place)).profile.model.weights == wanted
@@ -197,7 +197,7 @@ def test_a_phase_is_named_or_by_its_size(tmp_path, flags):
 
 
 def test_another_process_gets_the_same_run(tmp_path, monkeypatch):
-    """Its flags are complete, in any folder and on any machine; only the folds are added for each process."""
+    """Run.flags are complete, in any folder and on any machine; a process only adds its folds."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a w").mkdir()
 
@@ -328,7 +328,7 @@ def test_sigterm_lets_a_stage_clear_away_what_it_has_half_written(tmp_path):
 
 
 def test_work_whose_output_nobody_reads_any_more_has_not_been_done(tmp_path):
-    """As `... | head -1`: the stages after it must not begin, and a shell's $? is that of SIGPIPE."""
+    """As with `... | head -1`: later stages must not start, and the exit status is that of SIGPIPE."""
     code = "from pipeline.salt import cli\ncli.start(lambda _: [print('x' * 1000, flush=True) for _ in range(1000)])"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]

@@ -1,8 +1,8 @@
-"""Every command in the README, the docs and the docstrings of stages and tools: it is run here, small, or excused.
+"""Every command in the README, the docs, and the docstrings of stages and tools is run here, small, or excused.
 
-A page is one test: its commands and its Python run one after the other in a copy of the finished tiny run. Sizes,
-epochs, folds and folders become those of that run; what takes hours, a GPU or an account is parsed and no more. A line
-that is neither ours nor in EXCUSED fails.
+Each page is one test: its commands and its Python are run in order in a copy of the finished tiny run, with that run's
+sizes, epochs, folds and folders. What takes hours, a GPU or an account is only parsed. Any line that is neither ours
+nor in EXCUSED fails.
 """
 
 import ast
@@ -74,7 +74,7 @@ TWO_FOLDS = ("demo", "quick")  # runs that pages compare and join need the same 
 
 
 class Text(NamedTuple):
-    """What stands in a page: a line of commands, or Python."""
+    """A piece of a page: a line of commands, or Python."""
 
     line: int
     kind: Literal["run", "parse", "python"]  # parse: it stands within the text, or beside others it is one way of many
@@ -82,7 +82,7 @@ class Text(NamedTuple):
 
 
 def texts(page: Path) -> Iterator[Text]:
-    """All commands of a page, in order; those in a docstring and within a sentence are parsed, and no more."""
+    """All commands of a page, in order; those in docstrings and within sentences are only parsed."""
     text = page.read_text()
     if page.suffix == ".py":
         for line in (ast.get_docstring(ast.parse(text)) or "").splitlines():
@@ -104,7 +104,7 @@ def texts(page: Path) -> Iterator[Text]:
 
 
 def whole_lines(block: str) -> list[str]:
-    """The lines of a block; those that a backslash or a quotation mark leaves open are joined."""
+    """The lines of a block, joined where a backslash or an open quotation mark continues them."""
     lines, open_line = [], ""
     for line in block.replace("\\\n", " ").splitlines():
         open_line += line
@@ -120,7 +120,7 @@ def whole_lines(block: str) -> list[str]:
 
 
 def simple_commands(line: str) -> Iterator[list[str]]:
-    """The words of each command of a line, which && ; or | part; without comments and assignments."""
+    """The words of each command of a line, split at && ; and |, without comments and assignments."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
     lexer.whitespace_split, lexer.commenters = True, "#"
     words: list[str] = []
@@ -136,7 +136,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 
 def ours(words: list[str]) -> list[str] | None:
-    """Words of a command of the package as `salt` takes them, None for anything else."""
+    """Words of a command of this package, as for `salt`; None for any other command."""
     if words[0] == "sbatch":  # what it is to run is one word
         return ours(shlex.split(words[words.index("--wrap") + 1]))
     if words[:2] == ["accelerate", "launch"]:
@@ -156,7 +156,7 @@ def excuse(words: list[str]) -> str | None:
 
 
 def small(words: list[str]) -> list[str]:
-    """The flags with folds, phases, sizes and epochs of the tiny run, and its folders."""
+    """The flags, with the tiny run's folds, phases, sizes, epochs and folders."""
     line = " ".join(f"{word}\0" for word in words)
     for old, new in PHASES.items():
         line = re.sub(rf"(--phase[ =\0]+|train\.){old}\b", rf"\g<1>{new}", line)
@@ -172,16 +172,16 @@ def small(words: list[str]) -> list[str]:
 
 
 def pair(words: list[str], flag: str) -> list[str]:
-    """A flag and its value, if it is there."""
+    """A flag and its value, if present."""
     return words[words.index(flag) :][:2] if flag in words else []
 
 
 class OnlyParsed(Exception):
-    """The flags are right; the command is not carried out."""
+    """Raised once the flags are parsed, instead of running the command."""
 
 
 def carry_out(words: list[str], run, only_parse: bool) -> None:
-    """Give one of our commands in the folder of the tiny run. InputError or SystemExit where it is wrong."""
+    """Run one of our commands in the tiny run's folder. InputError or SystemExit if it is wrong."""
     profile = [*pair(words, "--profile"), "demo", "demo"][1]
     only_parse = only_parse or profile != "demo" or any(word.split("=")[0] in PARSED for word in words)
     if "--encoder" in words:  # a small one is trained in its place
@@ -274,7 +274,7 @@ def test_every_command_runs(page, tiny, monkeypatch):
 
 
 def make_inputs() -> None:
-    """What the pages take as given: a data set of one's own, pictures, a volume of SEG-Y."""
+    """What the pages take for granted: a data set of one's own, pictures, a SEG-Y volume."""
     for part, folder in {"train": "my-tiles", "test": "my-tiles/test"}.items():
         with zipfile.ZipFile(f"data/sample/{part}.zip") as archive:
             archive.extractall(folder)

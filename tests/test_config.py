@@ -1,4 +1,4 @@
-"""Profiles, --set and --add-phase: every form of a path, every refusal in a sentence that names value and rule."""
+"""Profiles, --set and --add-phase: every form of path, and every refusal as a sentence with the value and the rule."""
 
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 from inspect import signature
@@ -25,7 +25,7 @@ def leaves(tree: dict, prefix: str = "") -> dict:
 
 
 def moved(profile: Profile) -> dict:
-    """What differs from demo."""
+    """What differs from profile demo."""
     old, new = leaves(asdict(DEMO)), leaves(asdict(profile))
     return {key: new.get(key) for key in {*old, *new} if old.get(key) != new.get(key)}
 
@@ -113,7 +113,7 @@ def test_set_changes_what_it_names_and_nothing_else(setting, change):
 
 
 def sections() -> list[type]:
-    """Every dataclass that a profile is made of."""
+    """All dataclasses of a profile."""
     return [kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)]
 
 
@@ -295,7 +295,7 @@ def test_phases_know_their_order():
 
 
 def test_both_epochs_stay_only_of_a_phase_that_predicts():
-    """The labels of a phase with pseudo-labels are predictions, too; 400 MB each add up."""
+    """Only their last weights may be needed again (400 MB each); pseudo-labels are predictions, too."""
     assert {phase.name: PHASES.epochs_kept(phase) for phase in PHASES.phases} == {
         "64": ("best",),
         "96": ("best",),

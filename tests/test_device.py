@@ -1,4 +1,4 @@
-"""Device, mixed precision and memory: what is chosen, with the GPUs that torch reports replaced."""
+"""Choice of device, number format and memory, with simulated GPUs."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ GPU = torch.device("cuda")
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_named_with_what_to_do(monkeypatch, error, words):
-    """Kaggle's P100 says that it is available, and fails at the first operation; so does a GPU that is full."""
+    """Kaggle's P100 is reported as available and fails at the first operation, as does a full GPU."""
 
     class Conv2d:
         def __init__(self, *args, **kwargs):
@@ -41,7 +41,7 @@ def test_a_gpu_that_cannot_be_used_is_named_with_what_to_do(monkeypatch, error, 
 
 
 def test_a_gpu_that_torch_does_not_see_is_no_reason_to_take_a_week(monkeypatch, tmp_path):
-    """An older driver, or a torch without CUDA; the demo, which is quick without, is trained."""
+    """With an old driver, or torch without CUDA. The demo is quick on a CPU and is trained."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(fold_setup, "visible_gpus", lambda: ["0"])
     for profile, words in [
@@ -78,7 +78,7 @@ def test_the_number_format_is_the_one_that_is_named(name, dtype):
 
 @pytest.mark.parametrize("in_hardware, wanted", [(True, "bf16"), (False, "fp16")])
 def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, wanted):
-    """On a T4 torch reports bf16 as supported unless emulation is excluded."""
+    """On a T4, torch reports bf16 as supported unless emulation is excluded."""
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or in_hardware
     )
@@ -88,7 +88,7 @@ def test_bf16_only_where_a_gpu_has_it_in_hardware(monkeypatch, in_hardware, want
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone gives memory back so readily")
 def test_a_step_takes_no_new_memory_from_the_system():
-    """Pages that 640 MB of tensors, one after the other, newly come with."""
+    """Page faults of 640 MB of tensors, allocated one after the other."""
     faults = """
 import resource, sys, torch
 from pipeline.salt.device import keep_freed_memory

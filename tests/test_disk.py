@@ -1,4 +1,4 @@
-"""Files appear whole, one process at a time makes each, and a full disk is a sentence."""
+"""Files appear complete, one process at a time makes each, and a full disk is one sentence."""
 
 import errno
 import os
@@ -66,7 +66,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
 
 
 def test_a_lock_of_another_machine_or_user_is_a_lock(tmp_path, monkeypatch):
-    """NFS refuses a lock that is held with EACCES; a killed process's lock file may be another user's."""
+    """NFS refuses a held lock with EACCES; a killed process's lock file may belong to another user."""
     path, lock = tmp_path / "64.csv", tmp_path / ".64.csv.lock"
     with monkeypatch.context() as patch:
         patch.setattr(disk.fcntl, "flock", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))

@@ -1,4 +1,4 @@
-"""The site builds without a warning: no dead link, no missing anchor, no page outside the menu; it is offline."""
+"""The site builds without warnings, has no dead link or anchor and no page outside the menu, and works offline."""
 
 import re
 import subprocess

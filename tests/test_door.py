@@ -1,4 +1,4 @@
-"""Nothing is used unseen: every artifact, damaged in every way, before every stage that uses it."""
+"""Nothing is used unchecked: every artifact, with every kind of damage, before every stage that uses it."""
 
 import ast
 import contextlib
@@ -158,14 +158,14 @@ DAMAGE: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.fixture(scope="module")
 def labelled(finished, tmp_path_factory):
-    """A finished run with pseudo-labels; not to be changed."""
+    """A finished run with pseudo-labels. Read-only."""
     run = replace(finished[0], out=shutil.copytree(finished[0].out, tmp_path_factory.mktemp("labelled") / "out"))
     run(pseudo_label, extra=LABELS)
     return run
 
 
 def sentence(run, stage, extra: tuple[str, ...] = ()) -> str:
-    """What the command says as it ends with status 1; nothing below --out may have changed."""
+    """What the command prints as it ends with status 1; checks that nothing below --out has changed."""
     before = tree(run.out)
     with contextlib.redirect_stdout(None), pytest.raises(SystemExit) as e:
         cli.start(lambda _: stage.main(run.flags(*extra)))
@@ -175,7 +175,7 @@ def sentence(run, stage, extra: tuple[str, ...] = ()) -> str:
 
 
 def republish(path: Path, change: Callable[[Path], None]) -> None:
-    """Another content, with a sidecar that vouches for it: as a stage with a fault would leave it."""
+    """Write other content with a matching sidecar, as a faulty stage would."""
     known = artifacts.read_sidecar(path) or {}
     extra = {name: known[name] for name in known.keys() & {"truth", "threshold", "empty", "profile"}}
     copy = shutil.copy(path, path.with_name("copy"))
@@ -319,7 +319,7 @@ def test_a_content_that_its_reader_cannot_use_is_said(tiny, untrained_copy, name
 
 @pytest.fixture
 def untrained_copy(finished, tmp_path):
-    """Tiles and folds, nothing trained."""
+    """A copy with tiles and folds, but without weights."""
     out = shutil.copytree(finished[0].out, tmp_path / "untrained")
     for folder in (out / "submissions", *out.glob("folds/demo/fold_*")):
         shutil.rmtree(folder)
@@ -387,7 +387,7 @@ def test_what_costs_little_is_made_again_by_its_stage(tiny, name, stage, damage)
 @pytest.mark.parametrize("name, stage", [(FOLDS, make_folds), ("folds/demo/fold_0/32.safetensors", train)])
 @pytest.mark.parametrize("damage", ["one_bit", "sidecar empty", "another_s_sidecar"])
 def test_what_costs_much_is_made_again_when_it_is_asked_for(tiny, name, stage, damage):
-    """Only the sidecar may be spoilt, and the weights good."""
+    """Even if only the sidecar is damaged and the weights are good."""
     maker, _, other = ARTIFACTS[name]
     before = tree(tiny.out)
     DAMAGE[damage](tiny.out / name, tiny.out / other)
@@ -419,7 +419,7 @@ def test_two_commands_never_make_the_same_artifact(tiny, stage, path):
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[str]:
-    """Names of the files whose bytes are hashed from now on."""
+    """Names of the files that are hashed from now on."""
     names, hash_file = [], artifacts._hash_file
     artifacts._hash_version.cache_clear()
 
@@ -463,7 +463,7 @@ def test_a_copy_that_can_only_be_read_is_used_and_hashed_once_a_command(tiny, ha
 
 
 def test_weights_are_hashed_when_they_are_loaded_though_their_time_says_that_nothing_changed(tiny):
-    """A disk may lose a bit and not say so."""
+    """A disk may lose a bit silently."""
     path = tiny.out / "folds/demo/fold_0/48.last.safetensors"
     stat = path.stat()
     one_bit(path, path)
@@ -541,7 +541,7 @@ def test_weights_are_loaded_from_a_checked_path():
 
 
 def test_no_module_but_the_table_of_products_names_the_path_of_an_artifact():
-    """The others get it from a Product; the modules of the tiles and of the labels read and write them."""
+    """Other modules get paths from a Product; only those of tiles and labels read and write such files."""
     names = {"weights", "history", "pseudo", "cache", "result", "folds", "oof"}
     users = {
         name

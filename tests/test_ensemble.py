@@ -1,4 +1,4 @@
-"""The weights of an ensemble: what is tried, what is chosen, and the score that does not flatter."""
+"""Ensemble weights: which are tried, which are chosen, and an unbiased score."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def probabilities(truth: np.ndarray, noise: float, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def truth() -> np.ndarray:
-    """(60, 12, 12) bool: rectangles, every fifth empty."""
+    """(60, 12, 12) bool: rectangles; every fifth tile is empty."""
     rng, masks = np.random.default_rng(0), np.zeros((60, 12, 12), bool)
     for i in range(60):
         if i % 5:
@@ -88,7 +88,7 @@ def test_nested_scores_a_fold_with_what_was_chosen_without_it():
 
 
 def test_of_pure_noise_the_nested_score_does_not_flatter():
-    """200 choices of which none is better: the best on all tiles seems so, nested it is back at the mean."""
+    """Of 200 equally good choices, the best one looks better on all tiles; its nested score is the mean again."""
     rng, flattered, honest = np.random.default_rng(0), [], []
     for _ in range(20):
         tenths = rng.integers(0, 11, (200, 300)).astype(np.uint8)
@@ -102,7 +102,7 @@ def test_of_pure_noise_the_nested_score_does_not_flatter():
 
 @pytest.fixture
 def two_runs(tiny):
-    """Runs 'demo' and 'other' of the same folds; the other's out-of-fold predictions are much better."""
+    """Runs 'demo' and 'other' on the same folds; the out-of-fold predictions of 'other' are much better."""
     first = tiny.parse()
     for folder in ("folds", "submissions"):
         shutil.copytree(tiny.out / folder / "demo", tiny.out / folder / "other")
@@ -116,7 +116,7 @@ def two_runs(tiny):
 
 
 def joined(run, *extra: str, names=("demo", "other")) -> str:
-    """`python -m pipeline.submit --run A --run B` as it is typed, without the flags of a single run; what it prints."""
+    """Output of `python -m pipeline.submit --run A --run B`, as typed, without the flags of a single run."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         submit.main(["--data=sample", f"--out={run.out}", *(f"--run={name}" for name in names), *extra])
@@ -192,7 +192,7 @@ def test_a_run_whose_report_is_out_of_date_is_refused(two_runs):
 
 
 def test_weights_are_found_on_the_tiles_that_all_runs_predict(untrained):
-    """Run a of folds 0 and 1 of three, run b of all: fold 2's tiles, NaN in a, count for neither."""
+    """Run a has folds 0 and 1 of three, run b all: fold 2's tiles, NaN in a, count for neither."""
     one_epoch = ("--set=folds.k=3", "--set=train.epochs=1")
     shutil.rmtree(untrained.out / "folds")
     for name, folds in (("a", 2), ("b", 3), ("c", 1)):

@@ -1,4 +1,4 @@
-"""The packages are named once, in pyproject.toml; results say with which versions of them they were made."""
+"""pyproject.toml alone names the packages, and results record the versions they were made with."""
 
 import platform
 import re
@@ -73,5 +73,5 @@ def test_weights_of_another_release_are_used_and_said_once(tiny, monkeypatch):
 
 
 def _name(requirement: str) -> str:
-    """As PyPI compares names: lower case, - for _ and ."""
+    """A name as PyPI compares it: lower case, - instead of _ and ."""
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()

@@ -1,6 +1,6 @@
-"""What a machine does to a run: a full disk, a folder that can only be read, too little memory, a clock that is wrong.
+"""Faults of the machine: a full disk, a read-only folder, too little memory, a wrong clock.
 
-Each is one sentence and exit status 1, and nothing good is lost.
+Each ends with one sentence and exit status 1, and nothing good is lost.
 """
 
 import contextlib
@@ -59,12 +59,12 @@ TOOLS = [
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file but the sidecars, which know when they were written."""
+    """Every file except sidecars, which record when they were written."""
     return {name: bytes_ for name, (_, bytes_) in tree(out).items() if not name.endswith(".json")}
 
 
 def ends(command: Callable, argv: list[str]) -> str:
-    """The sentence in which the command ends, with status 1."""
+    """The sentence with which the command ends, with status 1."""
     with contextlib.redirect_stdout(None), pytest.raises(SystemExit) as e:
         cli.start(lambda _: command(argv))
     assert isinstance(e.value.code, str) and e.value.code.startswith("error: ") and "\n" not in e.value.code
@@ -73,7 +73,7 @@ def ends(command: Callable, argv: list[str]) -> str:
 
 @pytest.fixture
 def tools(tiny, monkeypatch) -> Callable[[tuple[str, ...]], list[str]]:
-    """The command line of a tool, called in the folder of a run that has a twin, and a picture."""
+    """A tool's command line, run in the folder of a run that has a copy, and a picture."""
     for folder in ("folds", "submissions"):
         shutil.copytree(tiny.out / folder / "demo", tiny.out / folder / "twin")
     monkeypatch.chdir(tiny.out)
@@ -91,7 +91,7 @@ def tools(tiny, monkeypatch) -> Callable[[tuple[str, ...]], list[str]]:
 
 
 def full(path: Path) -> None:
-    """Where this process will write before it renames it to `path`, there is no space: /dev/full is such a place."""
+    """Make the temporary file of `path` a link to /dev/full, so that this process finds no space there."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     tmp = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_sentence_of_the_tools(tiny, tools, tool, flags, name
 
 
 def test_a_file_that_numpy_could_write_in_part_alone_is_a_full_disk_too(tmp_path):
-    """ndarray.tofile says "2000000 requested and 131056 written", and no errno."""
+    """ndarray.tofile raises "2000000 requested and 131056 written", without an errno."""
     with pytest.raises(InputError, match="no space left to write"), disk.replacing(tmp_path / "x.npy"):
         raise OSError("2000000 requested and 131056 written")
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_by_the_lock_too(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def bound_by_modes() -> Iterator[None]:
-    """Inside it the modes of files bind this process, though it may be root's. Of this thread alone.
+    """Let file modes restrict this thread, even if the process is root's.
 
     https://man7.org/linux/man-pages/man2/capset.2.html
     """
@@ -179,7 +179,7 @@ def bound_by_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(out: Path) -> Iterator[None]:
-    """Inside it nothing can be made or removed below `out`."""
+    """Let nothing be created or removed below `out`."""
     folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)

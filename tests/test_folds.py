@@ -1,4 +1,4 @@
-"""Folds: a partition, the same everywhere, and even where they promise to be."""
+"""Folds: a partition, the same on every machine, and balanced as documented."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from pipeline.salt.folds import SCHEMES, coverage, coverage_class, kfold, split
 
 @pytest.fixture
 def tiles() -> pd.DataFrame:
-    """1,003 tiles with the competition's habits: 39 % without salt, some of those black, depth 50 .. 959."""
+    """1,003 tiles with the competition's properties: 39% without salt, some of those black, depths of 50 to 959."""
     rng = np.random.RandomState(1)
     n = 1003
     share = np.where(rng.random_sample(n) < 0.39, 0, rng.randint(1, 10201, n) / 10201)

@@ -1,4 +1,4 @@
-"""Imports point down, and `--help` answers at once."""
+"""Imports point downwards, and `--help` answers at once."""
 
 import ast
 import os
@@ -79,7 +79,7 @@ FASTAI = {"models", "training", "tiles"}  # it takes more
 
 
 def imports(name: str) -> Iterable[tuple[str, bool]]:
-    """(full name of a module, whether it is imported with this one) for every import in its text."""
+    """(full module name, whether it is imported together with this one) for every import in its source."""
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -97,12 +97,12 @@ def ours(name: str) -> set[str]:
 
 
 def room(name: str) -> str:
-    """'tiles' of pipeline.salt.tiles.cache; '' of what is not in pipeline/salt."""
+    """Package of a module: 'tiles' for pipeline.salt.tiles.cache; '' outside pipeline/salt."""
     return name.removeprefix(SALT).split(".")[0] if name.startswith(SALT) else ""
 
 
 def at_the_top(name: str, packages: set[str]) -> set[str]:
-    """Those of the packages that come with the module, through whatever it imports."""
+    """Those of the packages that are imported with the module, directly or indirectly."""
     seen, queue, reached = set(), [name], set()
     while queue:
         current = queue.pop()
@@ -195,7 +195,7 @@ def test_no_import_runs_in_a_circle():
 
 
 def test_torch_and_fastai_stay_where_they_are_worth_their_seconds():
-    """Those rooms alone have them at the top of a module; a stage imports such a room where it has something to do."""
+    """Only these packages import them at module level; a stage imports such a package once it has work to do."""
     torch = {name for name in MODULES if at_the_top(name, {"torch"})}
     fastai = {name for name in MODULES if "fastai" in {module.split(".")[0] for module, top in imports(name) if top}}
     assert {room(name) for name in torch} <= TORCH and {room(name) for name in fastai} == FASTAI
@@ -205,7 +205,7 @@ def test_torch_and_fastai_stay_where_they_are_worth_their_seconds():
 
 
 def test_one_module_alone_renames_files_into_place():
-    """Nobody else renames a file into place: a killed stage would leave half a result."""
+    """Anywhere else, a killed stage could leave half a result."""
     calls = {
         name: {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for name, tree in TREES.items()
@@ -219,7 +219,7 @@ def test_one_module_alone_renames_files_into_place():
 
 
 def test_no_callback_names_another_but_by_its_order():
-    """Callbacks share `learn.epoch_row` alone; what one keeps is in its `state_dict`."""
+    """Callbacks share only `learn.epoch_row`; what one keeps is in its `state_dict`."""
     trees = [TREES[SALT + "training." + name] for name in ("callbacks", "resume")]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     assert {"Stateful", "Autocast", "EpochLog", "KeepBest", "RandomState", "Resume"} <= set(classes)

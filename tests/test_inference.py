@@ -1,4 +1,4 @@
-"""Predictions: flips undone before averaging, models averaged as logits, NaN where no model predicted, flat memory."""
+"""Predictions: flips undone before averaging, models averaged as logits, NaN without a model, bounded memory."""
 
 import errno
 from itertools import combinations
@@ -24,7 +24,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 
 
 class Model(nn.Module):
-    """Any function of (B, 3, S, S) as a model; counts how it is called."""
+    """Any function of (B, 3, S, S) as a model that counts its calls."""
 
     def __init__(self, function, mean=MEAN, std=STD):
         super().__init__()
@@ -37,12 +37,12 @@ class Model(nn.Module):
 
 
 def pointwise(a: float = 2.0, b: float = 0.1):
-    """Equivariant to every flip."""
+    """Equivariant under every flip."""
     return lambda x: a * x[:, :1] - x[:, 1:2] * x[:, 2:] + b
 
 
 def leaning(x: Tensor) -> Tensor:
-    """Sees a pixel and the one to its left: not equivariant."""
+    """Depends on a pixel and its left neighbour: not equivariant."""
     return 3 * x[:, :1] - 2 * x[:, 1:2].roll(1, dims=-1) + torch.linspace(-1, 1, x.shape[-1])
 
 
@@ -61,7 +61,7 @@ def predict(
 
 
 def by_hand(images: np.ndarray, function) -> np.ndarray:
-    """Logits (N, 101, 101) float64 of a pointwise function at 101 px, by numpy."""
+    """Logits (N, 101, 101) float64 of a pointwise function at 101 px, computed with NumPy."""
     grey = images[:, None].astype(float) / 255
     x = (grey - np.array(MEAN).reshape(1, 3, 1, 1)) / np.array(STD).reshape(1, 3, 1, 1)
     return function(x)[:, 0]
@@ -214,7 +214,7 @@ def jobs_of_three_models() -> list:
 
 
 def predict_stopped(folder: Path, jobs, after: int, devices: int = 1, origin=artifacts.Origin({"a": 1}, {})):
-    """The prediction of tiles(11), stopped after so many batches: its bytes and disagreement, or None; what is done."""
+    """Predict tiles(11), stopped after so many batches: its bytes and disagreement, or None; and what is done."""
     said = []
 
     def stop(done: str) -> None:
@@ -282,7 +282,7 @@ def test_a_device_that_fails_is_not_passed_over(tmp_path):
 
 
 def test_a_model_can_take_other_weights_after_it_has_predicted(tmp_path):
-    """Its weights were moved to the device, or laid out channels last, for predicting."""
+    """After its weights were moved to the device, or laid out channels last, for prediction."""
     model = Model(leaning)
     model.register_buffer("moved", torch.ones(1, 2, 3, 3))
     before = model.moved.data_ptr()

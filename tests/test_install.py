@@ -1,4 +1,4 @@
-"""Installed from a wheel, without the clone: `salt` works in any folder and writes there, never into its own code."""
+"""Installed from a wheel, without the clone, `salt` works in any folder and writes there, never into its own code."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ MADE = ("__pycache__", "*.egg-info", "build")
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory) -> Path:
-    """The folder that plays site-packages; bin/salt is in it."""
+    """The folder used as site-packages; bin/salt is in it."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site-packages")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -69,7 +69,7 @@ def test_results_go_to_the_current_folder_and_never_into_the_installed_code(inst
 
 
 def test_the_installed_copy_finds_a_run_up_to_date_and_makes_its_page(installed, finished, tmp_path):
-    """`salt run` goes through every stage; the page needs its template."""
+    """`salt run` goes through every stage; the report needs its template."""
     out = shutil.copytree(finished[0].out, tmp_path / "out")
     (out / "submissions/demo/report.html").unlink()
     flags = [flag for flag in finished[0].flags() if not flag.startswith("--out=")]
@@ -99,7 +99,7 @@ def test_every_stage_and_tool_is_a_command():
 
 
 def test_run_is_run_all_sh():
-    """Both are lists of stages; they are one list."""
+    """Both list the stages; the lists are equal."""
     lines = (ROOT / "run_all.sh").read_text().splitlines()
     in_shell = [line.removeprefix("stage ").partition('"$@"')[0].split() for line in lines if line.startswith("stage ")]
     assert [command.split() for command in overview.ALL] == in_shell

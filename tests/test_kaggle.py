@@ -1,4 +1,4 @@
-"""What an earlier session's output has of a run is found, linked, and never written to."""
+"""An earlier session's output of a run is found and linked, and never written to."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SLUGS = ["tgs-salt", "notebooks/somebody/tgs-salt", "datasets/somebody/folds/ver
 
 @pytest.fixture
 def mount(tmp_path, monkeypatch):
-    """mount(out, slug) attaches the output of a session and gives its folder."""
+    """mount(out, slug) attaches a session's output and returns its folder."""
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
 
@@ -63,7 +63,7 @@ def test_what_is_made_anew_takes_the_links_place_and_leaves_the_input(tiny, tmp_
 
 
 def test_an_unfinished_training_goes_on_from_the_attached_state(untrained, finished, tmp_path, mount):
-    """Two sessions end by their budget after an epoch each, the third one finishes: bit for bit as in one."""
+    """Two sessions run out of time after an epoch each, the third finishes: bit for bit as in one session."""
     out = untrained.out
     for hours in ("0", "0", "9"):
         earlier = mount(out, f"session-{out.name}")
@@ -124,7 +124,7 @@ def test_what_is_kept_stands_without_the_earlier_output(tiny, tmp_path, mount):
 
 
 def test_what_follows_a_stage_that_failed_waits_and_the_failure_is_not_forgotten(monkeypatch, capsys):
-    """train --pseudo is another stage than train, and has nothing to do in most profiles."""
+    """train --pseudo is a separate stage, with nothing to do in most profiles."""
     began = []
 
     class Process:

@@ -1,4 +1,4 @@
-"""The losses, against definitions in float64, other implementations, and numbers worked out by hand."""
+"""Losses against float64 definitions, other implementations, and numbers worked out by hand."""
 
 import math
 from typing import NamedTuple, get_args, get_type_hints
@@ -25,7 +25,7 @@ class Heads(NamedTuple):
 
 
 def _batch(side: int = 9) -> tuple[Tensor, Tensor]:
-    """Six tiles: two mixed, one empty, one full, one with a single pixel of salt, one all but."""
+    """Six tiles: two mixed, one empty, one full, one with a single pixel of salt, one with all but one."""
     torch.manual_seed(0)
     logits, masks = 2 * torch.randn(6, 1, side, side), torch.zeros(6, 1, side, side)
     masks[:2] = (torch.rand(2, 1, side, side) < 0.4).float()
@@ -36,7 +36,7 @@ def _batch(side: int = 9) -> tuple[Tensor, Tensor]:
 
 
 def _lovasz_by_definition(logits: Tensor, masks: Tensor, weight: str) -> Tensor:
-    """Berman et al. 2018: the Lovász extension of |wrong| / |salt or wrong|, a function of sets, at the errors."""
+    """Berman et al. 2018: the Lovász extension of the set function |wrong| / |salt or wrong|, at the errors."""
     total = torch.zeros((), dtype=torch.float64)
     for o, t in zip(logits.double().flatten(1), masks.double().flatten(1), strict=True):
         errors = 1 - o * (2 * t - 1)
@@ -153,7 +153,7 @@ def test_a_profile_may_name_these_losses_and_no_others():
 
 @pytest.mark.parametrize("name", LOSSES)
 class TestEvery:
-    """What holds for every loss in the table."""
+    """Properties of every loss in the table."""
 
     def test_the_order_of_the_pixels_does_not_matter(self, name):
         logits, masks = _batch()
@@ -227,7 +227,7 @@ class TestEvery:
         torch.testing.assert_close(composite(loss)(logits, masks), loss(logits, masks))
 
     def test_empty_tiles_stay_in_the_mean_and_teach_the_deep_heads_nothing(self, name):
-        """The mean is over the whole batch: beside as many tiles without salt, a tile teaches half as much."""
+        """The mean is over the whole batch: next to as many tiles without salt, a tile's gradient is halved."""
         _, masks = _batch(side=8)
         masks = masks[[0, 1, 4]]
         deep = torch.randn(6, 1, 8, 8, requires_grad=True)
@@ -240,7 +240,7 @@ class TestEvery:
 
 
 def _bilinear_by_hand(masks: Tensor, side: int) -> Tensor:
-    """(1, 1, 8, 8) -> (1, 1, side, side), side 8, 4 or 2: the mean of the four pixels about a new pixel's centre."""
+    """(1, 1, 8, 8) -> (1, 1, side, side) for side 8, 4 or 2: the mean of the four pixels around each new centre."""
     every = 8 // side
     if every == 1:
         return masks

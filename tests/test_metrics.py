@@ -1,4 +1,4 @@
-"""The score, against a definition in fractions and numbers worked out by hand."""
+"""The score against a definition in exact fractions, and numbers worked out by hand."""
 
 import csv
 import os

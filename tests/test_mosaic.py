@@ -1,4 +1,4 @@
-"""Neighbours: all of a section's that can be told, none that are not."""
+"""Neighbours: all that can be told are found, and no others."""
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,15 @@ ROWS, COLUMNS, SIDE = 5, 7, 101
 
 @pytest.fixture(scope="module")
 def section() -> np.ndarray:
-    """(505, 707) float: noise smoothed over some pixels: each border has enough in it to be told from the others."""
+    """(505, 707) float: noise smoothed over a few pixels, so that each border is distinctive."""
     from scipy.ndimage import gaussian_filter
 
     return gaussian_filter(np.random.default_rng(3).normal(size=(ROWS * SIDE, COLUMNS * SIDE)), (2, 2))
 
 
 def cut(section: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Its tiles (35, 101, 101) uint8 in random order, each with a contrast of its own; and each one's place (35, 2)."""
+    """Tiles (35, 101, 101) uint8 of the section in random order, each with its own contrast; and the place (35, 2) of
+    each."""
     rng = np.random.default_rng(seed)
     places = rng.permutation([(row, column) for row in range(ROWS) for column in range(COLUMNS)])
     tiles = []
@@ -33,7 +34,7 @@ def cut(section: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def steps(pairs: list, places: np.ndarray) -> set[tuple]:
-    """(place, step to the other) of pairs."""
+    """(place, step to the other tile) of pairs."""
     return {(tuple(places[p.first]), tuple(places[p.second] - places[p.first]), p.after) for p in pairs}
 
 
@@ -62,7 +63,7 @@ def test_black_and_flat_tiles_and_single_ones_have_no_neighbours(section):
 
 
 def test_a_picture_that_is_there_twice_is_with_its_neighbours_both_times(section):
-    """It would be the best rival of itself, and hide them."""
+    """It would be its own best rival, and so have no clear match."""
     tiles, _ = cut(section, 0)
     n, found = len(tiles), neighbours(tiles)
     both = neighbours(np.concatenate([tiles, tiles[3:5]]))
@@ -100,7 +101,7 @@ def test_the_picture_shows_pairs_put_together(section):
 
 
 def test_folds_of_the_sample_keep_the_tiles_of_a_section_together(empty):
-    """Its sections are cut into 3 x 4 tiles; not all of each are among the tiles, nor all borders clear."""
+    """Its sections are cut into 3 x 4 tiles, but not all tiles are in the sample, and not all borders are clear."""
     scheme = ("--set=folds.scheme=mosaic", "--set=sample.train=60", "--set=sample.test=20")
     printed = empty(prepare, make_folds, extra=scheme)
     run = empty.parse(*scheme)

@@ -1,9 +1,9 @@
-"""The notebooks, executed: in a made-up /kaggle, read-only and without a network, in one session and in several.
+"""The notebooks, executed in a made-up /kaggle, read-only and without network, in one session and in several.
 
-Where things are mounted concerns the first cells alone: the code is found, the preflight names what there is,
-`prepare` reads the tiles and links what earlier sessions made. These cells, the same in both notebooks, are executed
-in each layout, from zips and from folders. All others see /kaggle/working and what `prepare` saw; each notebook is
-executed whole in one layout, and in all of them by tests/soak/test_notebook_layouts.py.
+Where things are mounted matters only to the first cells: they find the code, the preflight names what is there, and
+`prepare` reads the tiles and links what earlier sessions made. These cells, the same in both notebooks, are executed in
+each layout, from zips and from folders. The others see only /kaggle/working and the output of `prepare`; each notebook
+is executed in full in one layout here, and in all of them by tests/soak/test_notebook_layouts.py.
 """
 
 import json
@@ -55,7 +55,7 @@ nbformat.write(cells, sys.argv[1])
 
 @cache
 def seal() -> tuple[str, ...]:
-    """What to put before a command, with the folder that it must not write to; () where this machine has no way."""
+    """Prefix of a command that can then neither write to the folder nor reach the network; () if impossible here."""
     begin = ("unshare", "--net", "--mount", *["--map-root-user"] * (os.geteuid() != 0), "sh", "-c", SEAL)
     if shutil.which("unshare") is None:
         return ()
@@ -64,7 +64,7 @@ def seal() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Kaggle:
-    """A made-up /kaggle. run(notebook, flags) executes a notebook in it, in a new session."""
+    """A made-up /kaggle. run(notebook, flags) executes a notebook there, in a new session."""
 
     root: Path
     offline: Path
@@ -73,7 +73,7 @@ class Kaggle:
         return [*seal(), str(self.root / "input"), *command] if seal() else [*command]
 
     def execute(self, cells: nbformat.NotebookNode, **environment: str) -> nbformat.NotebookNode:
-        """The notebook with its outputs. /kaggle/input is as before, and nobody has asked for the network."""
+        """The executed notebook. Checks that /kaggle/input is unchanged and that nothing asked for the network."""
         path, before = self.root / "executed.ipynb", tree(self.root / "input")
         nbformat.write(cells, path)
         subprocess.run(
@@ -89,7 +89,7 @@ class Kaggle:
         return nbformat.read(path, as_version=4)
 
     def run(self, cells: nbformat.NotebookNode, flags: str) -> str:
-        """What the notebook prints and shows, errors too."""
+        """What the notebook prints and shows, including errors."""
         cells = nbformat.from_dict(json.loads(json.dumps(cells).replace("/kaggle/", f"{self.root}/")))
         setup = cells.cells[1]
         setup.source = re.sub('^FLAGS = ".*"', f"FLAGS = {flags!r}", setup.source, flags=re.MULTILINE)
@@ -125,7 +125,7 @@ def read(name: str) -> nbformat.NotebookNode:
 
 
 def first_cells(cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Up to the stage prepare."""
+    """The cells up to the stage prepare."""
     count = next(i for i, cell in enumerate(cells.cells) if cell.source.startswith('session.stage("prepare"')) + 1
     return nbformat.from_dict(cells | {"cells": cells.cells[:count]})
 
@@ -142,12 +142,12 @@ def kaggle(tmp_path) -> Kaggle:
 
 @pytest.fixture
 def flags(empty) -> str:
-    """Of the tiny run, as a notebook has them."""
+    """The tiny run's flags, as a notebook has them."""
     return "--profile demo " + " ".join(f"--set {setting}" for setting in empty.settings)
 
 
 def attach(kaggle: Kaggle, competition: Path, layout: str, packed: bool) -> None:
-    """The competition's tiles and the data set with the code; packed: as zips."""
+    """Attach the competition's tiles and the code's data set; packed: as zips."""
     tiles, code, _ = (kaggle.root / "input" / mount for mount in LAYOUTS[layout])
     shutil.copytree(competition, tiles)
     (tiles / "test_truth.csv").unlink()  # Kaggle's tiles come without
@@ -172,7 +172,7 @@ def artifacts_of(out: Path) -> dict[str, bytes]:
 
 
 def test_the_notebooks_are_what_the_builder_makes_of_the_stages(tmp_path, monkeypatch):
-    """To mend a failure: python -m pipeline.tools.notebook."""
+    """To fix a failure: python -m pipeline.tools.notebook."""
     committed = {name: (ROOT / "kaggle" / name).read_bytes() for name in NOTEBOOK_FILES}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebook.shutil, "which", lambda name: None)
@@ -187,7 +187,7 @@ def test_the_notebooks_are_what_the_builder_makes_of_the_stages(tmp_path, monkey
 
 @pytest.fixture
 def client(tmp_path, monkeypatch) -> Path:
-    """A kaggle client that writes down what it is asked, logged in as somebody; the notebooks go below tmp_path."""
+    """A fake kaggle client that is logged in and records its arguments; the notebooks are written below tmp_path."""
     asked = tmp_path / "asked"
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "kaggle"
@@ -279,7 +279,7 @@ def test_the_sessions_cannot_write_their_input_and_have_no_network(kaggle):
 
 
 def train_in_two_sessions(kaggle: Kaggle, competition: Path, empty, flags: str, layout: str, packed: bool) -> None:
-    """An epoch in the first session, the rest in the second; bit for bit what one session gives."""
+    """One epoch in the first session, the others in the second: bit for bit as in one session."""
     attach(kaggle, competition, layout, packed)
     cells, mount = read("kaggle/tgs_salt.ipynb"), LAYOUTS[layout][2]
     first = kaggle.run(cells, f"--max-hours 0 {flags}")
@@ -307,7 +307,7 @@ def train_in_two_sessions(kaggle: Kaggle, competition: Path, empty, flags: str, 
 
 
 def infer(kaggle: Kaggle, competition: Path, empty, flags: str, layout: str, packed: bool) -> None:
-    """With attached folds: what the stages predict, and load_run shows the same."""
+    """From attached folds: the same predictions as the stages', also with load_run."""
     attach(kaggle, competition, layout, packed)
     trained = replace(empty, data=competition)
     trained(prepare, make_folds, train)
@@ -337,7 +337,7 @@ def test_the_inference_notebook_predicts_with_attached_folds_from_zips(kaggle, m
 
 
 def test_the_first_cells_are_those_of_both_notebooks():
-    """But for the flags, which Kaggle.run puts in."""
+    """Except for the flags, which Kaggle.run inserts."""
     training, inference = (
         [re.sub('FLAGS = ".*"', "", cell.source) for cell in first_cells(read(name)).cells if cell.cell_type == "code"]
         for name in ("kaggle/tgs_salt.ipynb", "kaggle/inference/tgs_salt_inference.ipynb")
@@ -361,7 +361,7 @@ def test_what_is_mounted_is_found_in_the_layouts_that_no_whole_notebook_has_here
 
 
 def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggle, made_once):
-    """Wrong flags: the stage's sentence stands there once, the others wait."""
+    """Wrong flags: the stage's sentence appears once, and later stages do not run."""
     attach(kaggle, made_once, "plain", packed=True)
     shutil.rmtree(kaggle.root / "input" / SLUG)
     said = kaggle.run(read("kaggle/inference/tgs_salt_inference.ipynb"), "--profile demo")
@@ -372,7 +372,7 @@ def test_what_is_missing_is_said_in_plain_words_and_the_notebook_ends_well(kaggl
 
 
 def test_the_tutorial_runs(kaggle):
-    """Smaller than it is for a learner, who sees the committed pictures: of generated tiles alone."""
+    """At a smaller scale than for readers, whose committed pictures show generated tiles only."""
     cells = read("docs/tutorial.ipynb")
     text = json.dumps(cells)
     small = text.replace("sample.train=240", "sample.train=60").replace("fit_one_cycle(20", "fit_one_cycle(2")

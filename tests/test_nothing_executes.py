@@ -1,4 +1,4 @@
-"""No file can run code: what would is refused wherever a file is read, and no module has a way to load a pickle."""
+"""No file can run code: malicious ones are refused wherever files are read, and no module can load a pickle."""
 
 import ast
 import contextlib
@@ -87,7 +87,7 @@ def test_a_picture(tmp_path, name):
 
 
 def test_a_picture_that_says_it_is_a_program_for_ghostscript(tmp_path, monkeypatch):
-    """Pillow opens EPS, whatever the file's name, by calling gs."""
+    """Pillow opens EPS by calling Ghostscript, whatever the file's name."""
     called = tmp_path / "called"
     (gs := tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {called}\n")
     gs.chmod(0o755)

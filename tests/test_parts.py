@@ -1,4 +1,4 @@
-"""Parts of work: all of it, once, in order, and never more pixels than were meant."""
+"""Work in parts: complete, each once, in order, and no part above its number of pixels."""
 
 import math
 

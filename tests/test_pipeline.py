@@ -1,4 +1,4 @@
-"""The whole pipeline, small, in a folder of its own: what it leaves, what it redoes, every fault in one sentence."""
+"""The whole pipeline at a small scale: what it writes, what it makes again, and every fault as one sentence."""
 
 import errno
 import gzip
@@ -41,14 +41,14 @@ STAGES = [prepare, make_folds, train, predict, submit, report]
 
 
 def tree(out: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below: time of change and content."""
+    """Every file below, with its modification time and content."""
     return {
         str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(out.rglob("*")) if p.is_file()
     }
 
 
 def changed(before: dict, after: dict) -> set[str]:
-    """Files that were written, whatever their content; without sidecars."""
+    """Files that were written, even with the same content; without sidecars."""
     return {name for name in {*before, *after} if before.get(name) != after.get(name) and not name.endswith(".json")}
 
 
@@ -199,7 +199,7 @@ def test_finished_phases_survive_new_first_weights_without_force(tiny):
 
 
 def test_finished_weights_are_kept_from_other_first_weights(tiny, tmp_path):
-    """A file of ImageNet's weights is no setting, and another one would have been passed over in silence."""
+    """The file of ImageNet weights is not a setting, so another one could go unnoticed."""
     (other := tmp_path / "other.pth").touch()
     flags, before = ("--weights", str(other)), tree(tiny.out)
     text = refused(train, run=tiny, extra=flags)
@@ -265,7 +265,7 @@ def test_a_phase_can_be_appended(tiny):
 
 
 def test_a_phase_that_others_were_trained_from_is_not_trained_anew_because_a_flag_was_forgotten(tiny):
-    """The phase before an added one keeps its best epoch alone."""
+    """The phase before an added one keeps only its best epoch."""
     tiny(train, extra=("--add-phase", "size=56,epochs=1"))
     for file in tiny.out.glob("folds/demo/fold_*/48.last.*"):
         file.unlink()
@@ -352,7 +352,7 @@ def test_the_threshold_can_be_searched(tiny):
 
 @pytest.mark.parametrize("phase, epochs", [("32", 8), ("48", 3)])
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monkeypatch, phase, epochs):
-    """In the second phase, too, where the first weights are those of the first."""
+    """Also in the second phase, which starts from the weights of the first."""
     clock, after_batch = time.perf_counter, EpochLog.after_batch
     monkeypatch.setattr(time, "perf_counter", lambda: 10**6 * clock())  # a state is saved after every epoch
     extra = ("--fold=1", "--set=train.48.epochs=3")
@@ -380,7 +380,7 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(untrained, tmp_path, monke
 
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_prediction_without_time_left_goes_on_with_the_same_command(tiny, force):
-    """A batch in each session: 3 + 3 of the training tiles, 2 of the test tiles by each of two models."""
+    """One batch in each session: 3 + 3 training tiles, and 2 test tiles for each of two models."""
     names = ("folds/demo/oof.npy", "submissions/demo/test.npy", "submissions/demo/disagreement.csv")
     before = [(tiny.out / name).read_bytes() for name in names]
     for name in [] if force else names:
@@ -433,7 +433,7 @@ def test_the_overview_says_how_far_it_is(finished, empty):
 
 
 def refused(*stages, run, extra: tuple[str, ...] = ()) -> str:
-    """The sentence; nothing below `out` may have changed."""
+    """The command's sentence; checks that nothing below `out` has changed."""
     before = tree(run.out) if run.out.exists() else {}
     with pytest.raises(InputError) as e:
         run(*stages, extra=extra)
@@ -452,7 +452,7 @@ def test_folds_are_never_split_anew_silently(tiny):
 
 
 def test_one_more_image_to_predict_changes_no_fold(empty, tmp_path):
-    """It changes the table that folds.csv is made from; the folds are the same, and so the weights stay good."""
+    """It changes the table from which folds.csv is made, but not the folds, so the weights stay valid."""
     own = replace(empty, data=tmp_path / "own")
     rng = np.random.default_rng(0)
     for folder in ("images", "masks", "test"):
@@ -480,7 +480,7 @@ def test_predictions_that_are_replaced_are_named(tiny):
 
 
 def test_a_fold_that_another_process_has_finished_meanwhile_is_left_alone(tiny, monkeypatch):
-    """It ends between this one's look and its turn at the lock."""
+    """It finishes between this process's check and its lock."""
     monkeypatch.setattr(train, "up_to_date", lambda products, force: False)
     before = tree(tiny.out)
     run = tiny.parse()

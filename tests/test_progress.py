@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, through a worker's pipe, and none without a terminal."""
+"""Progress bars on a terminal and through a worker's pipe; none without a terminal."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def test_hidden_means_hidden(monkeypatch, capsys):
 
 
 def screen(text: str) -> list[str]:
-    """What a terminal shows after this text was written to it; it knows line ends and 'clear this line'."""
+    """What a terminal shows after this text; it understands line ends and 'clear this line'."""
     rows = [""]
     for part in text.replace("\r\033[K", "\0").replace("\n", "\n\1").split("\1"):
         *_, last = part.split("\0")

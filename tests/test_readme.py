@@ -1,4 +1,4 @@
-"""The README says what is there: its tree names every file that it should, and none that is not."""
+"""The README's tree names every file it should, and no other."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ LISTED = ("pipeline", "pipeline/tools", "pipeline/salt", "pipeline/salt/launch",
 
 
 def tree() -> set[str]:
-    """Paths in the README's tree, folders with a slash at their end."""
+    """Paths in the README's tree; folders end in a slash."""
     text = (ROOT / "README.md").read_text().split("## Where things are")[1].split("```")[1]
     paths, folders = set(), {0: ""}
     for line in text.strip().splitlines():

@@ -1,4 +1,4 @@
-"""Kaggle's run-length code: both ways, against a pixel-by-pixel encoder, and every way to get it wrong."""
+"""Kaggle's run-length code in both directions, against a pixel-by-pixel encoder, and every way to get it wrong."""
 
 import csv
 import os

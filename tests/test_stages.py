@@ -28,7 +28,7 @@ def run_of(flags: list[str]) -> Run:
 
 
 def products_of(run: Run) -> list[Product]:
-    """Every product of a run, in the order in which they are made."""
+    """All products of a run, in the order in which they are made."""
     products = [*stages.tiles(run).values(), stages.folds(run)]
     for phase in run.profile.train.phases:
         for fold in run.folds:
@@ -44,7 +44,7 @@ def make(product: Product, content: str = "") -> None:
 
 
 def make_all(run: Run) -> None:
-    """Every artifact of a run that is not fresh, as a small text file."""
+    """Write every artifact that is not up to date, as a small text file."""
     for i, _ in enumerate(products_of(run)):
         product = products_of(run)[i]  # what a report is made from depends on what there is
         if not product.is_fresh():
@@ -52,12 +52,12 @@ def make_all(run: Run) -> None:
 
 
 def states(flags: list[str]) -> dict[str, set[str]]:
-    """The states of each stage's products."""
+    """States of each stage's products."""
     return {stage: {product.status() for product in some} for stage, _, some in stages.table(run_of(flags))}
 
 
 def stale(flags: list[str]) -> set[str]:
-    """Stages that would not find their product fresh, or that would refuse."""
+    """Stages whose products are not up to date, or that would refuse."""
     return {stage for stage, statuses in states(flags).items() if statuses != {"done"}}
 
 
@@ -342,7 +342,7 @@ def test_one_of_several_that_would_be_replaced_is_enough_to_refuse(flags):
 
 
 def test_a_training_of_before_a_setting_came_is_not_refused_for_it(flags):
-    """Whichever setting it was: of the training, its augmentation, its model or its phase."""
+    """For any setting: of the training, its augmentation, its model or its phase."""
     run = run_of(flags)
     make_all(run)
     product = stages.trained(run, 0, run.profile.train.last)["best"]
@@ -372,7 +372,7 @@ def test_a_report_made_before_a_setting_existed_is_not_made_anew(flags):
 
 
 def test_a_result_names_the_code_as_its_stage_began(flags, monkeypatch, tmp_path):
-    """Whoever changes the code during a training of hours must not find the new one beside the weights."""
+    """Code that is changed during a training of hours must not be recorded as the code that trained."""
     run, code = run_of(flags), tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text("1")

@@ -22,7 +22,7 @@ FLAGS = ("--fold=0", "--phase=32", MORE)
 
 
 def start(run, *extra: str) -> subprocess.Popen:
-    """The training as a shell starts it in the background: Ctrl-C is ignored unless it is asked for."""
+    """Start the training as a shell does in the background, where Ctrl-C is ignored unless handled."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.train", *run.flags(*extra)],
         cwd=ROOT,
@@ -35,7 +35,7 @@ def start(run, *extra: str) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen, *words: str) -> list[str]:
-    """The lines until each of these words has been in one."""
+    """The lines up to the one in which the last of these words appears."""
     lines, missing = [], {*words}
     for line in process.stdout:
         lines.append(line)
@@ -100,7 +100,7 @@ def test_a_prediction_that_is_told_to_stop_goes_on_where_it_was(tiny, monkeypatc
 
 @pytest.fixture
 def handlers():
-    """Ctrl-C as in a shell's foreground, whoever started the tests."""
+    """Ctrl-C as in a shell's foreground, however the tests were started."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -117,7 +117,7 @@ def test_a_second_signal_ends_at_once(handlers):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_error_that_c_code_makes_of_a_signal_is_taken_for_it(handlers, number):
-    """As torch does where it is asked for a length: the soak has met it in safetensors' load_file."""
+    """torch raises one when asked for a length; found by the soak test in safetensors' load_file."""
     with pytest.raises(KeyboardInterrupt) as e, stopping.terminating_like_ctrl_c():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(number)
@@ -142,7 +142,7 @@ def test_workers_finish_their_steps_too_and_the_command_ends_with_the_signal(unt
 
 
 def test_the_second_signal_that_a_launcher_hands_on_ends_nothing(handlers, monkeypatch, capfd):
-    """torchrun sends its processes the Ctrl-C that they have had from the terminal already."""
+    """torchrun passes on a Ctrl-C that its processes have already received from the terminal."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with stopping.noting() as stop:

@@ -1,4 +1,4 @@
-"""The file Kaggle scores: two rules, run lengths, the same bytes each time."""
+"""The submission file: two rules, run lengths, the same bytes each time."""
 
 import gzip
 

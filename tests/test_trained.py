@@ -1,4 +1,4 @@
-"""The library: a run from its folder, and the same numbers as the stage predict for the same tiles."""
+"""load_run: a run from its folder predicts the same as the stage `predict`."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def tiles(finished) -> np.ndarray:
 
 @pytest.fixture
 def copy(folder, tmp_path) -> Path:
-    """Weights and their sidecars alone, in a folder of another name, as an attached data set has them."""
+    """Only weights and their sidecars, in a folder of another name, like an attached data set."""
     for path in folder.glob("fold_*/*.safetensors*"):
         (tmp_path / "attached" / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "attached" / path.parent.name)
@@ -176,7 +176,7 @@ def test_pictures_of_other_numbers_become_grey_as_in_training(run, tmp_path, nam
 
 
 def test_files_that_prepare_takes_are_taken(run, tiles, tmp_path):
-    """LZW in TIFF, in which 0 may be white, and arrays with one channel or a transparent one."""
+    """LZW-compressed TIFF, in which 0 may be white, and arrays with one channel or a transparent one."""
     tile = tiles[0]
     Image.fromarray(tile).save(tmp_path / "lzw.tif", compression="tiff_lzw")
     tifffile.imwrite(tmp_path / "white.tif", ~tile, photometric="miniswhite")

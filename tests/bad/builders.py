@@ -1,4 +1,4 @@
-"""What the tables of bad inputs are made with: small files, whole, and ways to spoil one of them."""
+"""Builders for the tables of bad inputs: small valid files, and ways to damage one of them."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ IMAGE, MASK = "train/images/aa00000001.png", "train/masks/aa00000001.png"
 
 
 class Bomb:
-    """Whoever unpickles it runs code, which here ends the test; as plain bytes it is harmless."""
+    """Runs code when unpickled, which here ends the test; harmless as plain bytes."""
 
     def __reduce__(self):
         return exec, ("import pytest; pytest.fail('code in a file was run')",)
@@ -45,7 +45,7 @@ def grey(seed: int = 0) -> np.ndarray:
 
 
 def mask(*pixels: tuple[slice | int, slice | int]) -> np.ndarray:
-    """(101, 101) uint16 0/65535; uint8 where it is empty, as Kaggle has it."""
+    """(101, 101) uint16 in {0, 65535}, or uint8 if empty, as in Kaggle's files."""
     drawn = np.zeros((101, 101), np.uint16)
     for where in pixels:
         drawn[where] = 65535
@@ -64,14 +64,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def raw_png(width: int = 101, height: int = 101, depth: int = 8, colour: int = 0, lines: bytes = b"", *more) -> bytes:
-    """A PNG, chunk by chunk: `lines` unpacked, each a filter byte and a row; `more` chunks before them."""
+    """A PNG built chunk by chunk. lines: uncompressed, each a filter byte and a row; more: chunks before them."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     parts = [b"\x89PNG\r\n\x1a\n", header, *more, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
 def flipped(content: bytes, at: int) -> bytes:
-    """With another byte at this place."""
+    """The bytes, with four bits of the one at this place flipped."""
     return content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
 
 
@@ -82,7 +82,7 @@ LINES = b"".join(b"\0" + row.tobytes() for row in grey())  # of the raw PNG of g
 
 
 def competition(folder: Path) -> Path:
-    """Four train and two test tiles, unpacked; ids that look like numbers, a black tile, one depth too many."""
+    """Four train and two test tiles, unpacked: ids that look like numbers, a black tile, a depth without a tile."""
     for name in ("train/images", "train/masks", "test/images"):
         (folder / name).mkdir(parents=True)
     masks = [mask((slice(None), 0)), mask(), mask((slice(2), slice(2))), mask((100, 100))]
@@ -147,7 +147,7 @@ def move(name: str, to: str) -> Spoil:
 
 
 def instead(name: str, make: Callable[[Path], object]) -> Spoil:
-    """Something else in the place of a file."""
+    """Replace a file by something else."""
     return both(remove(name), lambda folder: make(folder / name))
 
 
@@ -165,7 +165,7 @@ LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"  # signatures of a zip's r
 
 
 def packed(split: str, *more: tuple[str | zipfile.ZipInfo, bytes], without: str = "", method: int = 0) -> Spoil:
-    """The zip of a split in the place of its folder, without one of its files; more members come first."""
+    """Replace a split's folder by a zip without one of its files; `more` members come first."""
 
     def spoil(folder: Path) -> None:
         with zipfile.ZipFile(folder / f"{split}.zip", "w", method) as archive:
@@ -182,7 +182,7 @@ def packed(split: str, *more: tuple[str | zipfile.ZipInfo, bytes], without: str 
 
 
 def patched(name: str, signature: bytes, offset: int, value: bytes) -> Spoil:
-    """Other bytes at an offset from the first record of this kind."""
+    """Overwrite bytes at an offset from the first record of this kind."""
 
     def to(content: bytes) -> bytes:
         at = content.index(signature) + offset
@@ -192,7 +192,7 @@ def patched(name: str, signature: bytes, offset: int, value: bytes) -> Spoil:
 
 
 def zipped(name: str, *members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Spoil:
-    """A zip of these."""
+    """A zip file of these members."""
 
     def spoil(folder: Path) -> None:
         with zipfile.ZipFile(folder / name, "w", method) as archive:
@@ -203,7 +203,7 @@ def zipped(name: str, *members: tuple[str, bytes], method: int = zipfile.ZIP_DEF
 
 
 def as_link(name: str) -> zipfile.ZipInfo:
-    """A member that unpackers would make a symbolic link of."""
+    """A zip member that unpackers would turn into a symbolic link."""
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, 0o120777 << 16
     return info

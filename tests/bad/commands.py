@@ -1,4 +1,4 @@
-"""Bad command lines: the flags, where TMP is a folder with a file `file` in it, and what must be said."""
+"""Table of invalid command lines: the flags (TMP is a folder that holds a file `file`), and the expected message."""
 
 from pipeline import prepare, submit, train
 from pipeline.tools import compare, segment, view

@@ -1,4 +1,5 @@
-"""Bad files in Kaggle's layout: how each row is made of the whole folder, and what must be said of it, or not."""
+"""Tables of odd files in Kaggle's layout, each a change to a valid folder: REFUSED with their message, TAKEN with a
+reason."""
 
 import io
 import os
@@ -48,7 +49,7 @@ MEMBER = "images/aa00000001.png"  # of train.zip
 
 
 def rle(code: str) -> Spoil:
-    """Another code for 12345e6789, the upper left 2 x 2 px."""
+    """Another code for the mask of tile 12345e6789, whose upper left 2 x 2 px are salt."""
     return edit("train.csv", "1 2 102 2", code)
 
 
@@ -63,18 +64,18 @@ def npy(value: object) -> bytes:
 
 
 def wide(pixels: np.ndarray) -> bytes:
-    """The lines of a 16-bit RGB PNG whose upper bytes are these pixels."""
+    """Lines of a 16-bit RGB PNG whose upper bytes are these pixels."""
     channels = np.stack([pixels, 255 - pixels], axis=-1)[:, :, None].repeat(3, axis=2)
     return b"".join(b"\0" + row.tobytes() for row in channels)
 
 
 def more(name: str | zipfile.ZipInfo, content: bytes = png(image(3))) -> Spoil:
-    """train.zip with one more member."""
+    """train.zip with an additional member."""
     return packed("train", (name, content))
 
 
 def other(name: str | zipfile.ZipInfo = MEMBER, content: bytes = png(image())) -> Spoil:
-    """train.zip with another member, its first record, for MEMBER."""
+    """train.zip with MEMBER, its first record, replaced."""
     return packed("train", (name, content), without=MEMBER, method=zipfile.ZIP_DEFLATED)
 
 

@@ -1,4 +1,5 @@
-"""Bad files in a folder of one's own: how each row is made of the whole folder, and what must be said of it, or not."""
+"""Tables of odd files in one's own folder, each a change to a valid one: REFUSED with their message, TAKEN with a
+reason."""
 
 import io
 import os
@@ -38,7 +39,7 @@ def scene(seed: int) -> np.ndarray:
 
 
 def whole(folder: Path) -> Path:
-    """Three images with a mask, one to predict, a depth for each."""
+    """A valid folder: three images with masks, one to predict, and a depth for each."""
     for i, name in enumerate(("images/a", "images/b", "images/c", "test/d")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", scene(i))
@@ -56,7 +57,7 @@ def npy(pixels: object, **options) -> bytes:
 
 
 def header(text: str) -> bytes:
-    """A .npy with this for its header, and 2,240 bytes."""
+    """A .npy with this header and 2,240 bytes of data."""
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode() + bytes(40 * 56)
 
 
@@ -67,18 +68,18 @@ def tiff(pixels: np.ndarray, **options) -> bytes:
 
 
 def tag(number: int, value: int) -> bytes:
-    """Of a TIFF, a whole number of 32 bits."""
+    """A TIFF tag whose value is a 32-bit integer."""
     return struct.pack("<HHII", number, 4, 1, value)
 
 
 def round_in_a_circle(content: bytes) -> bytes:
-    """A TIFF of one page, which names itself as the next."""
+    """A TIFF whose only page links to itself as the next one."""
     end = 10 + 12 * struct.unpack_from("<H", content, 8)[0]
     return content[:end] + struct.pack("<I", 8) + content[end + 4 :]
 
 
 def image(ending: str, content: bytes) -> Spoil:
-    """Another file for the image b."""
+    """Replace the file of image b."""
     return both(remove(IMAGE), put(f"images/b.{ending}", content))
 
 

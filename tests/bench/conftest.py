@@ -1,4 +1,4 @@
-"""Fixtures for the benches' tests: a few tiles, no warm-up runs, a results folder of their own."""
+"""Fixtures for the tests of the benches: few tiles, no warm-up, a separate results folder."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from bench.harness.tiles import load_tiles
 
 @pytest.fixture
 def few(made_once, monkeypatch):
-    """The benches' tiles: 24 generated ones, in Kaggle's layout."""
+    """24 generated tiles in Kaggle's layout in place of the benches' own."""
     monkeypatch.setenv("SALT_TILES", str(made_once))
     load_tiles.cache_clear()
     yield load_tiles()
@@ -17,13 +17,13 @@ def few(made_once, monkeypatch):
 
 @pytest.fixture
 def once(monkeypatch):
-    """Nothing is warmed up."""
+    """No warm-up runs."""
     monkeypatch.setattr("bench.harness.compare.WARM_UP", 0)
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """An empty results folder, and beside it the page that shows it."""
+    """An empty results folder, next to the page that shows it."""
     monkeypatch.setattr(main, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(main, "PAGE", tmp_path / "speed.md")
     return tmp_path / "results"

@@ -1,4 +1,4 @@
-"""Both sides of every claim do the same work. No test here looks at the clock."""
+"""Both sides of every comparison compute the same. No test here depends on timing."""
 
 import numpy as np
 import pytest

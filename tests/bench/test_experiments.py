@@ -1,4 +1,4 @@
-"""The experiments on scores: they run, and their arithmetic is right."""
+"""The experiments run, and their statistics are right."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""gpu_run.sh and the tiles that it packs: each chunk once, what failed again."""
+"""gpu_run.sh and the tiles it packs: each step runs once, and failed steps run again."""
 
 import os
 import shutil
@@ -19,9 +19,10 @@ GPU_RUN = Path(pack_tiles.__file__).with_name("gpu_run.sh")
 
 @pytest.fixture
 def gpu_machine(tmp_path, made_once):
-    """Its folder, and a function that runs the script there with a Python that only writes down its arguments.
+    """Its folder, and a function that runs the script there.
 
-    That Python fails in training while the folder has a file `broken`.
+    Python is replaced by a script that only records its arguments, and that fails for a training while the folder has a
+    file `broken`.
     """
     python, log = tmp_path / "python", tmp_path / "commands"
     python.write_text(

@@ -1,4 +1,4 @@
-"""Comparing, watching memory, the benches' tiles and their records."""
+"""The bench harness: comparisons, memory, tiles and records."""
 
 import json
 import time

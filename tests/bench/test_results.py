@@ -1,4 +1,4 @@
-"""results/README.md defines every key and column that the code writes, and the pages show what lies in results/."""
+"""results/README.md defines every key and column that the code writes, and the pages match the results."""
 
 import json
 import re
@@ -23,7 +23,7 @@ FILES = sorted(records.RESULTS.glob("*.json"))
 
 
 def defined(section: str, table: int = 0) -> set[str]:
-    """What stands in backticks in the first column of the section's n-th table."""
+    """The names in backticks in the first column of the section's n-th table."""
     text = next(part for part in README.split("\n## ") if part.startswith(section))
     rows = re.findall(r"((?:^\|.*\n)+)", text, flags=re.MULTILINE)[table].splitlines()[2:]
     return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
@@ -50,7 +50,7 @@ def test_models(few, tmp_path, monkeypatch):
     row = {name: 0 for name in models.Row.__annotations__} | {"options": {}}
 
     class Pool:
-        """Trains nothing."""
+        """Stands in for a training; trains nothing."""
 
         __init__ = __exit__ = lambda self, *args: None
         __enter__ = lambda self: self  # noqa: E731
@@ -155,6 +155,6 @@ def test_docs_show_the_results():
 
 
 def generated(page: str) -> str:
-    """What stands between the markers of a page in docs/."""
+    """The text between a page's markers, in docs/."""
     text = (records.REPOSITORY / "docs" / page).read_text()
     return text.partition(records.BEGIN + "\n")[2].partition(records.END)[0]

@@ -1,4 +1,4 @@
-"""Every speed bench, once and small: it runs, and its rows say what was compared. No test looks at the clock."""
+"""Every speed bench runs once, at a small size, and its rows name what was compared. No test depends on timing."""
 
 import contextlib
 from dataclasses import replace
@@ -31,13 +31,13 @@ STEPS = train_step.Size(shapes=((32, 4),), steps=2, repeats=1, encoder="test_res
 
 @pytest.fixture
 def one_process(monkeypatch):
-    """Both sides in this process, not each in one of its own, whose imports take seconds."""
+    """Runs both sides in this process: separate ones take seconds to import torch."""
     monkeypatch.setattr(switches, "in_own_process", lambda build, *args: contextlib.nullcontext(build(*args)))
 
 
 @pytest.fixture
 def unwatched(monkeypatch):
-    """Memory's processes are run here, and their peak is always the same."""
+    """Runs Memory's processes here, with a constant peak."""
     monkeypatch.setattr(memory, "peak", lambda work, *args: work(*args) or 100.0)
 
 

@@ -1,4 +1,4 @@
-"""Trace, tables and drawings of a model, against the model itself and the article's description."""
+"""Traces, tables and drawings of a model, against the model itself and the article's description."""
 
 import re
 from xml.etree import ElementTree
@@ -144,7 +144,7 @@ def test_the_drawing_shows_every_part_and_shape_apart_from_the_others(name, enco
     "name, encoder", [("dynamic_unet", "resnet34"), ("unet_resnext50", "xresnet34"), ("resnet_unet", "resnet18")]
 )
 def test_layers_are_those_of_fastais_summary(name, encoder):
-    """Kind, shape of the output and parameters of every layer. fastai has no numbers for the multiply-adds."""
+    """Kind, output shape and parameters of every layer. fastai does not count multiply-adds."""
     model = build_model(name, encoder).eval()
     learn = Learner(DataLoaders([], []), model, loss_func=torch.nn.MSELoss(), default_cbs=False)
     theirs = [

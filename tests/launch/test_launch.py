@@ -1,4 +1,4 @@
-"""Folds in several processes and on a Ray cluster, one fold over several processes: the same weights as in one."""
+"""Folds in several processes and on a Ray cluster, and one fold over several processes: the same weights as in one."""
 
 import importlib
 import os
@@ -41,13 +41,13 @@ EPOCHS = 8  # of the tiny run's first phase
 
 @pytest.fixture
 def out(untrained) -> Path:
-    """Tiles and folds of a tiny run, nothing trained."""
+    """Tiles and folds of a tiny run, untrained."""
     return untrained.out
 
 
 @pytest.fixture(scope="module")
 def straight(finished) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights that this process gives, one fold after the other."""
+    """The weights that one process produces, one fold after the other."""
     return weights(finished[0].out)
 
 
@@ -66,7 +66,8 @@ def assert_same(ours: dict, theirs: dict) -> None:
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> str:
-    """A stage: `--fail` ends in a sentence, `--crash` in a traceback, `--late` with its time; `--sleep`: a minute."""
+    """A stage: `--fail` ends with a sentence, `--crash` with a traceback, `--late` when out of time; `--sleep` takes a
+    minute."""
     (tmp_path / "toy.py").write_text("""
 import os, sys, time
 said = " ".join(sys.argv[1:])
@@ -188,7 +189,7 @@ def test_stopping_the_command_stops_its_workers(toy, monkeypatch, handlers, stop
 
 @pytest.fixture
 def handlers():
-    """Signals as in a shell's foreground, whoever started the tests."""
+    """Signal handlers as in a shell's foreground, however the tests were started."""
     ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     yield
@@ -197,7 +198,7 @@ def handlers():
 
 
 def left(word: str) -> list[str]:
-    """Command lines of toys that still run."""
+    """Command lines of toy stages that are still running."""
     folders = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -235,7 +236,7 @@ def test_jobs_run_here_or_in_the_engine(empty, monkeypatch):
 
 
 def done_here(run: Run, jobs: int, monkeypatch) -> bool:
-    """Whether fan_out does the jobs in this process, each once, in order; else an engine must get all of them."""
+    """Whether fan_out does the jobs in this process, each once and in order, rather than hand them to an engine."""
     here, launched = [], []
     for engine in ("local", "ray"):
         monkeypatch.setitem(
@@ -313,7 +314,7 @@ def test_without_ray_it_says_what_to_install(untrained, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ray_cluster(fast_clock):
-    """Environment of a command that finds a cluster of its own, with two CPUs."""
+    """Environment of a command that finds a Ray cluster of its own, with two CPUs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too deep for the names of Ray's sockets
     port = free_port()
@@ -372,7 +373,7 @@ def on_ray(environment: dict[str, str], stage: str, *args: str) -> subprocess.Po
 
 
 def running_tasks(fast_clock: str) -> list[int]:
-    """Processes of this cluster's workers, which know it by its clock."""
+    """Worker processes of this cluster, recognised by its clock."""
     return [
         int(folder.name)
         for folder in Path("/proc").glob("[0-9]*")
@@ -444,7 +445,7 @@ def test_without_accelerate_it_says_what_to_install(monkeypatch):
 
 
 def together(tmp_path, flags: list[str], patch: str = "") -> subprocess.CompletedProcess:
-    """The training in two processes, which look that they end with the same weights; `patch` runs in both before."""
+    """Train in two processes, which check that they end with the same weights; `patch` runs in both first."""
     script = tmp_path / "both.py"
     script.write_text(f"""
 import os, sys, torch
@@ -483,7 +484,7 @@ cli.start(train.main)
 
 
 def test_two_processes_train_one_model(untrained, out, tmp_path):
-    """Both end with the same weights; the score in the history is that of the weights, over all tiles of the fold."""
+    """Both end with the same weights; the score in the history is theirs, over all tiles of the fold."""
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
     folds = pd.read_csv(out / "folds/demo/folds.csv", dtype={"id": str})
     fold = folds["fold"].value_counts().idxmax()
@@ -509,7 +510,8 @@ def test_two_processes_train_one_model(untrained, out, tmp_path):
 
 
 def test_two_processes_save_within_an_epoch_and_go_on_bit_for_bit(untrained, tmp_path):
-    """A signal reaches the second process alone, in the second epoch: both end with that step, the first one saves."""
+    """A signal reaches only the second process, in the second epoch: both stop after that step, and the first one
+    saves."""
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e '.[cluster]'")
     straight = replace(untrained, out=shutil.copytree(untrained.out, tmp_path / "straight"))
     assert together(tmp_path, straight.flags("--fold=0", "--phase=32")).returncode == 0

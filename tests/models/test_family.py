@@ -1,4 +1,4 @@
-"""Every model passes through the stages."""
+"""Every model passes through all stages."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every model: shapes, number of parameters, gradients in every weight."""
+"""Every model: output shapes, number of parameters, a gradient for every weight."""
 
 import copy
 from functools import partial
@@ -113,7 +113,7 @@ def test_unet_resnext50_is_the_articles():
 
 
 def test_unet_lean_spends_nothing_above_half_resolution():
-    """Counted by hand for maps of 16, 24, 40, 112, 320 channels: tf_efficientnet_lite0, 3.4 M weights."""
+    """Counted by hand for maps of 16, 24, 40, 112 and 320 channels: tf_efficientnet_lite0, 3.4 M weights."""
     with meta:
         model = build_model("unet_lean", "tf_efficientnet_lite0")
     conv = lambda c_in, c_out: 9 * c_in * c_out + 2 * c_out  # noqa: E731   3x3 without bias, BatchNorm's two
@@ -140,7 +140,7 @@ def test_unet_lean_spends_nothing_above_half_resolution():
 
 @pytest.mark.parametrize("side", [8, 11])
 def test_the_lean_hypercolumn_is_the_stacked_ones_1x1_convolution(side):
-    """For two maps to rounding. Of more, each is upsampled in steps, not at once, which constants do not show."""
+    """Equal up to rounding for two maps. More are upsampled in steps instead of at once: hence constant maps."""
     torch.manual_seed(0)
     lean = unet_lean.Hypercolumn([3, 5], 4).eval()
     maps = [torch.randn(2, 3, side, side), torch.randn(2, 5, side // 2, side // 2)]

@@ -1,4 +1,4 @@
-"""UnetResNext50 and UnetLean against a second writing from their description, with the same weights."""
+"""UnetResNext50 and UnetLean against a second implementation from their description, with the same weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ Weights = dict[str, Tensor]
 
 
 def layer(w: Weights, name: str, x: Tensor) -> Tensor:
-    """A 3x3 convolution, BatchNorm with its running statistics, ReLU."""
+    """A 3x3 convolution, BatchNorm with running statistics, ReLU."""
     x = F.conv2d(x, w[f"{name}.0.weight"], padding=1)
     mean, var, scale, shift = (w[f"{name}.1.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
     return F.relu(
@@ -20,7 +20,7 @@ def layer(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def unet_resnext50(w: Weights, e: list[Tensor]) -> Tensor:
-    """The article's decoder: nn.UpsamplingBilinear2d, whose corners are aligned, after the skip has joined."""
+    """The article's decoder: nn.UpsamplingBilinear2d, which aligns corners, after the concatenation with the skip."""
     up = nn.UpsamplingBilinear2d(scale_factor=2)
 
     def block(name: str, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def unet_resnext50(w: Weights, e: list[Tensor]) -> Tensor:
 
 
 def unet_lean(w: Weights, e: list[Tensor]) -> Tensor:
-    """As if the hypercolumn were stacked at half resolution, and one 1x1 convolution made of all its maps."""
+    """All maps stacked at half resolution and projected by one 1x1 convolution."""
 
     def up(x: Tensor, times: int) -> Tensor:
         for _ in range(times):

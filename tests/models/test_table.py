@@ -1,4 +1,4 @@
-"""The table of models: what it promises holds, bad settings are refused in words, and nothing heavy is imported."""
+"""The table of models: it is right, bad settings are refused with a sentence, and nothing heavy is imported."""
 
 import inspect
 import os
@@ -80,7 +80,7 @@ def test_the_options_read_from_a_models_text_are_its_classs():
 
 
 def test_what_the_table_says_of_encoders_is_what_the_models_do():
-    """A model takes an encoder if, and only if, the builder that its row names does."""
+    """A model takes an encoder if and only if the builder that its row names does."""
     odd = ["test_convnext", "test_vit", "test_efficientnet", "alexnet", "hrnet_w18_small", "xresnet34", "resnet18"]
     for name, spec in MODELS.items():
         for encoder in odd:

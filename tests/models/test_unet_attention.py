@@ -1,4 +1,4 @@
-"""UnetAttention against the article's second notebook, written down a second time from its description."""
+"""UnetAttention against a second implementation of the article's second notebook, from its description."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ class Reference(nn.Module):
 
 
 def reference_lovasz(logits: Tensor, masks: Tensor) -> Tensor:
-    """Berman's lovasz_hinge per image, (B, 1, h, w), with the article's elu(error) + 1, one image after the other."""
+    """Berman's lovasz_hinge of each image of (B, 1, h, w), with the article's elu(error) + 1."""
     losses = []
     for o, t in zip(logits.flatten(1), masks.flatten(1), strict=True):
         errors, order = torch.sort(1 - o * (2 * t - 1), descending=True)
@@ -126,7 +126,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[nn.Module, Reference]:
-    """Ours and the reference with the same random weights."""
+    """Our model and the reference with the same random weights."""
     torch.manual_seed(0)
     reference, ours = Reference(), build_model("unet_attention", "resnet34")
     with torch.no_grad():

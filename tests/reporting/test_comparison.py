@@ -1,4 +1,4 @@
-"""Runs side by side: the test against enumeration and scipy's, the page against a parser."""
+"""Comparisons of runs: the paired test against enumeration and SciPy, the page against an HTML parser."""
 
 import contextlib
 import io
@@ -49,7 +49,7 @@ def test_p_of_many_tiles_is_scipys_permutation_test_and_the_same_each_time():
 
 
 def test_p_keeps_its_promise_where_nothing_differs():
-    """Of 400 pairs of equally good runs a twentieth, and no more, has p below .05."""
+    """At most a twentieth of 400 pairs of equally good runs have p below .05."""
     rng, ps = np.random.default_rng(1), []
     for _ in range(400):
         difference = rng.choice([-0.5, -0.1, 0, 0.1, 0.5], 300, p=[0.05, 0.15, 0.6, 0.15, 0.05])
@@ -104,7 +104,7 @@ def test_the_tiles_that_differ_most_come_first_and_equal_ones_never():
 
 @pytest.fixture
 def two_runs(tiny):
-    """'demo', and 'short': other epochs, one fold of the two."""
+    """'demo', and 'short' with other epochs and only one of the two folds."""
     for folder in ("folds", "submissions"):
         shutil.copytree(tiny.out / folder / "demo", tiny.out / folder / "short")
     flags = ("--run=short", "--set=train.48.epochs=2", "--set=submit.threshold=0.4", "--fold=0")

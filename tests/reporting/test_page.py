@@ -1,4 +1,4 @@
-"""What a reader does with the page, in a browser: switches, the enlarged tile, the contents."""
+"""The report in a browser: toggles, the enlarged tile, the table of contents."""
 
 import shutil
 
@@ -9,7 +9,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture
 def page(finished):
-    """The tiny run's report, opened from its file; it must ask for nothing else and raise nothing."""
+    """The tiny run's report, opened as a file; it must not request anything or raise an error."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("there is no chromium")

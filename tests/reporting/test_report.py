@@ -34,7 +34,7 @@ about = partial(pytest.approx, abs=1e-6)  # scores.json has six decimals
 def draw_tiles(
     seed: int = 0, train: int = 40, test: int = 12, empty: bool = False, truth: bool = True, shape=(SIDE, SIDE)
 ) -> Tiles:
-    """Noise over discs of salt; every third tile has none, the first is black."""
+    """Noise with discs of salt; every third tile has none, the first is black."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]] * SIDE / max(shape)
     masks = np.stack([(y - a) ** 2 + (x - b) ** 2 < r**2 for a, b, r in rng.integers(5, 95, (train + test, 3))])
@@ -55,7 +55,7 @@ def draw_tiles(
 
 
 def guess(masks: np.ndarray, seed: int = 1) -> np.ndarray:
-    """float16 probabilities as of a middling model: shifted masks with soft edges, some missed, some invented."""
+    """float16 probabilities of a mediocre model: shifted masks with soft edges, some missed, some invented."""
     rng = np.random.default_rng(seed)
     probs = np.empty(masks.shape, np.float16)
     for i, mask in enumerate(masks):
@@ -69,7 +69,7 @@ def guess(masks: np.ndarray, seed: int = 1) -> np.ndarray:
 
 
 def history(epochs: int, best: float, seed: int) -> pd.DataFrame:
-    """What callbacks.EpochLog keeps of a training that comes near `best`."""
+    """A history as callbacks.EpochLog writes it, whose best score is about `best`."""
     rng = np.random.default_rng(seed)
     done = np.arange(1, epochs + 1)
     score = best - 0.4 * np.exp(-6 * done / epochs) + rng.normal(0, 0.006, epochs)
@@ -88,7 +88,7 @@ def history(epochs: int, best: float, seed: int) -> pd.DataFrame:
 
 
 def make(tiles: Tiles, argv: list[str], guess: Callable[[np.ndarray, int], np.ndarray] = guess) -> Run:
-    """Everything before the report: cache, folds, made-up trainings and predictions, and the submission."""
+    """Everything before the report: cache, folds, made-up histories and predictions, and the submission."""
     run, _ = cli.parse("", argv)
     files = run.files
     cache.write(tiles, files, stages.tiles(run)["tiles.csv"].origin())
@@ -131,7 +131,7 @@ def html_of(run: Run) -> "Report":
 
 
 class Report(HTMLParser):
-    """Checks what any report must keep to, and gathers what the tests ask for."""
+    """Checks what every report must satisfy, and collects what the tests need."""
 
     VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -187,7 +187,7 @@ def demo(tmp_path_factory) -> tuple[Run, Tiles, list[str]]:
 
 
 def by_definition(probs: np.ndarray, truth: np.ndarray, threshold: float) -> float:
-    """Kaggle's score of one tile, in the competition's words; a full mask is left empty, as profile demo has it."""
+    """Kaggle's score of one tile by the competition's definition; full masks are emptied, as in profile demo."""
     mask = probs > np.float16(threshold)
     mask &= not mask.all()
     if not mask.any() and not truth.any():
@@ -245,7 +245,7 @@ def test_epochs_are_those_of_the_histories(demo):
 
 
 def charts_of(run: Run) -> list[str]:
-    """Each chart, drawn as SVG, with its caption."""
+    """Each SVG chart with its caption."""
     return run.files.result("report.html").read_text(encoding="utf-8").split('<figure class="chart">')[1:]
 
 
@@ -538,7 +538,7 @@ def test_curves_have_a_mean_and_a_range_and_follow_one_another(folds):
 
 
 def scored(*folds: list[float], empty: float = 0.25) -> dict:
-    """As in scores.json: tile scores fold by fold, and the share of tiles without salt."""
+    """As in scores.json: tile scores of each fold, and the share of tiles without salt."""
     tiles = pd.DataFrame({"fold": np.repeat(range(len(folds)), [*map(len, folds)]), "score": np.concatenate(folds)})
     tiles["raw_score"], tiles["salt"] = tiles["score"], np.where(np.arange(len(tiles)) < empty * len(tiles), 0, 0.5)
     tiles["predicted"] = tiles["shared"] = tiles["salt"]

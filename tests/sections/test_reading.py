@@ -1,4 +1,5 @@
-"""Pictures as rows of bytes: every format gives the pixels that were written, and numbers become grey as it says."""
+"""Sections read in bands of rows: every format gives the pixels that were written, and values become grey as
+documented."""
 
 import builtins
 
@@ -18,7 +19,7 @@ GREY, RGB = RNG.integers(0, 256, (37, 53), dtype=np.uint8), RNG.integers(0, 256,
 
 
 def whole(path, **line) -> np.ndarray:
-    """The picture, read in bands of 10 rows."""
+    """The whole picture, read in bands of 10 rows."""
     with open_picture(path, **line) as picture:
         bands = [picture.rows(top, min(top + 10, picture.shape[0])) for top in range(0, picture.shape[0], 10)]
         image = np.concatenate(bands)
@@ -103,7 +104,7 @@ def pillow(image: np.ndarray, mode: str = "", **options):
     ],
 )
 def test_a_model_meets_the_same_pixels_in_training_and_in_a_section(tmp_path, name, write):
-    """Whatever prepare takes of one's own, segment takes, and sees as Pillow shows it where that can read it."""
+    """`segment` takes whatever `prepare` takes, and sees it as Pillow shows it, if Pillow can read it."""
     write(tmp_path / name)
     section, trained_on = whole(tmp_path / name), folder.read_image(tmp_path / name)
     if trained_on.ndim == 2 and section.ndim == 3:  # its colours are greys
@@ -226,7 +227,7 @@ def test_a_picture_has_no_lines(tmp_path):
 
 
 def test_a_photograph_is_upright_as_other_programs_show_it(tmp_path):
-    """Turned by 180 degrees it would fit its mask in size, and in nothing else."""
+    """Turned by 180 degrees it would still have the mask's size, so nothing else would notice."""
     image = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) // 12
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -263,7 +264,7 @@ def test_of_a_tiff_with_its_thumbnail_first_the_whole_is_read(tmp_path):
 
 
 def test_the_page_that_says_where_a_tiff_is_transparent_is_no_second_image(tmp_path):
-    """As GDAL writes them into a cloud-optimised GeoTIFF."""
+    """GDAL writes such masks into cloud-optimised GeoTIFFs."""
     image = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(image)

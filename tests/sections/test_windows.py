@@ -1,4 +1,4 @@
-"""Windows and their blending: weights sum to 1, no seams, no pixel missed, memory that does not grow with rows."""
+"""Windows and their blending: weights sum to 1, no seams, every pixel covered, memory independent of the rows."""
 
 import tracemalloc
 
@@ -102,7 +102,7 @@ def test_regrouped_rows_are_the_same_rows(heights, height):
 
 def test_memory_does_not_grow_with_rows():
     def peak(height: int) -> int:
-        """Bytes that numpy holds at most, of a picture whose rows are made when they are asked for."""
+        """Peak bytes that NumPy holds while a picture is segmented whose rows are generated on demand."""
         tracemalloc.start()
         rows = lambda top, bottom: np.zeros((bottom - top, 3000), np.uint8)  # noqa: E731
         done = sum(len(band) for band in blend(rows, (height, 3000), (101, 101), lambda x: x.astype(np.float32)))

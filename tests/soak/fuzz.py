@@ -1,7 +1,9 @@
-"""Coverage-guided fuzzing of what reads files, with atheris: python -m tests.soak.fuzz png CORPUS -max_total_time=60
+"""Coverage-guided fuzzing of the file readers, with atheris:
 
-Whatever the bytes, reading ends in arrays of the promised shape and type or in an InputError. What follows CORPUS, a
-folder that grows, goes to libFuzzer. An input that breaks the promise is left as crash-*: it belongs in tests/bad/.
+    python -m tests.soak.fuzz png CORPUS -max_total_time=60
+
+Whatever the bytes, reading must end in arrays of the documented shape and type, or in an InputError. Arguments after
+CORPUS, a folder that grows, go to libFuzzer. Inputs that break this are saved as crash-*; they belong in tests/bad/.
 """
 
 import contextlib
@@ -42,7 +44,7 @@ def png(data: bytes) -> None:
 
 
 def in_folder(name: str, whole: Callable[[Path], Path], read: Callable[[Path], Tiles]) -> Callable[[bytes], None]:
-    """The bytes as one file of a whole data set."""
+    """The bytes as one file of a complete data set."""
     place = whole(SCRATCH / name.replace("/", "-"))
     for other in place.glob(f"{name.rpartition('.')[0]}.*"):
         other.unlink()
@@ -79,7 +81,7 @@ ENDINGS = {"mask": "png"}
 
 
 def seeds(ending: str) -> Iterator[bytes]:
-    """The files of this kind in the tables of bad inputs."""
+    """Files of this kind from the tables of bad inputs."""
     rows = [(builders.competition, row[0]) for row in (*kaggle.REFUSED.values(), *kaggle.TAKEN.values())]
     rows += [(own.whole, row[0]) for row in (*own.REFUSED.values(), *own.TAKEN.values())]
     for i, (whole, spoil) in enumerate(rows):

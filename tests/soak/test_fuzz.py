@@ -1,4 +1,4 @@
-"""Fuzzing of the readers with atheris, where it is installed; SALT_FUZZ: seconds for each of them, else 60."""
+"""Fuzzing of the readers with atheris, if installed, for SALT_FUZZ seconds each (default: 60)."""
 
 import os
 import subprocess

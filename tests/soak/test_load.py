@@ -1,6 +1,6 @@
-"""Fifty thousand labelled tiles and a hundred thousand to predict, through every stage: bounded memory, linear time.
+"""50,000 labelled and 100,000 other tiles through every stage: bounded memory, linear time. Prints a table.
 
-SALT_LOAD=0.1 takes a tenth of that. Prints a table.
+SALT_LOAD=0.1 takes a tenth of them.
 """
 
 import io
@@ -58,7 +58,7 @@ def test_every_stage_in_bounded_memory_and_linear_time(tmp_path, sample_of):
 
 
 def run_all(out: Path, data: Path, train: int, test: int) -> dict[str, tuple[float, float]]:
-    """Seconds, and MiB at most that lie in no file, of each stage."""
+    """For each stage its seconds, and its peak memory in MiB, without what is mapped from files."""
     measured = {}
     for stage in STAGES:
         command = [sys.executable, "-m", f"pipeline.{stage}", f"--data={data}", f"--out={out}", *FLAGS]
@@ -90,7 +90,7 @@ def watch_memory(process: subprocess.Popen, peak_: list[float]) -> None:
 
 @pytest.fixture
 def sample_of(made_once, tmp_path):
-    """sample_of(part) -> folder in Kaggle's layout with 1/part of the tiles, number of labelled, number of others."""
+    """sample_of(part) -> folder in Kaggle's layout with 1/part of the tiles, number of labelled and of other ones."""
     known, _ = competition.read(made_once)
     side = known.train_images.shape[1]
 

@@ -1,4 +1,4 @@
-"""A disk that is really full, at many sizes of what is left on it; a machine without shared memory. Linux."""
+"""A disk that is really full, with different amounts of space left, and a machine without shared memory. Linux only."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ TIMED = re.compile(r"fold_\d/\d+\.csv|report\.html")  # what took how long stand
 
 @contextlib.contextmanager
 def disk(folder: Path, mib: int) -> Iterator[Path]:
-    """A disk of this size. Skips where this process may not mount one."""
+    """A disk of this size. Skipped if this process may not mount one."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", folder], check=False).returncode:
         pytest.skip("only root may mount a small disk")
@@ -47,7 +47,7 @@ def disk(folder: Path, mib: int) -> Iterator[Path]:
 
 
 def fill(file: Path, left: int) -> None:
-    """Make the file as large as fits, but for so many KiB."""
+    """Grow the file until only so many KiB are free."""
     space = os.statvfs(file.parent)
     with open(file, "wb") as f:
         os.posix_fallocate(f.fileno(), 0, max(space.f_bavail * space.f_frsize - left * 1024, 1))
@@ -76,7 +76,7 @@ def test_on_a_full_disk_a_stage_says_so_loses_nothing_and_goes_on_when_there_is_
 
 
 def outcome(command: Callable, argv: list[str]) -> str:
-    """The sentence in which the command ends, '' where it has done its work."""
+    """The sentence with which the command fails, or '' if it succeeds."""
     try:
         with contextlib.redirect_stdout(None):
             cli.start(lambda _: command(argv))
@@ -86,7 +86,7 @@ def outcome(command: Callable, argv: list[str]) -> str:
 
 
 def test_without_shared_memory_two_workers_train_the_same(finished, untrained):
-    """/dev/shm is there and takes nothing, as in a container with --shm-size=0 and a sandbox that hides it."""
+    """/dev/shm exists but cannot be written, as in a container with --shm-size=0 or a sandbox that hides it."""
     flags = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     hidden = ["unshare", *flags, "--mount", "sh", "-c", 'mount -t tmpfs -o ro,size=4k none /dev/shm && exec "$@"', "-"]
     if subprocess.run([*hidden, "true"], check=False, capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""tests/test_any_text.py with as many examples as `soak` in tests/conftest.py says, other ones each time."""
+"""tests/test_any_text.py with as many random examples as the Hypothesis profile `soak` says (tests/conftest.py)."""
 
 import pytest
 

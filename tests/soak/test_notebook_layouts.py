@@ -1,4 +1,4 @@
-"""Both notebooks of Kaggle, whole, in each layout in which their input may be mounted, as zips and as folders."""
+"""Both Kaggle notebooks in full, in each layout in which their input may be mounted, from zips and from folders."""
 
 import pytest
 

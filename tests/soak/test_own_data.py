@@ -1,6 +1,6 @@
-"""Sets of one's own at their real sizes, from files to mask PNGs: whole masks against the truth that the run never saw.
+"""One's own data at real sizes, from files to mask PNGs, scored against truth that the run never saw.
 
-docs/how-to/own-data.md has what this prints:  ./run_tests.sh --soak -s tests/soak/test_own_data.py
+docs/how-to/own-data.md has the numbers that this prints: ./run_tests.sh --soak -s tests/soak/test_own_data.py
 """
 
 import io
@@ -23,7 +23,7 @@ FLAGS = ("--profile=demo", "--set=folds.k=2", "--set=run_folds=2", "--set=worker
 
 
 def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bent layers in noise with two ellipses in which there is noise alone: (H, W) float, and where they are."""
+    """Bent layers in noise, with two ellipses of pure noise: (H, W) float, and where the ellipses are."""
     y, x = np.mgrid[:height, :width]
     depth = y + 0.04 * height * np.sin(2 * np.pi * (x / width * rng.uniform(1, 2) + rng.random()))
     image = np.sin(2 * np.pi * depth / 14) + rng.normal(0, 0.4, (height, width))
@@ -37,7 +37,7 @@ def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
 
 
 def run(data: Path, out: Path, *flags: str) -> dict[str, np.ndarray]:
-    """All stages, as they are typed; the masks (H, W) bool of masks.zip by the names of their images."""
+    """Run all stages as typed in a shell; return the masks (H, W) bool of masks.zip by image name."""
     command = [sys.executable, "-m", "pipeline", "run", f"--data={data}", f"--out={out}", "--run=own", *FLAGS, *flags]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     with zipfile.ZipFile(out / "submissions/own/masks.zip") as archive:
@@ -75,7 +75,7 @@ def test_a_section_of_2000_by_3000_px_that_is_labelled_in_half(tmp_path):
 
 
 def test_colour_jpg_of_256_px(tmp_path):
-    """What is salt has another colour, and in grey the same brightness."""
+    """Salt differs in colour but not in brightness, so grey would not do."""
     data, rng, truths, start = tmp_path / "rgb", np.random.default_rng(1), {}, time.time()
     images, masks, test = folders(data, "images", "masks", "test")
     for i in range(60):
@@ -97,7 +97,7 @@ def test_colour_jpg_of_256_px(tmp_path):
 
 
 def test_npy_of_200_by_300_px(tmp_path):
-    """Floats of any range, not square, laid out as Kaggle has its tiles."""
+    """Floats of any range, not square, in Kaggle's layout."""
     data, rng, truths, start = tmp_path / "npy", np.random.default_rng(2), {}, time.time()
     images, masks, test = folders(data, "train/images", "train/masks", "test/images")
     for i in range(60):

@@ -1,10 +1,10 @@
-"""A run of all stages that is killed, ended and interrupted at random moments has the bits of one left alone.
+"""A run of all stages that is killed and interrupted at random moments equals an undisturbed one, bit for bit.
 
     SALT_SOAK_MOMENTS=20 SALT_SOAK_SEED=7 ./run_tests.sh --soak -s tests/soak/test_resume.py
 
-Half of the moments are of time, so that the seed does not repeat the very steps they fall on. The others are in a
-write: as a file that is whole is forced to disk, or renamed into place. With --workers 2 the folds are trained in two
-further processes, which a killed command leaves behind, and which a signal has to reach.
+Half of the moments are times, so a seed does not repeat the exact steps. The others are within a write: when a complete
+file is flushed to disk, or renamed into place. With --workers 2 the folds are trained in two more processes, which
+outlive a killed command, and which a signal must reach.
 """
 
 import multiprocessing
@@ -63,7 +63,7 @@ PARTS = {
 
 @pytest.fixture(scope="module")
 def processes(fast_clock):
-    """Begins processes that have imported all that takes seconds; `clock`: what makes theirs fast."""
+    """Starts processes that have already imported what takes seconds; `clock` makes their clock fast."""
     context = multiprocessing.get_context("forkserver")
     context.clock = fast_clock
     slow = ("fold", "learner", "tracking", "pseudo", "checkpoints")
@@ -81,9 +81,9 @@ def processes(fast_clock):
 
 
 def command(flags: list[str], log: str, clock: str, listens, write: int, number: int) -> None:
-    """In a process of its own: all stages, as a shell runs them. Sends when it handles signals.
+    """All stages in a process of its own, as a shell runs them. Reports once it handles signals.
 
-    write  the one in which it gets the signal `number`, counted from 1; 0: none
+    write  number of the write, from 1, at which it gets the signal `number`; 0: none
     """
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1), os.dup2(file, 2)
@@ -113,7 +113,7 @@ def command(flags: list[str], log: str, clock: str, listens, write: int, number:
 
 
 class Attempt:
-    """The command in a process that has just begun to listen."""
+    """The command in a process that has just started to listen."""
 
     def __init__(self, processes, run, log: Path, write: int = 0, number: int = 0, workers: int = 1):
         here, there = processes.Pipe(duplex=False)
@@ -126,7 +126,7 @@ class Attempt:
         self.began = time.monotonic()
 
     def end(self, seconds: float | None = None, number: int = 0) -> int | None:
-        """Its exit status, after a signal where it takes longer."""
+        """Exit status; sends the signal first if the command takes longer than that."""
         self.process.join(seconds)
         if self.process.is_alive():
             os.kill(self.process.pid, number)
@@ -135,7 +135,7 @@ class Attempt:
 
 
 def results(out: Path) -> dict[str, object]:
-    """What may not depend on how often the run was stopped: all but sidecars, times and what is made of them."""
+    """What must not depend on interruptions: all files but sidecars, times, and what is derived from them."""
     found: dict[str, object] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
@@ -201,7 +201,7 @@ def test_stopped_at_random_moments_it_ends_with_the_same_bits(empty, tmp_path, p
 
 
 def test_two_at_once_in_one_folder_end_with_the_same_bits(empty, tmp_path, processes):
-    """One works; the other says which process does, and may be called again."""
+    """One works; the other names the one that does, and may be called again."""
     straight = replace(empty, out=tmp_path / "straight")
     assert Attempt(processes, straight, tmp_path / "log").end() == 0
     both = replace(empty, out=tmp_path / "both")

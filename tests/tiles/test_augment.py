@@ -1,4 +1,4 @@
-"""Flip, zoom, rotation and brightness against fastai's own, with the same draws; image and mask stay together."""
+"""Flip, zoom, rotation and brightness against fastai's own, with the same draws; image and mask stay aligned."""
 
 from math import sqrt
 
@@ -34,7 +34,7 @@ def seeded(images: Tensor, masks: Tensor, augment: Augment, seed: int = 5) -> tu
 def window(augment: Augment, n: int, seed: int = 5) -> Tensor:
     """(n, 2, 2): left and right, top and bottom edge of what each tile shows, in pixels of the tile, 0..SIZE.
 
-    Read off ramps whose grey gives the column (row): a pixel of column c has the grey 4c, its centre lies at c + 0.5.
+    Read off ramps whose grey value gives the column or row: column c has the value 4c and its centre at c + 0.5.
     """
     ramp = (4 * torch.arange(SIZE)).to(torch.uint8).expand(n, 1, SIZE, SIZE)
     edges = []
@@ -175,7 +175,7 @@ def test_nothing_else_is_moved():
 
 
 def test_a_rotation_is_fastais():
-    """The article's second notebook has Rotate(4): the same angles, read off the place of a bright spot, by fastai."""
+    """The second notebook's Rotate(4): the same angles as fastai's, measured by the position of a bright spot."""
     augment = Augment(flip_p=0, brightness_p=0, zoom_p=0, rotate=20, rotate_p=1)
     images, masks = noise()
     spot = torch.zeros_like(images)
@@ -206,7 +206,7 @@ def test_a_rotation_is_fastais():
     ],
 )
 def test_each_warp_alone_changes_its_own_numbers_within_its_limits(warp, within):
-    """The matrix from output to input coordinates; a number that is not named stays as it is."""
+    """The matrix from output to input coordinates; entries not listed do not change."""
     torch.manual_seed(5)
     n = 4000
     augment = Augment(flip_p=0, zoom_p=0, rotate_p=1, warp_p=1, **warp)
@@ -226,7 +226,7 @@ def test_each_warp_alone_changes_its_own_numbers_within_its_limits(warp, within)
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(zoom=1.6, zoom_p=0.75, rotate_p=1, warp_p=1)])
 def test_without_warps_every_bit_is_as_it_was_before_there_were_any(augment):
-    """The formula of that time, and as many random numbers."""
+    """The earlier formula, and as many random numbers."""
 
     def chance(p: float) -> Tensor:
         return (torch.rand(n) < p).float()
@@ -251,7 +251,7 @@ def test_without_warps_every_bit_is_as_it_was_before_there_were_any(augment):
 
 @pytest.mark.parametrize("warp", ["rotate", "stretch", "shear", "shift"])
 def test_a_warp_without_a_chance_moves_nothing(warp):
-    """But for what another grid rounds otherwise."""
+    """Up to the rounding of another grid."""
     images, masks = noise()
     augment = Augment(flip_p=0, brightness_p=0, zoom_p=0, rotate_p=0, warp_p=0, **{warp: 2})
     same, same_masks = seeded(images, masks, augment)

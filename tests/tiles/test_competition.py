@@ -1,4 +1,4 @@
-"""Kaggle's files, whole and with several faults at once; tests/bad/kaggle.py has each fault alone."""
+"""Kaggle's files, valid and with several faults at once; tests/bad/kaggle.py has each fault alone."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pack(folder: Path, split: str, below: str = "", keep: bool = False) -> Path:
-    """Replace the folder of a split by its zip, with the junk that macOS adds."""
+    """Replace a split's folder by its zip, with the extra files that macOS adds."""
     with zipfile.ZipFile(folder / f"{split}.zip", "w") as archive:
         for path in sorted((folder / split).glob("*/*.png")):
             archive.write(path, f"{below}{path.relative_to(folder / split)}")

@@ -1,4 +1,4 @@
-"""Sets of one's own by folder alone: what is read, and three of them from files to mask PNGs. Bad ones: tests/bad/."""
+"""One's own data by folder: what is read, and three sets from files to mask PNGs. tests/bad/ has bad ones."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture
 def rgb(tmp_path) -> Path:
-    """8 + 3 JPG of 48 x 48 px in colour, PNG masks of 0 and 255."""
+    """8 + 3 colour JPGs of 48 x 48 px, with PNG masks of 0 and 255."""
     for i in range(11):
         grey, salt = scene(48, 48, i)
         image = np.stack([grey, 0.8 * grey, 0.5 * grey + 40], axis=-1).clip(0, 255).astype(np.uint8)
@@ -78,7 +78,7 @@ def section(tmp_path) -> Path:
 
 @pytest.fixture
 def arrays(tmp_path) -> Path:
-    """8 + 2 .npy of 40 rows and 56 columns, laid out as Kaggle has it, float64 images and bool masks."""
+    """8 + 2 .npy of 40 rows and 56 columns in Kaggle's layout: float64 images, bool masks."""
     for i in range(10):
         grey, salt = scene(40, 56, i)
         save(tmp_path / "own" / ("train/images" if i < 8 else "test/images") / f"{i:03}.npy", grey)
@@ -111,7 +111,7 @@ def test_colour_images_keep_their_channels(rgb):
 
 
 def test_an_image_in_colour_to_predict_becomes_grey_as_the_labelled_ones(arrays):
-    """The weights that were trained on them can go on."""
+    """The weights trained on them can still be used."""
     before = folder.read(arrays, WHOLE)[0]
     some = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
     save(arrays / "test/images/x.png", some)
@@ -155,7 +155,7 @@ def test_a_compressed_tiff_is_read(rgb, compression, dtype):
 @pytest.mark.parametrize("salt", [0.25, 0.75])
 @pytest.mark.parametrize("how", ["tiff of white 0", "tiff of one bit, white 0", "grey palette", "label map"])
 def test_what_is_white_is_salt_however_a_file_counts(rgb, how, salt):
-    """As a picture it has salt in white; a label map has colours for the eye, and its numbers count."""
+    """In a picture, white is salt; in a label map, the numbers count, whatever its colours."""
     mask = np.zeros((48, 48), bool)
     mask[: round(48 * salt)] = True
     (rgb / "masks/p0.png").unlink()
@@ -173,7 +173,7 @@ def test_what_is_white_is_salt_however_a_file_counts(rgb, how, salt):
 
 
 def test_a_blank_page_packed_as_a_fax_is_read(tmp_path):
-    """Of all files the one with the most pixels a byte."""
+    """Of all valid files, the one with the most pixels per byte."""
     Image.new("1", (20_000, 500)).save(tmp_path / "blank.tif", compression="group4")
     assert folder.read_image(tmp_path / "blank.tif").shape == (500, 20_000)
     assert 10_000 * (tmp_path / "blank.tif").stat().st_size < 500 * 20_000
@@ -222,7 +222,7 @@ def test_a_stray_1_among_masks_of_255_does_not_make_all_salt_unlabelled(arrays):
 
 @pytest.mark.parametrize("alpha, refused", [(255, False), (0, False), ("salt", True)])
 def test_a_mask_that_may_lie_in_its_transparency_is_refused(rgb, alpha, refused):
-    """Painted on a transparent layer, all of it is of one colour."""
+    """Painted on a transparent layer, all of one colour."""
     for i in range(8):
         salt = scene(48, 48, i)[1]
         grey = np.full((48, 48), 255, np.uint8) if alpha == "salt" else salt * np.uint8(255)
@@ -468,7 +468,7 @@ def test_each_channel_is_augmented_as_if_it_were_alone(rgb):
 
 def test_tiles_that_are_not_square_come_back_where_they_were(tmp_path):
     class Red(torch.nn.Module):
-        """The red channel as logits."""
+        """A model whose logits are the red channel."""
 
         def __init__(self):
             super().__init__()
@@ -516,7 +516,7 @@ TINY = ("--set=train.32.epochs=1", "--set=predict.batch=64", "--set=submit.thres
 
 
 def finish(data: Path, out: Path, *extra: str) -> tuple[TinyRun, dict[str, np.ndarray], pd.Series, dict]:
-    """The run, its mask PNGs, the submission's codes, scores.json."""
+    """The run, its mask PNGs, the submission's codes, and scores.json."""
     run = TinyRun(out, data)
     run(prepare, make_folds, train, predict, submit, report, extra=(*TINY, *extra))
     files = run.parse(*TINY, *extra).files

@@ -1,4 +1,4 @@
-"""Resizing a tile to the model and its logits back, against PIL."""
+"""Resizing tiles to the model's size and logits back, against PIL."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def noise(n: int = 3) -> Tensor:
 
 
 def blobs(n: int, seed: int) -> Tensor:
-    """(n, 1, 101, 101) bool with edges of every direction."""
+    """(n, 1, 101, 101) bool, with edges in every direction."""
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     centre = torch.rand(n, 2, 1, 1, generator=torch.Generator().manual_seed(seed)) * SIDE
     radius = torch.rand(n, 1, 1, generator=torch.Generator().manual_seed(seed + 1)) * 60
@@ -95,7 +95,7 @@ def test_a_mask_round_trips(size):
 @settings(max_examples=20, deadline=None)
 @given(size=st.integers(32, 256))
 def test_what_is_symmetric_stays_symmetric(size):
-    """No half-pixel shift, in or out: a mirrored tile gives the mirrored square."""
+    """No half-pixel shift in either direction: a mirrored tile gives the mirrored result."""
     tiles, masks = noise(1), blobs(1, 3)
     assert (to_square(tiles, size).flip(-1).int() - to_square(tiles.flip(-1), size).int()).abs().max() <= 1
     logits = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
@@ -104,7 +104,7 @@ def test_what_is_symmetric_stays_symmetric(size):
 
 
 def test_a_pixel_lands_where_it_was():
-    """A round trip alone would not notice that both ways moved together."""
+    """A round trip alone would not notice shifts that cancel."""
     tile = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
     tile[..., 20, 70] = 255
     for size in (128, 224):

@@ -26,7 +26,7 @@ def folds(drawn) -> pd.DataFrame:
 
 
 def greys(x: torch.Tensor, stats=STATS) -> np.ndarray:
-    """(B, 3, S, S) as the model gets them -> (B, S, S, 3) 0..255."""
+    """(B, 3, S, S), as the model gets them -> (B, S, S, 3) in 0..255."""
     mean, std = (torch.tensor(s).view(1, 3, 1, 1) for s in stats)
     return ((x * std + mean) * 255).permute(0, 2, 3, 1).numpy()
 
@@ -135,7 +135,7 @@ def test_show_batch_of_validation_puts_the_outline_over_the_image(drawn, folds):
 
 
 def test_real_tiles_arrive_as_pil_resizes_them(salt_tiles, tmp_path):
-    """The way from Kaggle's PNG to the model, all of it, on 40 real tiles."""
+    """From Kaggle's PNG to the model's input, for 40 real tiles."""
     pngs = {
         kind: {tile: load() for tile, (_, load) in list(tiles.items())[:: len(tiles) // 40]}
         for kind, tiles in files.pngs(salt_tiles, "train", files.Faults()).items()

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiles(folder) -> Tiles:
-    """Read as Kaggle's are, which finds every fault: sizes, modes, ids, codes that differ from their PNG, depths."""
+    """Read like Kaggle's, which finds every fault: sizes, modes, ids, codes that differ from their PNG, depths."""
     tiles, remarks = competition.read(folder)
     assert not any("more than once" in remark for remark in remarks)
     return tiles

@@ -1,4 +1,4 @@
-"""tools.doctor: a fault is one line with the command that fixes it; that command does; looking changes nothing."""
+"""tools.doctor: each fault is one line with the command that fixes it, which works; looking changes nothing."""
 
 import contextlib
 import importlib
@@ -34,7 +34,7 @@ def snapshot(folder: Path) -> dict[Path, tuple]:
 
 
 def look(run, *extra: str) -> tuple[int, list[str]]:
-    """The exit status and the lines of the doctor, who has changed nothing below --out."""
+    """Exit status and lines of the doctor; checks that it has changed nothing below --out."""
     artifacts._hash_version.cache_clear()  # another command
     before, said, status = snapshot(run.out), io.StringIO(), 0
     try:
@@ -55,7 +55,7 @@ def faults(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def carry_out(command: str) -> None:
-    """What the doctor says, as in a shell; stages and tools in this process."""
+    """Run what the doctor suggests, as in a shell; stages and tools in this process."""
     words = shlex.split(command, comments=True)
     if words[:2] == ["python", "-m"]:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -110,7 +110,7 @@ def test_what_its_stage_would_simply_redo_is_no_fault(tiny):
 
 
 def one_bit(path: Path) -> None:
-    """A disk may lose one and not say so: size and time are as before."""
+    """Flip one bit, and leave size and time unchanged, as a failing disk may."""
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

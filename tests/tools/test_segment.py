@@ -1,4 +1,4 @@
-"""python -m pipeline.tools.segment: a trained run over pictures larger than its tiles."""
+"""tools.segment: a trained run on pictures larger than its tiles."""
 
 import shutil
 import tracemalloc
@@ -24,7 +24,7 @@ def image() -> np.ndarray:
 
 
 def stub(logits, threshold: float = 0.5) -> SimpleNamespace:
-    """What the tool asks of a TrainedRun, for a function of windows."""
+    """A function of windows, with what the tool needs of a TrainedRun."""
     return SimpleNamespace(
         logits=logits,
         with_channels=lambda rows: rows,
@@ -105,7 +105,7 @@ def test_one_tile_is_predicted_as_the_stage_predicts_it(tiny, tmp_path):
 
 
 def test_a_run_sees_the_same_in_two_places_of_a_picture(tiny, tmp_path):
-    """A tile repeated twice as far apart as a step: windows see it alike, whatever lies around."""
+    """A tile that is repeated two steps further on: windows treat it alike, whatever surrounds it."""
     tile = np.load(tiny.out / "data/cache/sample/test.npy")[2]
     np.save(tmp_path / "wide.npy", np.tile(tile[:, :100], (1, 5)))  # windows at 0, 50, 100 .. of 101 px, nearly
     main([*tiny.flags()[:3], str(tmp_path / "wide.npy"), f"--to={tmp_path}", "--side=100"])
@@ -197,7 +197,7 @@ def test_what_stops_half_way_leaves_nothing(tmp_path, image):
 
 
 def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
-    """What numpy holds at most, from reading to the three files, with rows that are made when they are asked for."""
+    """Peak memory of NumPy from reading to the three files, with rows that are generated on demand."""
     monkeypatch.setattr(writing, "PREVIEW", 64)
 
     def peak(height: int) -> int:

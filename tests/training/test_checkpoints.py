@@ -1,4 +1,4 @@
-"""Weights on disk: bit for bit, and refused in words where they do not fit."""
+"""Weights on disk: bit for bit, and refused with a sentence if they do not fit."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_weights_come_back_bit_for_bit(saved):
 
 
 def test_the_same_weights_are_the_same_bytes(saved, tmp_path):
-    """Otherwise a training that is redone would make all later artifacts outdated."""
+    """Otherwise repeating a training would make all later artifacts outdated."""
     path, model = saved
     for again in range(4):
         weights = {k: v.contiguous() for k, v in reversed(model.state_dict().items())}

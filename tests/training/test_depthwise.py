@@ -1,4 +1,4 @@
-"""Depthwise convolutions on a CPU: the same numbers and gradients as torch's own, in fp32 under autocast."""
+"""Depthwise convolutions on a CPU: the same values and gradients as torch's own, in fp32 under autocast."""
 
 import copy
 

@@ -22,7 +22,7 @@ PHASE = Phase(size=SIZE, batch=8, epochs=1, lr=1e-3)
 
 @pytest.fixture
 def learn(drawn, tmp_path):
-    """24 tiles to train on, 12 to validate."""
+    """24 training tiles, 12 validation tiles."""
     torch.manual_seed(0)
     model = checkpoints.build(Model(encoder="test_resnet", weights="none", options={"width": 8}))
     folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": np.arange(36) % 3})
@@ -34,7 +34,7 @@ def learn(drawn, tmp_path):
 
 
 def probs_of(learn, tiles: np.ndarray) -> torch.Tensor:
-    """Past the learner: (n, 1, 101, 101)."""
+    """Computed without the Learner: (n, 1, 101, 101)."""
     return to_tile(logits_of(learn, tiles), tiles.shape[1:]).sigmoid()
 
 

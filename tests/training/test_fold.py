@@ -1,4 +1,4 @@
-"""What a fold's training begins with: weights, tiles, settings and seeds."""
+"""What a fold's training starts with: weights, tiles, settings and seeds."""
 
 import pytest
 import torch

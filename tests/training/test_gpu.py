@@ -1,7 +1,7 @@
-"""What runs on a GPU, without one: torch's fake tensors have shapes and devices but no numbers.
+"""Code for the GPU, tested without one: torch's fake tensors have shapes and devices but no values.
 
-Two devices in one operation fail here as they would there, and so does whatever would wait for the GPU: asking for a
-number. Only the backward pass needs the real thing.
+Two devices in one operation fail here as they would there, and so does anything that would wait for the GPU, such as
+reading a value. Only the backward pass needs a real GPU.
 """
 
 import pandas as pd
@@ -36,7 +36,7 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def batches(drawn):
-    """A batch of training and one of validation as the loaders make them, all random changes on."""
+    """A training and a validation batch as the loaders make them, with all augmentations on."""
     folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": [k % 3 for k in range(36)]})
     always = Augment(flip_p=1, brightness_p=1, zoom_p=1)
     dls = get_data(0, folds, 64, 8, tiles=drawn, stats=STATS, augment=always, device=GPU)

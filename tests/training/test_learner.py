@@ -43,7 +43,7 @@ MEASURED = COLUMNS[5:]  # of the machine, not of the training
 
 @pytest.fixture
 def fit(drawn, tmp_path):
-    """fit(...) one fold of `drawn` anew, each time from the same weights; a state that was left is found."""
+    """fit(...) trains one fold of `drawn`, always from the same weights; a saved state is resumed."""
 
     def fit(
         train: Train = TRAIN,
@@ -91,7 +91,7 @@ def assert_same(a: Fitted, b: Fitted) -> None:
 
 
 def stop_in_epoch(monkeypatch, epoch: int) -> None:
-    """Ctrl-C during the second training batch of the epoch."""
+    """Ctrl-C during the epoch's second training batch."""
     after_batch, seen = EpochLog.after_batch, []
 
     def stops(self):
@@ -157,7 +157,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(fit, monkeypatch, tmp_p
 
 
 def signal_at(step: int) -> Callable[[], int]:
-    """Asked after every batch, of validation too: SIGTERM at this one."""
+    """A `stop` that returns SIGTERM at this batch, counting those of validation."""
     asked = iter([*[0] * (step - 1), 15])
     return lambda: next(asked)
 
@@ -212,7 +212,7 @@ def test_the_average_of_the_weights_goes_on_bit_for_bit_too_and_training_does_no
 
 @pytest.mark.parametrize("share, mean", [(1, 3.0), (0.4, ((1 + 2) / 2 + 3) / 2 / 4 + 4 / 4 + 5 / 2)])
 def test_the_average_is_first_the_plain_and_then_a_moving_mean(share, mean):
-    """Weights 1, 2, 3, 4, 5 after five steps; 0.4 looks back on two of them: m becomes (m + w) / 2."""
+    """Weights 1, 2, 3, 4, 5 after five steps; 0.4 averages over two of them: m becomes (m + w) / 2."""
     model = torch.nn.BatchNorm1d(1)
     average = WeightAverage(share)
     average.learn = SimpleNamespace(model=model, training=True, n_epoch=1, dls=SimpleNamespace(train=range(5)))
@@ -317,7 +317,7 @@ def test_a_process_that_is_killed_goes_on_bit_for_bit(fit, tmp_path, drawn):
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_fine_tune_is_fastais_bit_for_bit(fit, monkeypatch, epochs):
-    """Without weight decay: fastai's own groups are not apart in what it spares."""
+    """Without weight decay: fastai's own groups treat it differently."""
     phase, train = Phase(size=32, batch=12, epochs=epochs, lr=4e-3), replace(FINE_TUNE, wd=0)
 
     def fastais(learn: Learner, epochs: int, lr: float, start_epoch: int) -> None:
@@ -336,7 +336,7 @@ def test_fine_tune_is_fastais_bit_for_bit(fit, monkeypatch, epochs):
 
 @pytest.mark.parametrize("wd", [0.0, 5.0])
 def test_the_fused_optimizer_is_fastais_adam_which_spares_biases_and_norms(fit, monkeypatch, wd):
-    """The same training with fastai's own optimizer, one kernel after the other."""
+    """The same training with fastai's own optimizer, one kernel after another."""
     train = replace(TRAIN, wd=wd)
     ours = fit(train).weights["last"]
 
@@ -352,7 +352,7 @@ def test_the_fused_optimizer_is_fastais_adam_which_spares_biases_and_norms(fit, 
         theirs = fit(train, save_every=1e9).weights["last"]
 
     def apart(other: dict) -> float:
-        """The largest distance of a tensor, in its own length; Adam makes much of the smallest gradients."""
+        """Largest relative distance of a tensor; Adam amplifies tiny gradients."""
         names = [k for k in ours if ours[k].is_floating_point() and "running" not in k]
         return max(float((ours[k] - other[k]).norm() / (other[k].norm() + 0.1)) for k in names)
 
@@ -448,7 +448,7 @@ def test_a_state_from_before_a_setting_came_is_gone_on_from(fit, monkeypatch, ca
 
 
 class Counter(Stateful):
-    """Counts the batches of a training, of which it would forget those before it was stopped."""
+    """Counts a training's batches; without its state it would forget those before an interruption."""
 
     def __init__(self):
         self.batches = 0
@@ -465,7 +465,7 @@ class Counter(Stateful):
 
 
 def test_whatever_has_a_state_is_resumed(fit, monkeypatch):
-    """Resume finds every Stateful callback, also a new one."""
+    """Resume finds every Stateful callback, even a new one."""
     build, counters = learner.build_learner, []
 
     def with_counter(model, dls, phase, train, cbs):
@@ -481,7 +481,7 @@ def test_whatever_has_a_state_is_resumed(fit, monkeypatch):
 
 
 def test_every_state_is_plain_and_comes_back(fit, monkeypatch, tmp_path):
-    """Saved, and loaded with weights_only, which takes tensors, numbers, strings, lists and dicts."""
+    """Saved, and loaded with weights_only, which allows tensors, numbers, strings, lists and dicts."""
     seen, after_epoch = {}, Resume.after_epoch
 
     def look(self):
@@ -503,7 +503,7 @@ def test_every_state_is_plain_and_comes_back(fit, monkeypatch, tmp_path):
 
 
 def flipped(state: bytes) -> bytes:
-    """A bit of a weight."""
+    """Weights with one bit flipped."""
     at = state.index(b"/data/") + len(state) // 2
     return state[:at] + bytes([state[at] ^ 64]) + state[at + 1 :]
 
@@ -594,7 +594,7 @@ def test_a_loss_that_is_no_number_in_validation_ends_the_training_too(fit, monke
 
 @pytest.mark.parametrize("step", [3, 8])  # within the second of four epochs, and the very last one
 def test_weights_that_are_no_numbers_are_neither_saved_nor_published(fit, monkeypatch, tmp_path, step):
-    """A finite loss whose gradient is not: no later loss tells it yet."""
+    """A finite loss with a gradient that is not: no later loss shows it yet."""
     steps = []
 
     def spoil(self) -> None:
@@ -651,7 +651,7 @@ def test_a_state_is_saved_no_more_often_than_asked(fit, monkeypatch):
 
 
 def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):
-    """A scaler that works in fp32 on a CPU too, and doubles its scale at every third step of eight."""
+    """With a scaler that also works in fp32 on a CPU, and doubles its scale at every third step of eight."""
     made, scaler = [], torch.amp.GradScaler
 
     def always(device: str, enabled: bool) -> torch.amp.GradScaler:
@@ -668,7 +668,7 @@ def test_the_scale_of_fp16_goes_on_where_it_was(fit, monkeypatch):
 
 
 def test_compiled_it_learns_the_same(fit, monkeypatch):
-    """To rounding, and the weights keep their names; torch's own kernels, as making others takes minutes."""
+    """Up to rounding, and the weights keep their names. With torch's own kernels: compiling others takes minutes."""
     compile_module, modes = torch.nn.Module.compile, []
 
     def traced(self, mode: str, **kwargs) -> None:

@@ -1,6 +1,6 @@
-"""On a real GPU: the CPU's numbers but for rounding, and a training in each format that is stopped and goes on.
+"""On a real GPU: the CPU's results up to rounding, and a training in each number format, interrupted and resumed.
 
-test_gpu.py tests what can be tested of it where there is none.
+test_gpu.py has what can be tested without one.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def test_losses_and_their_gradients_are_the_same(batch, name):
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("compiled", ["no", "reduce-overhead"])
 def test_a_training_that_is_stopped_goes_on(drawn, tmp_path, precision, compiled):
-    """It ends with the loss of one that was not stopped, but for the GPU's rounding, which no seed decides."""
+    """It ends with the loss of an uninterrupted one, up to the GPU's rounding, which no seed controls."""
     folds = pd.DataFrame({"id": drawn.train_table["id"], "fold": [k % 3 for k in range(36)]})
     phase = Phase(size=64, batch=8, epochs=4, lr=1e-3)
     train, losses = Train(phases=(phase,), precision=precision, compile=compiled), []

@@ -25,7 +25,7 @@ def tiles(made_once) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def flush():
-    """Without BatchNorm, as in resnet_unet, gradients run into denormal numbers, which cost a CPU twice the time."""
+    """Without BatchNorm, as in resnet_unet, gradients become denormal numbers, which double a CPU's time."""
     torch.set_flush_denormal(True)
     yield
     torch.set_flush_denormal(False)

@@ -1,4 +1,4 @@
-"""Pseudo-labels: which tiles are sure enough, which fold's model made them, and that its training gets them."""
+"""Pseudo-labels: which tiles are certain enough, whose model labels them, and that its training uses them."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def labelless(n: int, ids: list[str]) -> Tiles:
 
 
 def written(files: Files, fold: int, tiles: Tiles, probs: np.ndarray) -> int:
-    """How many labels were chosen from these probabilities."""
+    """Number of labels chosen from these probabilities."""
     return pseudo.write(files, fold, tiles, probs, Pseudo(), Origin({}, {}), np.zeros(len(probs), bool))
 
 
@@ -65,7 +65,7 @@ def test_where_no_tile_is_sure_there_are_none(tmp_path):
 
 @pytest.fixture(scope="module")
 def labelled(finished, tmp_path_factory):
-    """The tiny run with one phase more, which learns from pseudo-labels, and what it printed; not to be changed."""
+    """The tiny run with one more phase, which learns from pseudo-labels, and its output. Read-only."""
     run = type(finished[0])(shutil.copytree(finished[0].out, tmp_path_factory.mktemp("pseudo") / "out"))
     printed = run(train, pseudo_label, extra=LABELS)
     printed += run(train, extra=(*LABELS, "--pseudo"))
@@ -114,7 +114,7 @@ def test_labels_are_those_of_the_epoch_and_the_size_that_predict(labelled, tmp_p
 
 
 def test_labelling_that_is_stopped_goes_on_where_it_was(labelled, tmp_path, monkeypatch):
-    """Two batches, of 5 and 3 test tiles: a signal in the first, then a session of --max-hours for each."""
+    """Two batches, of 5 and 3 test tiles: a signal in the first, then a --max-hours session for each."""
     run = type(labelled[0])(shutil.copytree(labelled[0].out, tmp_path / "out"))
     files = [run.parse().files.pseudo(0, name) for name in ("tiles.csv", "masks.npy")]
     before = [file.read_bytes() for file in files]
@@ -161,7 +161,7 @@ def test_other_weights_make_other_labels_and_the_old_ones_are_not_learned_from(l
 
 
 def test_with_folds_of_mosaics_no_neighbour_of_a_fold_is_learned_from(empty):
-    """60 + 40 tiles of sections, all sure enough; without the rule a third of the pairs would join both sides."""
+    """60 + 40 tiles of sections, all certain enough; without the rule, a third of the pairs would be on both sides."""
     flags = (*LABELS, "--set=folds.scheme=mosaic", "--set=sample.train=60", "--set=sample.test=40")
     flags = (*flags, "--set=train.32.epochs=1")
     empty(prepare, make_folds, train, pseudo_label, extra=flags)

@@ -1,4 +1,4 @@
-"""--track: the logs hold what the history holds, and the training does not see them."""
+"""--track: the logs equal the history, and do not affect the training."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def scalars(run, tag: str) -> list[tuple[int, float]]:
 
 
 def wandb_rows(run) -> list[list[dict]]:
-    """The rows that each offline run of wandb holds, the runs in their order."""
+    """Rows of each offline wandb run, in the order of the runs."""
     runs = []
     for file in sorted(run.parse().files.tracking.glob("wandb/offline-run-*/*.wandb")):
         records = [wandb_internal_pb2.Record.FromString(record) for record in leveldb_records(file.read_bytes())]
@@ -59,7 +59,9 @@ def wandb_rows(run) -> list[list[dict]]:
 
 
 def leveldb_records(log: bytes) -> Iterator[bytes]:
-    """Records of a .wandb file, 7 bytes of its own and then https://github.com/google/leveldb/blob/main/doc/log_format.md."""
+    """Records of a .wandb file, which has 7 bytes of its own and then this format:
+    https://github.com/google/leveldb/blob/main/doc/log_format.md
+    """
     at, record = 7, b""
     while at + 7 <= len(log):
         if (left := 32768 - at % 32768) < 7:  # the end of a block, too short for a header
@@ -74,7 +76,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
 
 
 def stop(monkeypatch) -> None:
-    """Ctrl-C when five epochs are done, of which four are saved."""
+    """Ctrl-C after five epochs, four of which are saved."""
 
     def four(self):
         self.every = 0 if self.epoch == 3 else 1e9
@@ -123,7 +125,7 @@ def test_wandb_keeps_what_the_history_has(untrained):
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_a_stopped_training_is_followed_on(untrained, finished, monkeypatch, tracker):
-    """In TensorBoard as one curve, though more was logged than saved; in wandb as a second run."""
+    """In TensorBoard as one curve, although more was logged than saved; in wandb as a second run."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop(patch)
         untrained(train, extra=(*ONE, f"--track={tracker}"))
@@ -144,7 +146,7 @@ def test_a_stopped_training_is_followed_on(untrained, finished, monkeypatch, tra
 @pytest.mark.parametrize("tracker", TRACKERS)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_training_that_stopped_within_an_epoch_is_followed_on(untrained, finished, monkeypatch, tracker, steps):
-    """After the first of its two steps, and after the second, before it was validated."""
+    """After the first of its two steps, and after the second, before validation."""
     batches = []
 
     @contextlib.contextmanager

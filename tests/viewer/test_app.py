@@ -68,7 +68,7 @@ def test_scores_and_masks_follow_the_rules(black_empty, full_empty, drawn_galler
 
 @pytest.mark.parametrize("threshold", [0, 0.01, 0.3, 0.5, 0.57, 0.7, 0.999, 1])
 def test_the_browser_draws_exactly_the_pixels_above_the_threshold(threshold):
-    """It compares bits: as integers, float16 numbers in [0, 1] are in the same order."""
+    """It compares bits: as integers, float16 numbers in [0, 1] have the same order."""
     numbers = NUMBERS[(NUMBERS >= 0) & (NUMBERS <= 1) & ~np.signbit(NUMBERS)]
     np.testing.assert_array_equal(numbers.view(np.uint16) >= first_bits(threshold), numbers > threshold)
 

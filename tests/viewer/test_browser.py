@@ -37,7 +37,7 @@ def address(gallery):
 
 @pytest.fixture
 def visit(browser):
-    """visit(url) opens a page there and waits for its scores; a script that fails fails the test."""
+    """visit(url) opens a page there and waits for its scores; the test fails if a script does."""
     context, errors = browser.new_context(viewport={"width": 1000, "height": 700}), []
     page = context.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -56,7 +56,7 @@ def visit(browser):
 
 
 def cells(page) -> list[dict]:
-    """id, score and place of every tile in the grid, in the order in which they stand there."""
+    """id, score and position of every tile in the grid, in the order shown."""
     found = page.eval_on_selector_all(
         "#canvas > div",
         "all => all.map(e => ({id: e.children[2].textContent, score: e.children[1].textContent, "
@@ -68,7 +68,7 @@ def cells(page) -> list[dict]:
 
 
 def pixels(page, selector: str) -> np.ndarray:
-    """(H, W, 4) of a canvas, when it has been painted."""
+    """(H, W, 4) of a canvas, once it is painted."""
     page.wait_for_function("selector => document.querySelector(selector).width !== 300", arg=selector)
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     width, height, data = page.eval_on_selector(
@@ -78,13 +78,13 @@ def pixels(page, selector: str) -> np.ndarray:
 
 
 def facts_of_large(page) -> str:
-    """The table beside the enlarged tile, whole: the IoU stands there once the tile's pixels have come."""
+    """The table beside the enlarged tile, complete: the IoU appears once the tile's pixels have arrived."""
     page.wait_for_function("() => !document.querySelector('#large-facts').textContent.includes('…')")
     return page.inner_text("#large-facts")
 
 
 def half_salt(gallery) -> tuple[int, float]:
-    """Of the out-of-fold tiles with salt the one, and the threshold, whose mask is nearest to half of its pixels."""
+    """The out-of-fold tile with salt, and the threshold, for which the mask covers closest to half of the pixels."""
     off = np.abs(2 * gallery.counts.found - gallery.counts.pixels)
     off[(gallery.tiles["coverage"] == 0) | (gallery.tiles["split"] != "oof")] = gallery.counts.pixels
     tile, index = np.unravel_index(off.argmin(), off.shape)

@@ -1,4 +1,4 @@
-"""The encoder contract: channels, strides and statistics are as declared, for encoders of every library."""
+"""Encoders of every library have the channels, strides and statistics that they declare."""
 
 import importlib.util
 

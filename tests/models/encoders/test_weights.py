@@ -1,4 +1,4 @@
-"""ImageNet weights: all of them or none, and a sentence that says why not. Files are made on the spot."""
+"""ImageNet weights: loaded completely or not at all, with a sentence that says why. All files are made by the tests."""
 
 import hashlib
 import io
@@ -26,13 +26,13 @@ FILE = "test_resnet.r160_in1k.safetensors"  # its name on the hub
 
 @pytest.fixture(scope="module")
 def imagenet() -> dict[str, torch.Tensor]:
-    """A whole classifier's state dict."""
+    """The state dict of a complete classifier."""
     return build_classifier(NAME).state_dict()
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """torch hub's cache, empty, and no internet."""
+    """torch hub's cache, empty; there is no internet."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     return tmp_path / "hub" / "hub" / "checkpoints"
@@ -180,7 +180,7 @@ def test_when_none_can_be_had(tmp_path):
 
 
 def published(folder, monkeypatch, content: bytes, of: bytes) -> str:
-    """An address of this content, whose file's name says that it is the other."""
+    """A URL with this content, whose file name has the hash of `of`."""
     path = folder / f"w-{hashlib.sha256(of).hexdigest()[:8]}.pth"
     path.write_bytes(content)
     monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
@@ -189,7 +189,7 @@ def published(folder, monkeypatch, content: bytes, of: bytes) -> str:
 
 
 def test_a_download_of_another_file_is_refused_and_not_kept(cache, imagenet, tmp_path, monkeypatch):
-    """Its first eight digits are in its name; the file is whole, and could be loaded."""
+    """Only its hash is wrong, of which the file's name has eight digits; the file itself could be loaded."""
     torch.save(imagenet, file := io.BytesIO())
     published(tmp_path, monkeypatch, file.getvalue(), of=b"what was published")
     with pytest.raises(InputError, match=r"w-\w+.pth \(invalid hash value \(expected .*--weights FILE"):

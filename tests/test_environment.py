@@ -3,9 +3,11 @@
 import platform
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from pipeline import predict, submit
 from pipeline.salt import artifacts, environment
@@ -28,6 +30,24 @@ def test_what_is_needed_has_a_tested_version():
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(need for extra in extras for need in extra)]
     assert {_name(need) for need in wanted} - {project["name"]} <= pinned
+
+
+def test_the_tested_versions_can_be_installed_with_the_oldest_python():
+    """Debian 12 has Python 3.11.2, for which pip would not find a version that requires 3.11.5, and gives up."""
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = required.removeprefix(">=") + ".0"
+    checked = 0
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        try:
+            package = metadata(name)
+        except PackageNotFoundError:
+            continue
+        if package["Version"] == version:
+            assert SpecifierSet(package["Requires-Python"] or "").contains(oldest), line
+            checked += 1
+    if not checked:
+        pytest.skip("none of the tested versions is installed")
 
 
 # ---- what results were made with

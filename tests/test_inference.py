@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.salt import artifacts, disk, logit_sums
+from pipeline.salt import artifacts, disk, inference, logit_sums
+from pipeline.salt.config import PROFILES
 from pipeline.salt.errors import InputError, Stopped
 from pipeline.salt.inference import InferenceSettings, flip_tta, predict_to_file, tile_logits
 from pipeline.salt.logit_sums import disagreement, probabilities
+from pipeline.salt.overrides import changed
 from pipeline.salt.tiles.geometry import to_model_input, to_square, to_tile
 
 CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ def predict(
     path: Path, images: np.ndarray, jobs, *, size: int = 101, batch: int = 4, flip: bool = False, devices: int = 1
 ) -> np.ndarray:
     inference_settings = InferenceSettings(
-        size=size, batch=batch, flip=flip, precision="fp32", devices=(CPU,) * devices
+        sizes=(size,), batch=batch, flip=flip, precision="fp32", devices=(CPU,) * devices
     )
     predict_to_file(path, images, jobs, "test", inference_settings)
     return np.load(path)
@@ -144,7 +146,7 @@ def test_disagreement_of_the_models_that_predicted_a_tile(tmp_path, monkeypatch)
     functions = [lambda x: x[:, :1] * 0 + 5, lambda x: x[:, :1] * 0 - 1, lambda x: x[:, :1] * 0 - 9]  # salt, rock, rock
     rows = [np.array([0, 1]), np.array([0, 1, 2]), np.array([0])]
     jobs = [(Model(f), r) for f, r in zip(functions, rows, strict=True)]
-    inference_settings = InferenceSettings(size=32, batch=3, flip=True, precision="fp32", devices=(CPU,))
+    inference_settings = InferenceSettings(sizes=(32,), batch=3, flip=True, precision="fp32", devices=(CPU,))
     found = predict_to_file(tmp_path / "p.npy", images, jobs, "test", inference_settings, count_votes=True)
     # of three pairs two differ; of one pair one; one model has nobody to differ from, and no model neither
     np.testing.assert_allclose(found, [2 / 3, 1, np.nan, np.nan])
@@ -228,7 +230,7 @@ def predict_stopped(folder: Path, jobs, after: int, devices: int = 1, origin=art
             tiles(11),
             jobs,
             "test",
-            InferenceSettings(size=32, batch=2, flip=True, precision="fp32", devices=(CPU,) * devices),
+            InferenceSettings(sizes=(32,), batch=2, flip=True, precision="fp32", devices=(CPU,) * devices),
             count_votes=True,
             resume=folder / "p.resume",
             origin=origin,
@@ -300,10 +302,25 @@ def test_a_logit_of_zero_is_a_half_and_the_order_of_pixels_is_kept():
 
 
 def test_what_is_yielded_is_rows_and_float32_logits():
-    inference_settings = InferenceSettings(size=32, batch=2, flip=False, precision="bf16", devices=(CPU,))
+    inference_settings = InferenceSettings(sizes=(32,), batch=2, flip=False, precision="bf16", devices=(CPU,))
     chunks = list(tile_logits(Model(pointwise()), tiles(5), np.array([4, 2, 0]), inference_settings))
     assert [c[0].tolist() for c in chunks] == [[4, 2], [0]]
     assert all(c[1].dtype == np.float32 and c[1].shape[1:] == (101, 101) for c in chunks)
+
+
+def test_two_sizes_are_the_mean_of_their_logits_at_the_tiles_size():
+    def logits(*sizes: int) -> np.ndarray:
+        with_sizes = InferenceSettings(sizes=sizes, batch=4, flip=True, precision="fp32", devices=(CPU,))
+        return np.concatenate([batch for _, batch in tile_logits(Model(leaning), tiles(5), np.arange(5), with_sizes)])
+
+    np.testing.assert_allclose(logits(64, 80), (logits(64) + logits(80)) / 2, atol=1e-6)
+    assert np.abs(logits(64) - logits(80)).max() > 0.1
+
+
+def test_the_second_size_is_a_multiple_of_that_of_the_phase():
+    at = {scale: changed(PROFILES["demo"], f"predict.scale={scale}") for scale in (1, 1.25, 1.26)}
+    sizes = {scale: inference.inference_settings(profile, profile.train.last).sizes for scale, profile in at.items()}
+    assert sizes == {1: (96,), 1.25: (96, 120), 1.26: (96, 121)}
 
 
 def test_no_tiles_at_all(tmp_path):
@@ -347,4 +364,4 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path, monkeypatch):
     images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (3500, 101, 101))
     predict(tmp_path / "p.npy", images, [(Model(watched(pointwise())), np.arange(3500))], size=32, batch=128)
     # Held in memory, the logits of 3,500 tiles would be 136 MiB, their float16 probabilities 68 more.
-    assert len(seen) > 30 and max(seen) - seen[0] < 60
+    assert len(seen) > 30 and max(seen) - seen[0] < 100

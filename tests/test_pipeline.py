@@ -115,7 +115,7 @@ def test_each_tile_is_predicted_by_the_model_that_never_saw_it_and_test_tiles_by
     out = finished[0].out
     folds = pd.read_csv(out / "folds/demo/folds.csv")["fold"].to_numpy()
     images, test = (np.load(out / "data/cache/sample" / name) for name in ("images.npy", "test.npy"))
-    settings = InferenceSettings(size=48, batch=24, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    settings = InferenceSettings(sizes=(48,), batch=24, flip=True, precision="fp32", devices=(torch.device("cpu"),))
     models = [
         checkpoints.load(
             out / f"folds/demo/fold_{k}/48.last.safetensors",
@@ -314,7 +314,7 @@ def test_averaged_weights_can_predict(tiny):
     for k in (0, 1):
         model = checkpoints.build(run.profile.model)
         models.append(checkpoints.load(tiny.out / f"folds/demo/fold_{k}/48.average.safetensors", model))
-    settings = InferenceSettings(size=48, batch=5, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    settings = InferenceSettings(sizes=(48,), batch=5, flip=True, precision="fp32", devices=(torch.device("cpu"),))
     expected = probabilities(mean_logits(models, np.load(run.files.cache("test.npy")), settings))
     np.testing.assert_array_equal(np.load(tiny.out / "submissions/demo/test.npy"), expected)
 

@@ -318,7 +318,7 @@ def test_mixed_models_are_refused(copy):
         change(path, lambda sidecar: sidecar["settings"]["train"]["phase"].update(size=64))
     with pytest.raises(InputError, match="mixes models: train.48.size is 48 in fold 0 and 64 in fold 1"):
         load_run(copy)
-    assert load_run(copy, folds=[1]).settings.size == 64
+    assert load_run(copy, folds=[1]).settings.sizes == (64,)
 
 
 def test_phases_that_have_nothing_to_do_with_each_other(copy):

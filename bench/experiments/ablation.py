@@ -78,6 +78,7 @@ VARIANTS = {
     "batch8": Variant(("train.batch=8",)),
     "batch32": Variant(("train.batch=32",)),
     "lite2": Variant(("model.encoder=tf_efficientnet_lite2",)),
+    "two_sizes": Variant(("predict.scale=1.25",)),  # the same training as base
 }
 
 
@@ -110,12 +111,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
-    """Profile cpu at width 16 and this scale, with the variant's changes."""
+    """Profile cpu at width 16 and this scale, predicted at a single size, with the variant's changes."""
     cpu = PROFILES["cpu"]
     base = replace(
         cpu,
         model=Model(name="unet_lean", encoder=cpu.model.encoder, options={"width": 16}),
         train=replace(cpu.train, phases=variant.phases or (SCALES[scale],), average=0.1),
+        predict=replace(cpu.predict, scale=1.0),
     )
     return changed(base, *variant.settings, f"train.seed={seed}")
 

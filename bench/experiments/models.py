@@ -155,7 +155,7 @@ def train_for(
     with learn.no_bar(), learn.no_logging():
         learn.fit(10**6)
     held_out = np.flatnonzero(table["fold"] == 0)
-    settings = InferenceSettings(size=budget.size, batch=64, flip=False, precision="fp32", devices=(device,))
+    settings = InferenceSettings(sizes=(budget.size,), batch=64, flip=False, precision="fp32", devices=(device,))
     batches = tile_logits(model, tiles.images, held_out, settings)
     return np.concatenate([logits for _, logits in batches]) > 0, tiles.masks[held_out], schedule
 

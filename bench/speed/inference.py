@@ -80,7 +80,7 @@ def compare_memory(size: Size) -> list[Result]:
 def predict(path: Path, images: np.ndarray, model: nn.Module, size: Size, device: torch.device) -> None:
     """Predict images (N, 101, 101) uint8 into a file, as the product does."""
     precision = resolve_precision("auto", device)
-    settings = InferenceSettings(size=size.px, batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
+    settings = InferenceSettings(sizes=(size.px,), batch=OUR_BATCH, flip=True, precision=precision, devices=(device,))
     predict_to_file(path, images, [(model, np.arange(len(images)))], "ours", settings)
 
 

@@ -154,6 +154,7 @@ class Predict:
 
     checkpoint: Literal["best", "last", "average"] = "best"  # best score on the held-out fold; average: train.average
     flip: bool = True  # average the logits of the tile and of its mirror image
+    scale: Annotated[float, Limits(1, 4)] = 1.0  # above 1: average with the logits at this multiple of the input's size
     batch: Count = 64  # tiles per forward pass; flip doubles the images
 
 

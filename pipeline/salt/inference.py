@@ -1,4 +1,4 @@
-"""Inference: flip test-time augmentation, mean over folds, resizing back to the tiles' size."""
+"""Inference: test-time augmentation (flips, a second size), mean over folds, resizing back to the tiles' size."""
 
 import contextlib
 import copy
@@ -36,12 +36,13 @@ def flip_tta(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 class InferenceSettings:
     """Settings of prediction.
 
-    size  px, side of the model's input;  batch  tiles per forward pass;  flip  average with the mirror image
+    sizes  px, sides of the model's input, over which logits are averaged
+    batch  tiles per forward pass;  flip  average with the mirror image
     precision  of the forward pass: fp32, bf16, fp16
     devices  they share the batches of a model, of which each has a copy
     """
 
-    size: int
+    sizes: tuple[int, ...]
     batch: int
     flip: bool
     precision: str
@@ -49,12 +50,16 @@ class InferenceSettings:
 
 
 def inference_settings(profile: Profile, phase: Phase) -> InferenceSettings:
-    """Settings with which the models trained in this phase predict on this machine."""
+    """Settings with which the models trained in this phase predict on this machine.
+
+    A tile that is zoomed in training looks larger than in prediction; a second, larger size makes up for it:
+    Touvron et al. 2019, https://arxiv.org/abs/1906.06423
+    """
     devices, precision = pick_devices(), profile.train.precision
     if devices[0].type == "cpu" and precision == "fp16":  # trained on a T4; a CPU has no fp16
         precision = "auto"
     return InferenceSettings(
-        size=phase.size,
+        sizes=tuple(sorted({phase.size, round(phase.size * profile.predict.scale)})),
         batch=profile.predict.batch,
         flip=profile.predict.flip,
         precision=resolve_precision(precision, devices[0]),
@@ -80,10 +85,13 @@ def tile_logits(
     for start in range(0, len(rows), settings.batch):
         chosen = rows[start : start + settings.batch]
         pixels = channels_first(torch.from_numpy(tiles[chosen])).to(device)
-        images = to_model_input(to_square(pixels, settings.size), mean, std)
-        with autocast(settings.precision, device):
-            logits = flip_tta(model, images) if settings.flip else model(images)
-        yield chosen, to_tile(logits, tiles.shape[1:3])[:, 0].cpu().numpy()
+        total = torch.zeros(len(chosen), 1, *tiles.shape[1:3], device=device)
+        for size in settings.sizes:
+            images = to_model_input(to_square(pixels, size), mean, std)
+            with autocast(settings.precision, device):
+                logits = flip_tta(model, images) if settings.flip else model(images)
+            total += to_tile(logits, tiles.shape[1:3])
+        yield chosen, (total / len(settings.sizes))[:, 0].cpu().numpy()
 
 
 def predict_to_file(

@@ -108,7 +108,7 @@ def pseudo_labels(run: Run, fold: int) -> tuple[Product, ...]:
     of fold k's tiles are left out.
     """
     profile = run.profile
-    settings = asdict(profile.pseudo) | {"flip": profile.predict.flip}
+    settings = asdict(profile.pseudo) | {"flip": profile.predict.flip, "scale": profile.predict.scale}
     labeller = trained(run, fold, profile.train.labeller)[profile.predict.checkpoint]
     inputs = (labeller, tiles(run)["test.npy"], *neighbours(run)[:1])
     paths = [run.files.pseudo(fold, name) for name in ("tiles.csv", "masks.npy")]

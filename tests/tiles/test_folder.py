@@ -480,7 +480,7 @@ def test_tiles_that_are_not_square_come_back_where_they_were(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), np.uint8)
     images[:, 5:20, 30:50, 0] = 255
     images[:, 25:35, 30:50, 0] = 0
-    settings = InferenceSettings(size=224, batch=2, flip=True, precision="fp32", devices=(torch.device("cpu"),))
+    settings = InferenceSettings(sizes=(224,), batch=2, flip=True, precision="fp32", devices=(torch.device("cpu"),))
     predict_to_file(tmp_path / "p.npy", images, [(Red(), np.arange(3))], "", settings)
     probs = np.load(tmp_path / "p.npy")
     assert probs.shape == (3, 40, 56)

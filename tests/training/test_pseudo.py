@@ -106,7 +106,7 @@ def test_labels_are_those_of_the_epoch_and_the_size_that_predict(labelled, tmp_p
     load, to_file = checkpoints.load, inference.predict_to_file
     monkeypatch.setattr(checkpoints, "load", lambda path, model: loaded.append(path.name) or load(path, model))
     monkeypatch.setattr(
-        inference, "predict_to_file", lambda *args, **kwargs: sizes.append(args[-1].size) or to_file(*args, **kwargs)
+        inference, "predict_to_file", lambda *args, **kwargs: sizes.extend(args[-1].sizes) or to_file(*args, **kwargs)
     )
     larger = ("--add-phase=pseudo=true,size=56,epochs=1", "--set=pseudo.share=0.0", "--force")
     run(pseudo_label, extra=larger)

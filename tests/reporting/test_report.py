@@ -367,6 +367,7 @@ def test_one_fold_of_five_of_real_tiles_and_no_truth(tmp_path):
     assert np.isnan(np.load(run.files.oof)).any()
     assert list(results["phases"]) == ["128", "pseudo"]
     assert "of phase pseudo." in html.words
+    assert html.words.count("with flip averaging, at two sizes, at 0.5") == 1  # profile cpu's
     assert "fold 3 of 5" in html.words and "too high" in html.words and "silver" in html.words
     assert ["predict.checkpoint", f"best(was {PROFILES['cpu'].predict.checkpoint})"] in html.rows
     assert "the tiles in <i> :" in html.words  # text, no tag

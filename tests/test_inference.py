@@ -364,4 +364,4 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path, monkeypatch):
     images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (3500, 101, 101))
     predict(tmp_path / "p.npy", images, [(Model(watched(pointwise())), np.arange(3500))], size=32, batch=128)
     # Held in memory, the logits of 3,500 tiles would be 136 MiB, their float16 probabilities 68 more.
-    assert len(seen) > 30 and max(seen) - seen[0] < 100
+    assert len(seen) > 30 and max(seen) - seen[0] < 60

@@ -1,4 +1,4 @@
-"""Neighbours: all that can be told are found, and no others."""
+"""Neighbours: all those whose borders match clearly are found, and no others."""
 
 import numpy as np
 import pandas as pd

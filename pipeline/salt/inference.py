@@ -91,7 +91,7 @@ def tile_logits(
             with autocast(settings.precision, device):
                 logits = flip_tta(model, images) if settings.flip else model(images)
             total += to_tile(logits, tiles.shape[1:3])
-        yield chosen, (total / len(settings.sizes))[:, 0].cpu().numpy()
+        yield chosen, total.div_(len(settings.sizes))[:, 0].cpu().numpy()
 
 
 def predict_to_file(

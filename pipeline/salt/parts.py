@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-PIXELS = 2**22  # 411 tiles of 101 x 101; as float32 17 MB
+PIXELS = 2**21  # 205 tiles of 101 x 101; as float32 8 MB
 
 
 def slices(n: int, shape: Sequence[int]) -> Iterator[slice]:

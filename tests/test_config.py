@@ -8,7 +8,7 @@ import pytest
 from fastai.vision.augment import Rotate
 
 from pipeline.salt import config
-from pipeline.salt.config import PROFILES, Limits, Phase, Profile, profile_named
+from pipeline.salt.config import PROFILES, Limits, Phase, Profile, Submit, profile_named
 from pipeline.salt.errors import InputError
 from pipeline.salt.overrides import appended, changed, check, describe
 
@@ -49,7 +49,7 @@ def test_blog_is_the_article():
         "symmetric_lovasz",
         1e-7,
     )
-    assert blog.submit.threshold == 0.5 and not blog.submit.black_empty and not blog.submit.full_empty
+    assert blog.submit == Submit(threshold=0.5, black_empty=False, full_empty=False, peak=0.0)
 
 
 def test_attention_is_the_articles_second_notebook():

@@ -1,4 +1,4 @@
-"""The submission file: two rules, run lengths, the same bytes each time."""
+"""The submission file: its rules, run lengths, the same bytes each time."""
 
 import gzip
 
@@ -57,6 +57,20 @@ def test_both_rules_together_and_the_probabilities_are_left_alone():
     before = probs.copy()
     masks = submission.masks(probs, 0.5, Submit(), np.array([True, False, False]))
     assert masks.any(axis=(1, 2)).tolist() == [False, False, True] and np.array_equal(probs, before)
+
+
+def test_a_mask_without_a_pixel_above_the_peak_becomes_empty():
+    peak = np.float16(0.6)
+    probs = np.full((4, 9, 9), 0.1, np.float16)
+    probs[:3, 2:5] = 0.55
+    probs[1, 3, 3], probs[2, 8, 8] = peak, np.nextafter(peak, np.float16(1))
+    rules, black = Submit(peak=float(peak)), np.zeros(4, bool)
+    masks = submission.masks(probs, 0.5, rules, black)
+    assert masks.sum(axis=(1, 2)).tolist() == [0, 0, 28, 0], "strictly above, as with the threshold"
+    assert submission.masks(probs, 0.5, Submit(), black).sum(axis=(1, 2)).tolist() == [27, 27, 28, 0]
+    for above in (0.6, 0.7):  # every pixel of such a mask exceeds the peak anyway
+        np.testing.assert_array_equal(submission.masks(probs, above, rules, black), probs > above)
+    assert not submission.masks(np.full((1, 9, 9), np.nan, np.float16), 0.5, rules, black[:1]).any()
 
 
 def score_at(

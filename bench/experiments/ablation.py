@@ -23,7 +23,7 @@ from bench.harness.records import RESULTS, machine_name, provenance
 from pipeline import make_folds, prepare
 from pipeline.pseudo_label import label_fold
 from pipeline.salt import cli, stages, submission
-from pipeline.salt.config import PROFILES, Model, Phase, Profile
+from pipeline.salt.config import PROFILES, Model, Phase, Profile, Submit
 from pipeline.salt.device import pick_device
 from pipeline.salt.inference import inference_settings, tile_logits
 from pipeline.salt.logit_sums import probabilities
@@ -111,13 +111,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def profile_of(variant: Variant, scale: str, seed: int) -> Profile:
-    """Profile cpu at width 16 and this scale, predicted at a single size, with the variant's changes."""
+    """Profile cpu at width 16 and this scale, predicted at a single size without `peak`, with the variant's changes."""
     cpu = PROFILES["cpu"]
     base = replace(
         cpu,
         model=Model(name="unet_lean", encoder=cpu.model.encoder, options={"width": 16}),
         train=replace(cpu.train, phases=variant.phases or (SCALES[scale],), average=0.1),
         predict=replace(cpu.predict, scale=1.0),
+        submit=Submit(),
     )
     return changed(base, *variant.settings, f"train.seed={seed}")
 

@@ -273,9 +273,10 @@ def _hint(flag: str) -> str:
 
 def check_rules(profile: Profile) -> None:
     """InputError for rules in the `submit` section that do not apply to these tiles."""
-    if profile.tiles.side != "whole" and (profile.submit.black_empty or profile.submit.full_empty):
+    rules = profile.submit
+    if profile.tiles.side != "whole" and (rules.black_empty or rules.full_empty or rules.peak):
         raise InputError(
-            "submit.black_empty and submit.full_empty are for whole images, not for cut ones; leave them out"
+            "submit.black_empty, full_empty and peak are for whole images, not for cut ones; leave them out"
         )
 
 

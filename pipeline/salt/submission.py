@@ -20,15 +20,18 @@ THRESHOLDS = tuple(k / 50 for k in range(15, 36))  # of the probability, tried i
 
 
 def masks(probs: np.ndarray, threshold: float, rules: Submit, black: np.ndarray) -> np.ndarray:
-    """(N, H, W) bool: where the probability is above `threshold`, after the rules black_empty and full_empty.
+    """(N, H, W) bool: where the probability is above `threshold`, after the rules black_empty, full_empty and peak.
 
     probs  (N, H, W) float16 in [0, 1], may be a memory map;  black  (N,) bool: the tile's image is all black
     """
-    salt = np.asarray(probs) > threshold
+    probs = np.asarray(probs)
+    salt = probs > threshold
     if rules.black_empty:
         salt[black] = False
     if rules.full_empty:
         salt[salt.all(axis=(1, 2))] = False
+    if rules.peak > threshold:
+        salt[~(probs > rules.peak).any(axis=(1, 2))] = False
     return salt
 
 

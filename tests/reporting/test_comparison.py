@@ -126,7 +126,8 @@ def test_two_runs_are_compared(two_runs):
     tiles = pd.read_csv(run.files.cache("tiles.csv"))[:25]
     some = (pd.read_csv(run.files.folds)["fold"] == 0).to_numpy()
     for name, threshold in (("demo", 0.5), ("short", 0.4)):
-        mask = np.load(two_runs.out / "folds" / name / "oof.npy") > np.float16(threshold)
+        probs = np.load(two_runs.out / "folds" / name / "oof.npy")
+        mask = (probs > np.float16(threshold)) & (probs.max((1, 2), keepdims=True) > np.float16(0.6))
         mask &= ~mask.all((1, 2), keepdims=True) & ~tiles["black"].to_numpy()[:, None, None]
         own[name] = tile_scores(mask, truth)[some]
     difference = (own["short"] - own["demo"]).round(1)

@@ -574,8 +574,9 @@ def test_from_a_section_to_one_mask_png(section, tmp_path):
             np.save(tmp, others[-1])
     run(submit, report, extra=flags)
     both = [f"--data={section}", f"--out={run.out}", "--run=demo", "--run=other"]
-    with pytest.raises(InputError, match="submit.full_empty are for whole images, not for cut ones"):
-        submit.main([*both, "--set=submit.full_empty=True"])
+    for rule in ("submit.full_empty=True", "submit.peak=0.6"):
+        with pytest.raises(InputError, match="full_empty and peak are for whole images, not for cut ones"):
+            submit.main([*both, f"--set={rule}"])
     submit.main(both)
     joined = run.out / "submissions/demo+other"
     weights = json.loads((joined / "submission.csv.gz.json").read_text())["weights"]

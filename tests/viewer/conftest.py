@@ -29,6 +29,7 @@ def draw(height: int = 7, width: int = 5, colours: int = 3, truth: bool = False)
     probs = rng.random(shape).astype(np.float16)
     masks = (probs > 0.5) ^ (rng.random(shape) < 0.1)
     probs[1], masks[2], probs[3] = 1, False, 0
+    probs[4] *= np.float16(0.7)
     splits = {"oof": Split(images, probs, masks), "test": Split(images[::-1], probs[::-1], masks if truth else None)}
     rows = [0, 1, 2, 4, 5]
     table = pd.DataFrame(

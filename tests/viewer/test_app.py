@@ -55,8 +55,10 @@ def test_at_every_threshold_the_score_is_the_submissions(finished, gallery):
 
 @pytest.mark.parametrize("black_empty", [True, False])
 @pytest.mark.parametrize("full_empty", [True, False])
-def test_scores_and_masks_follow_the_rules(black_empty, full_empty, drawn_gallery):
-    gallery = replace(drawn_gallery(), rules=submission.Submit(black_empty=black_empty, full_empty=full_empty))
+@pytest.mark.parametrize("peak", [0.0, 0.75])
+def test_scores_and_masks_follow_the_rules(black_empty, full_empty, peak, drawn_gallery):
+    rules = submission.Submit(black_empty=black_empty, full_empty=full_empty, peak=peak)
+    gallery = replace(drawn_gallery(), rules=rules)
     split, table = gallery.splits["oof"], gallery.tiles[gallery.tiles["split"] == "oof"]
     for i, threshold in enumerate(gallery.thresholds):
         masks = submission.masks(split.probs[table["row"]], threshold, gallery.rules, table["black"].to_numpy())

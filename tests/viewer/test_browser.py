@@ -85,8 +85,8 @@ def facts_of_large(page) -> str:
 
 def half_salt(gallery) -> tuple[int, float]:
     """The out-of-fold tile with salt, and the threshold, for which the mask covers closest to half of the pixels."""
-    off = np.abs(2 * gallery.counts.found - gallery.counts.pixels)
-    off[(gallery.tiles["coverage"] == 0) | (gallery.tiles["split"] != "oof")] = gallery.counts.pixels
+    off = np.abs(2 * np.stack([gallery.scores(i)[1] for i in range(len(gallery.thresholds))], axis=1) - 1)
+    off[(gallery.tiles["coverage"] == 0) | (gallery.tiles["split"] != "oof")] = 1
     tile, index = np.unravel_index(off.argmin(), off.shape)
     return int(tile), gallery.thresholds[index]
 

@@ -83,7 +83,11 @@ def describe(gallery: Gallery) -> dict:
         "channels": channels,
         "thresholds": [{"value": value, "first_bits": first_bits(value)} for value in gallery.thresholds],
         "start": gallery.start,
-        "rules": {"black_empty": gallery.rules.black_empty, "full_empty": gallery.rules.full_empty},
+        "rules": {
+            "black_empty": gallery.rules.black_empty,
+            "full_empty": gallery.rules.full_empty,
+            "peak_bits": first_bits(gallery.rules.peak),
+        },
         "tiles": {name: _json(column) for name, column in columns.items() if name != "row"},
     }
 

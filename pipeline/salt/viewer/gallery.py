@@ -55,7 +55,7 @@ class Gallery:
     tiles        one row per tile: id, split, row (in the split's arrays), fold, z, coverage, black, disagreement,
                  uncertainty (mean over the pixels of 4 p (1 - p), in [0, 1]); NaN where unknown
     counts       of these tiles at `thresholds`, which ascend;  start  index of the submission's threshold
-    rules        which masks a submission leaves empty
+    rules        which masks a submission leaves empty; its `peak`, if there is one, is among the thresholds
     """
 
     name: str
@@ -81,6 +81,8 @@ class Gallery:
         counts, found = self.counts, self.counts.found[:, index]
         empty = self.tiles["black"].to_numpy() & self.rules.black_empty
         empty = empty | (self.rules.full_empty & (found == counts.pixels))
+        if self.rules.peak:
+            empty = empty | (counts.found[:, self.thresholds.index(self.rules.peak)] == 0)
         found, hits = (np.where(empty, 0, some) for some in (found, counts.hits[:, index]))
         scores = score_of_counts(hits, found + counts.salt.clip(0) - hits)
         return np.where(counts.salt < 0, np.nan, scores), found / counts.pixels
@@ -125,7 +127,7 @@ def load(run: Run) -> Gallery:
     sidecar = (artifacts.read_sidecar(submitted.path) if submitted.is_fresh() else None) or {}
     threshold = sidecar.get("threshold", rules.threshold)
     threshold = 0.5 if isinstance(threshold, str) else threshold  # 'search', but there is no submission yet
-    thresholds = tuple(sorted({*THRESHOLDS, threshold}))
+    thresholds = tuple(sorted({*THRESHOLDS, threshold, rules.peak or threshold}))
     counts, uncertainty = count(splits, table, thresholds)
     coverage = np.where(counts.salt < 0, np.nan, counts.salt / counts.pixels)
     return Gallery(

@@ -24,11 +24,11 @@ function float16(bits) {
 export function maskOf(tile, firstBits, rules) {
   const probs = tile.probs, mask = new Uint8Array(probs.length);
   if (tile.black && rules.black_empty) return mask;
-  let found = 0;
+  let found = 0, sure = false;
   for (let i = 0; i < mask.length; i++) {
-    if (probs[i] >= firstBits && probs[i] <= ONE) mask[i] = 1, found++;
+    if (probs[i] >= firstBits && probs[i] <= ONE) mask[i] = 1, found++, sure ||= probs[i] >= rules.peak_bits;
   }
-  return found === mask.length && rules.full_empty ? mask.fill(0) : mask;
+  return !sure || (found === mask.length && rules.full_empty) ? mask.fill(0) : mask;
 }
 
 // Paint the layers (a Set of 'image', 'truth', 'probability', 'mask') on a canvas, resized to the tile's size.

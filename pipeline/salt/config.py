@@ -192,7 +192,7 @@ def demo() -> Profile:
     """Generated tiles, a tiny model from scratch, minutes on two cores.
 
     ./run_all.sh
-    2.6 minutes on two cores of a Xeon; .7710 out of fold, .7530 on the sample's test tiles (empty masks: .3700).
+    2.6 minutes on two cores of a Xeon; on an EPYC .7710 out of fold, .7530 on the test tiles (empty masks: .3700).
     """
     return Profile(
         run_folds=3,

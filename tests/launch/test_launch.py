@@ -109,11 +109,21 @@ def test_folds_queue_for_the_gpus(toy, monkeypatch, capfd):
     first, *lines = capfd.readouterr().out.splitlines()
     assert first == "engine   2 processes on 2 GPUs: fold 0, fold 1, fold 2, fold 3, fold 4"
     assert sorted(line.split()[0] for line in lines) == [f"fold={k}" for k in range(5)]
-    seen = [re.match(r"fold=\d gpu (\S+) threads (\d+) began (\S+) ended (\S+)", line).groups() for line in lines]
-    assert {threads for _, threads, _, _ in seen} == {"4"}
+    seen = [re.match(r"fold=\d gpu (\S+) threads \d+ began (\S+) ended (\S+)", line).groups() for line in lines]
     for gpu in ("3", "GPU-7"):
-        times = sorted((float(began), float(ended)) for name, _, began, ended in seen if name == gpu)
+        times = sorted((float(began), float(ended)) for name, began, ended in seen if name == gpu)
         assert len(times) >= 2 and all(a[1] <= b[0] for a, b in zip(times, times[1:], strict=False)), "one at a time"
+
+
+@pytest.mark.parametrize(
+    "jobs, workers, threads", [(5, 2, "44448"), (5, 3, "22244"), (4, 2, "4444"), (3, 8, "222"), (9, 8, "111111118")]
+)
+def test_the_jobs_of_the_last_round_share_all_threads(toy, monkeypatch, capfd, jobs, workers, threads):
+    monkeypatch.setattr(local, "usable_gpus", lambda: [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    in_processes(toy, {f"fold {k}": [f"fold={k}"] for k in range(jobs)}, workers)
+    seen = dict(re.findall(r"fold=(\d) gpu None threads (\d)", capfd.readouterr().out))
+    assert "".join(seen[k] for k in sorted(seen)) == threads
 
 
 @pytest.mark.parametrize("version, gpus", [("2.15.0", ["0"]), ("2.15.0+cu128", ["0"]), ("2.15.0+cpu", [])])

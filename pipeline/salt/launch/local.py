@@ -20,6 +20,7 @@ GRACE = 60.0  # seconds a worker has to finish its step and save before it is ki
 def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) -> None:
     """Run `python -m <stage> <job>` for each job; worker i gets GPU i mod their number, CPU threads are divided.
 
+    Of five jobs, two at a time, the fifth has all threads: the jobs of a stage take equally long, so it ends up alone.
     The first job that fails stops the others and raises InputError; run again, they resume from what they have saved.
     After a job that --max-hours ends, no other job starts, and Stopped is raised.
     """
@@ -33,10 +34,12 @@ def in_processes(stage: str, jobs: dict[str, list[str]], workers: int | None) ->
             while waiting or running:
                 for i in range(workers):
                     if i not in running and waiting:
+                        begun = len(jobs) - len(waiting)
+                        at_once = min(workers, len(jobs) - begun // workers * workers)  # fewer in the last round
                         title = waiting.pop(0)
                         gpu = gpus[i % len(gpus)] if gpus else None
                         relay = {RELAY: "1"} if status.is_terminal else {}
-                        environment = _environment(gpu, workers) | relay
+                        environment = _environment(gpu, at_once) | relay
                         running[i] = _Worker(title, [stage, *jobs[title]], environment, status)
                 ended = [i for i, worker in running.items() if not worker.is_working()]
                 if any([running.pop(i).process.returncode == Stopped.status for i in ended]):
@@ -127,7 +130,7 @@ def _reason(status: int) -> str:
     return f"{reason}; the same command goes on from there"
 
 
-def _environment(gpu: str | None, workers: int) -> dict[str, str]:
+def _environment(gpu: str | None, at_once: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ours = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-    return {"OMP_NUM_THREADS": str(max(1, cores // workers))} | os.environ | ours
+    return {"OMP_NUM_THREADS": str(max(1, cores // at_once))} | os.environ | ours
